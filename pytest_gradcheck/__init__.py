@@ -1,0 +1,48 @@
+"""Gradient diagnostics for pytest: are the derivatives right?
+
+The names below are resolved on first use: importing the package loads no framework and no NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
+    from pytest_gradcheck.results import Evidence, Finding, Result
+    from pytest_gradcheck.verbs import assert_gradient, check_gradient
+
+__all__ = [
+    "Evidence",
+    "Finding",
+    "GradCheckError",
+    "GradCheckWarning",
+    "Result",
+    "UsageError",
+    "assert_gradient",
+    "check_gradient",
+]
+
+_HOMES = {
+    "Evidence": "results",
+    "Finding": "results",
+    "GradCheckError": "errors",
+    "GradCheckWarning": "errors",
+    "Result": "results",
+    "UsageError": "errors",
+    "assert_gradient": "verbs",
+    "check_gradient": "verbs",
+}
+
+
+def __getattr__(name: str) -> Any:  # Any: every public name
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("pytest-gradcheck")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

@@ -1,0 +1,130 @@
+"""NumPy: arrays and numbers, no derivatives of its own.
+
+The derivative under test is hand-written, so ``vjp`` and ``jvp`` refuse; everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
+from pytest_gradcheck.backends.state import (
+    NumpyGenerator,
+    PythonGenerator,
+    StateGuard,
+    reachable,
+)
+from pytest_gradcheck.errors import UsageError
+
+_NO_DERIVATIVE = (
+    "NumPy has no derivatives of its own: give the hand-written one as grad=, vjp= or jac=, "
+    "or value_and_grad=True when the function returns (value, gradient)"
+)
+
+
+class NumpyBackend:
+    """``numpy.ndarray`` and NumPy scalars."""
+
+    name = "numpy"
+
+    def flatten(self, tree_: Any) -> Flat:
+        """Take containers apart; arrays and NumPy scalars of real or complex type are leaves."""
+        return tree.flatten(tree_, _describe, lambda node: None)
+
+    def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` taken apart; Python floats count as arrays.
+
+        NumPy's floating-point warnings are silent here: the values themselves are checked.
+        """
+        with np.errstate(all="ignore"):
+            return _with_numbers(self.flatten(f(point)))
+
+    def vjp(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Refuses: NumPy differentiates nothing."""
+        raise UsageError(_NO_DERIVATIVE)
+
+    def jvp(
+        self, f: Function, point: Sequence[Array], tangents: Sequence[Array]
+    ) -> list[Array | None]:
+        """Refuses: NumPy differentiates nothing."""
+        raise UsageError(_NO_DERIVATIVE)
+
+    def normal(self, like: Array, seed: int) -> Array:
+        """Standard normal array like another one, from a private generator."""
+        generator = np.random.default_rng(seed)
+        like = np.asarray(like)
+        draw = generator.standard_normal(like.shape)
+        if np.iscomplexobj(like):
+            draw = draw + 1j * generator.standard_normal(like.shape)
+        return np.asarray(draw, dtype=like.dtype)
+
+    def inner(self, a: Array, b: Array) -> float:
+        """Real part of ``sum(conj(a) * b)``, accumulated in float64."""
+        wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
+        left, right = np.asarray(a, dtype=wide).ravel(), np.asarray(b, dtype=wide).ravel()
+        return float(np.vdot(left, right).real)
+
+    def convert(self, x: Any, dtype: str = "", device: str = "") -> Array:
+        """A copy of ``x``, in a precision where named; the only device is ``cpu``."""
+        if device not in ("", "cpu"):
+            raise UsageError(f"device={device!r} is not known to NumPy; allowed: cpu")
+        return np.array(x, dtype=dtype or None)
+
+    def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
+        """Hold Python's and NumPy's generators, and the arrays that the functions carry along."""
+        return StateGuard((PythonGenerator(), NumpyGenerator()), held_arrays(roots))
+
+
+def held_arrays(roots: Sequence[Any]) -> list[Callable[[], None]]:
+    """Restorers of every array and instance dictionary that functions carry along."""
+    return [
+        restorer for value in reachable(roots) if (restorer := _restorer(value)) is not None
+    ]
+
+
+def _restorer(value: Any) -> Callable[[], None] | None:
+    if isinstance(value, np.ndarray) and value.flags.writeable and value.dtype != object:
+        before = value.copy()
+        return lambda: _write_back(value, before)
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and any(isinstance(v, np.ndarray) for v in attributes.values()):
+        kept = dict(attributes)
+        return lambda: _reset(attributes, kept)
+    return None
+
+
+def _write_back(value: np.ndarray, before: np.ndarray) -> None:
+    if value.tobytes() != before.tobytes():
+        value[...] = before
+
+
+def _reset(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    attributes.clear()
+    attributes.update(kept)
+
+
+def _describe(path: str, value: Any) -> Leaf:
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fc":
+        return Leaf(path, value, value.dtype.name, value.shape, "cpu")
+    return Leaf(path, value)
+
+
+def _with_numbers(flat: Flat) -> Flat:
+    # A function of arrays may well return a Python float.
+    leaves = tuple(
+        _describe(leaf.path, np.asarray(leaf.value))
+        if type(leaf.value) in (float, complex)
+        else leaf
+        for leaf in flat.leaves
+    )
+    return Flat(leaves, flat.rebuild)
+
+
+BACKEND = NumpyBackend()

@@ -1,0 +1,135 @@
+"""What a framework must offer for its derivatives to be checked: eight methods.
+
+Four make a vector space (``normal``, ``inner``, ``convert``, and the operators ``+ - *`` and
+``abs`` of the arrays themselves), the others evaluate, differentiate, take nested values apart
+and keep the user's state. A backend knows no limit, no verdict and no pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+Array = Any  # an array of some framework: the one edge where types end
+Function = Callable[[Sequence[Array]], Any]  # flat inputs -> the user's own nested output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """One value inside a nested input or output.
+
+    Args:
+        path: Dotted path, such as ``params.dense.kernel`` or ``xs.0``; empty for a bare value.
+        value: The value itself.
+        dtype: Precision such as ``float32`` or ``complex128``; empty for a value that passes
+            through (integers, booleans, strings, None, anything else).
+        shape: Shape of an array.
+        device: Device as the framework names it; empty where there is none.
+        trainable: False for a parameter that its owner froze.
+    """
+
+    path: str
+    value: Any
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    device: str = ""
+    trainable: bool = True
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flat:
+    """A nested value taken apart.
+
+    Args:
+        leaves: Its leaves in a fixed order.
+        rebuild: Puts values, one for each leaf, together again. For a module it gives a callable
+            that computes with these parameters and leaves the module itself untouched.
+        is_module: Whether the value was a module (parameters and a forward computation).
+    """
+
+    leaves: tuple[Leaf, ...]
+    rebuild: Callable[[Sequence[Any]], Any]
+    is_module: bool = False
+
+
+class Guard(Protocol):
+    """The state that a probe may disturb, held for the time of a check."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a global generator moved during the first evaluation."""
+
+    def rewind(self) -> None:
+        """Set everything back to what it was, so that the next evaluation sees the same state."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A framework as the checks see it."""
+
+    name: str
+
+    def flatten(self, tree: Any) -> Flat:
+        """Take a nested value (containers, modules, registered pytrees) apart."""
+
+    def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` taken apart, computed without recording derivatives."""
+
+    def vjp(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Gradient of the inner product of the cotangents with ``f``, one for each input.
+
+        Args:
+            f: Function of flat inputs.
+            point: The inputs.
+            cotangents: One for each output leaf, None for a leaf that is not differentiable.
+
+        Returns:
+            One array for each input, None where no derivative reaches it.
+
+        Raises:
+            UsageError: The framework has no derivatives of its own.
+        """
+
+    def jvp(
+        self, f: Function, point: Sequence[Array], tangents: Sequence[Array]
+    ) -> list[Array | None]:
+        """Derivative of ``f`` along the tangents, one for each output leaf.
+
+        Raises:
+            UsageError: The framework has no derivatives of its own.
+        """
+
+    def normal(self, like: Array, seed: int) -> Array:
+        """Standard normal array of the shape, precision and device of ``like``.
+
+        Uses a private generator: the global ones do not move.
+        """
+
+    def inner(self, a: Array, b: Array) -> float:
+        """Real inner product, accumulated in float64 and computed where the arrays live.
+
+        For complex arrays: the pairing under which the framework's vjp is the transpose of its
+        jvp, so that it may be antilinear or bilinear.
+        """
+
+    def convert(self, x: Any, dtype: str = "", device: str = "") -> Array:
+        """A fresh copy of ``x`` as an array, in a precision and on a device where named.
+
+        Raises:
+            TypeError: The precision does not exist there.
+        """
+
+    def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
+        """Hold random generators, flags and the state reachable from ``roots``; restore on exit."""

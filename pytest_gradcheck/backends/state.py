@@ -1,0 +1,153 @@
+"""State that a probe may disturb and that no framework owns: Python's and NumPy's generators.
+
+Also the search for objects that a function carries along (closure, bound instance, globals that
+it names), so that a backend can hold the state of those it knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from types import FunctionType, MethodType, ModuleType, TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Generator(Protocol):
+    """One global generator: reads, compares and writes its state."""
+
+    def get(self) -> Any:
+        """The state now."""
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two states are equal."""
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+
+
+class PythonGenerator:
+    """``random``."""
+
+    def get(self) -> Any:
+        """The state now."""
+        return random.getstate()
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two states are equal."""
+        return bool(a == b)
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+        random.setstate(state)
+
+
+class NumpyGenerator:
+    """``numpy.random``, the legacy global generator."""
+
+    def get(self) -> Any:
+        """The state now."""
+        return np.random.get_state(legacy=False)
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two states are equal."""
+        inner, other = a["state"], b["state"]
+        rest = all(a[key] == b[key] for key in a if key != "state")
+        return rest and inner["pos"] == other["pos"] and np.array_equal(inner["key"], other["key"])
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+        np.random.set_state(state)
+
+
+class StateGuard:
+    """Holds global generators and whatever else a backend adds; restores on exit, always.
+
+    Args:
+        generators: The global generators to hold.
+        on_exit: Called in reverse order when the guard closes, also after an exception.
+    """
+
+    def __init__(
+        self, generators: Iterable[Generator], on_exit: Iterable[Callable[[], None]] = ()
+    ) -> None:
+        self._held = [(generator, generator.get()) for generator in generators]
+        self._moving: list[tuple[Generator, Any]] | None = None
+        self._on_exit = tuple(on_exit)
+
+    def __enter__(self) -> StateGuard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with ExitStack() as stack:  # each one runs, whatever the others raise
+            for generator, state in self._held:
+                stack.callback(generator.set, state)
+            for restore in self._on_exit:
+                stack.callback(restore)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a global generator moved during the first evaluation."""
+        return bool(self._moving)
+
+    def rewind(self) -> None:
+        """Set the generators back, so that the next evaluation draws the same numbers.
+
+        The first call, made after the first evaluation, finds out which of them moved; only
+        those are set back from then on, since reading a state costs as much as a small function.
+        """
+        if self._moving is None:
+            self._moving = [(g, old) for g, old in self._held if not g.same(g.get(), old)]
+        for generator, state in self._moving:
+            generator.set(state)
+
+
+REACH = 2000  # objects looked at: a search through a whole application would cost more than the check
+
+
+def reachable(roots: Iterable[Any], depth: int = 4) -> Iterator[Any]:
+    """Objects that functions carry along, each once: roots, closures, instances, named globals."""
+    seen: set[int] = set()
+    pending = [(root, depth) for root in roots]
+    while pending and len(seen) < REACH:
+        value, left = pending.pop()
+        if id(value) in seen or isinstance(value, (type, ModuleType, str, int, float)):
+            continue
+        seen.add(id(value))
+        yield value
+        if left:
+            pending.extend((child, left - 1) for child in _carried(value))
+
+
+def _carried(value: Any) -> list[Any]:
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, FunctionType):
+        return _of_function(value)
+    if isinstance(value, (list, tuple, set)):
+        return list(value)[:100]
+    if isinstance(value, dict):
+        return list(value.values())[:100]
+    return list(vars(value).values())[:100] if hasattr(value, "__dict__") else []
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    found = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # a name that is bound later
+            continue
+    names = function.__code__.co_names
+    found += [function.__globals__[name] for name in names if name in function.__globals__]
+    return found

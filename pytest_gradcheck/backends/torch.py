@@ -1,0 +1,255 @@
+"""PyTorch: tensors on any device, functions, modules through ``torch.func.functional_call``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.numpy import held_arrays
+from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
+from pytest_gradcheck.backends.state import (
+    NumpyGenerator,
+    PythonGenerator,
+    StateGuard,
+    reachable,
+)
+
+
+class TorchBackend:
+    """``torch.Tensor`` and ``torch.nn.Module``."""
+
+    name = "torch"
+
+    def flatten(self, tree_: Any) -> Flat:
+        """Take containers apart; a module gives its parameters and rebuilds to a callable."""
+        if isinstance(tree_, Tensor):  # the most frequent output by far
+            return Flat((_describe("", tree_),), lambda values: values[0])
+        flat = tree.flatten(tree_, _describe, _expand)
+        return Flat(flat.leaves, flat.rebuild, isinstance(tree_, nn.Module))
+
+    def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` taken apart without a graph."""
+        with torch.no_grad():
+            return self.flatten(f(point))
+
+    def vjp(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Reverse mode; None for an input that the graph does not reach."""
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = [x.detach().clone().requires_grad_() for x in point]
+            outputs = [leaf.value for leaf in self.flatten(f(inputs)).leaves]
+            pairs = [
+                (y, w)
+                for y, w in zip(outputs, cotangents, strict=True)
+                if w is not None and isinstance(y, Tensor) and y.requires_grad
+            ]
+            if not pairs:
+                return [None] * len(inputs)
+            kept, weights = zip(*pairs, strict=True)
+            grads = torch.autograd.grad(kept, inputs, weights, allow_unused=True)
+        return [None if g is None else g.detach() for g in grads]
+
+    def jvp(
+        self, f: Function, point: Sequence[Array], tangents: Sequence[Array]
+    ) -> list[Array | None]:
+        """Forward mode by dual numbers; None for an output that the tangents do not reach."""
+        forward = torch.autograd.forward_ad
+        with torch.inference_mode(False), torch.enable_grad(), forward.dual_level():
+            duals = [
+                forward.make_dual(x.detach().clone(), v)
+                for x, v in zip(point, tangents, strict=True)
+            ]
+            outputs = [leaf.value for leaf in self.flatten(f(duals)).leaves]
+            parts = [forward.unpack_dual(y).tangent if _is_real(y) else None for y in outputs]
+        return [None if t is None else t.detach() for t in parts]
+
+    def normal(self, like: Array, seed: int) -> Array:
+        """Standard normal tensor on the device of another one, from a private generator."""
+        generator = torch.Generator(device=like.device).manual_seed(seed)
+        wide = _PROMOTED.get(like.dtype, like.dtype)
+        draw = torch.randn(like.shape, generator=generator, dtype=wide, device=like.device)
+        # torch draws complex numbers of variance 1 in all; here each part has variance 1
+        return (draw * 2**0.5 if wide.is_complex else draw).to(like.dtype)
+
+    def inner(self, a: Array, b: Array) -> float:
+        """Real part of ``sum(conj(a) * b)`` in float64, on the device; one scalar comes back."""
+        with torch.no_grad():
+            left, right = _wide(a).reshape(-1), _wide(b).reshape(-1)
+            if left.is_complex() or right.is_complex():
+                left, right = left.to(torch.complex128), right.to(torch.complex128)
+            product = torch.vdot(left, right)
+        return float(product.real if product.is_complex() else product)
+
+    def convert(self, x: Any, dtype: str = "", device: str = "") -> Array:
+        """A detached copy, in a precision and on a device where named."""
+        wanted: Any = getattr(torch, dtype) if dtype else None
+        if not isinstance(x, Tensor):
+            return torch.as_tensor(x, dtype=wanted, device=device or None).clone()
+        with torch.inference_mode(False), torch.no_grad():
+            return x.detach().to(dtype=wanted, device=device or None, copy=True)
+
+    @contextmanager
+    def guard(self, *roots: Any) -> Iterator[Guard]:
+        """Hold generators, modules reachable from the roots, default dtype and grad mode."""
+        dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+        modules = [value for value in reachable(roots) if isinstance(value, nn.Module)]
+        restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
+        generators = [PythonGenerator(), NumpyGenerator(), *_generators()]
+        try:
+            with StateGuard(generators, restorers) as state:
+                yield state
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_grad_enabled(grad)
+
+
+class _CpuGenerator:
+    """The default generator of the CPU."""
+
+    def get(self) -> Any:
+        return torch.get_rng_state()
+
+    def same(self, a: Any, b: Any) -> bool:
+        return torch.equal(a, b)
+
+    def set(self, state: Any) -> None:
+        torch.set_rng_state(state)
+
+
+class _CudaGenerator(_CpuGenerator):
+    """The default generator of one CUDA device."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def get(self) -> Any:
+        return torch.cuda.get_rng_state(self._index)
+
+    def set(self, state: Any) -> None:
+        torch.cuda.set_rng_state(state, self._index)
+
+
+def _generators() -> list[_CpuGenerator]:
+    # An uninitialised CUDA context has no state to lose, and asking would create it.
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
+
+
+def _held_modules(modules: list[nn.Module]) -> list[Callable[[], None]]:
+    parts = {id(part): part for module in modules for part in module.modules()}
+    return [functools.partial(_set_mode, part, part.training) for part in parts.values()] + [
+        functools.partial(_restore, tensor, *_held(tensor))
+        for tensor in _tensors_of(list(parts.values()))
+    ]
+
+
+def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    for module in modules:
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _held_tensors(roots: Sequence[Any]) -> list[Callable[[], None]]:
+    loose = (v for v in reachable(roots) if isinstance(v, Tensor) and _holdable(v))
+    return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
+
+
+def _holdable(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not torch.nn.parameter.is_lazy(tensor)
+
+
+def _held(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
+    grad = tensor.grad if tensor.is_leaf else None
+    kept = None if grad is None else grad.detach().clone()
+    return tensor.detach().clone(), tensor.requires_grad, grad, kept
+
+
+def _restore(
+    tensor: Tensor, value: Tensor, requires_grad: bool, grad: Tensor | None, kept: Tensor | None
+) -> None:
+    with torch.no_grad():
+        if not _identical(tensor, value):
+            tensor.detach().copy_(value)
+        if grad is not None and kept is not None and not _identical(grad, kept):
+            grad.copy_(kept)
+    if tensor.is_leaf:
+        tensor.grad = grad
+        tensor.requires_grad_(requires_grad)
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    # Not torch.equal: NaN is identical to itself, and 0.0 is not -0.0.
+    same = a.shape == b.shape and a.dtype == b.dtype
+    return same and torch.equal(_bits(a), _bits(b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return (torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8)
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    module.training = training
+
+
+def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
+    if not isinstance(node, nn.Module):
+        return None
+    parameters = dict(node.named_parameters())
+    return list(parameters.items()), functools.partial(_functional, node, tuple(parameters))
+
+
+def _functional(module: nn.Module, names: tuple[str, ...], values: Sequence[Any]) -> Any:
+    parameters = dict(zip(names, values, strict=True))
+    dtype = _promoted_to(module, parameters)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Fresh buffers each time: what a batch norm or a counter writes is gone after the call.
+        buffers = {name: _buffer(b, dtype) for name, b in module.named_buffers()}
+        return torch.func.functional_call(module, (parameters, buffers), args, kwargs)
+
+    return call
+
+
+def _promoted_to(module: nn.Module, parameters: dict[str, Any]) -> dict[torch.dtype, torch.dtype]:
+    own = dict(module.named_parameters())
+    return {own[name].dtype: value.dtype for name, value in parameters.items()}
+
+
+def _buffer(buffer: Tensor, precisions: dict[torch.dtype, torch.dtype]) -> Tensor:
+    return buffer.detach().to(precisions.get(buffer.dtype, buffer.dtype), copy=True)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _describe(path: str, value: Any) -> Leaf:
+    if not _is_real(value):
+        return Leaf(path, value)
+    trainable = value.requires_grad or not isinstance(value, nn.Parameter)
+    dtype = str(value.dtype).removeprefix("torch.")
+    return Leaf(path, value, dtype, tuple(value.shape), str(value.device), trainable)
+
+
+_PROMOTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def _wide(x: Any) -> Tensor:
+    x = x.detach() if isinstance(x, Tensor) else torch.as_tensor(x)
+    x = x.to_dense() if x.layout != torch.strided else x
+    if x.device.type == "mps":  # no float64 there
+        return x.to(torch.complex64 if x.is_complex() else torch.float32)
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+BACKEND = TorchBackend()

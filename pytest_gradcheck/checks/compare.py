@@ -1,0 +1,92 @@
+"""The derivative under test against the differences along one direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_gradcheck.checks.plan import Gradient, Plan
+from pytest_gradcheck.checks.probe import Line
+
+# A Gaussian projection of an error of norm t exceeds 4 t once in 16,000 directions.
+TOLERANCE_FACTOR = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One number claimed, the same number from differences, and what may lie between them.
+
+    Args:
+        claimed: Directional derivative from the derivative under test.
+        reference: The same from differences.
+        bound: Bound of the reference's error.
+        slack: Accepted error of the claimed number itself.
+        kink: Gap between the one-sided slopes, 0 where the function is smooth.
+    """
+
+    claimed: float
+    reference: float
+    bound: float
+    slack: float
+    kink: float
+
+    @property
+    def difference(self) -> float:
+        """Claimed minus reference."""
+        return self.claimed - self.reference
+
+    @property
+    def hidden(self) -> float:
+        """Largest error of the derivative that could hide here."""
+        return 2 * self.bound + self.slack
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the reference says anything."""
+        return math.isfinite(self.bound)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether claimed and reference are further apart than both can be wrong."""
+        return self.is_known and abs(self.difference) > self.bound + self.slack
+
+    @property
+    def ratio(self) -> float:
+        """Claimed over reference; NaN where the reference is not above its bound."""
+        return self.claimed / self.reference if abs(self.reference) > self.bound else math.nan
+
+
+def compare(plan: Plan, line: Line, tolerance: float) -> tuple[Comparison, ...]:
+    """One comparison for each set of cotangents."""
+    found = line.estimate
+    return tuple(
+        Comparison(
+            claimed=_pairing(plan, gradient, line),
+            reference=float(found.value[j]),
+            bound=float(found.bound[j]),
+            slack=TOLERANCE_FACTOR * tolerance * _size(plan, j, line),
+            kink=float(found.kink[j]),
+        )
+        for j, gradient in enumerate(plan.claim.gradients)
+    )
+
+
+def _pairing(plan: Plan, gradient: Gradient, line: Line) -> float:
+    inner = plan.probe.problem.backend.inner
+    return math.fsum(
+        inner(g, v)
+        for g, v in zip(gradient, line.direction, strict=True)
+        if g is not None and v is not None
+    )
+
+
+def _size(plan: Plan, j: int, line: Line) -> float:
+    # Standard deviation of the claimed number over directions: the scale of its rounding.
+    moved = [i for i, v in enumerate(line.direction) if v is not None]
+    return math.hypot(*(plan.claim.norms[j][i] * plan.probe.scales[i] for i in moved), 0.0)
+
+
+def strongest(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison whose difference is largest beside what was allowed."""
+    return max(comparisons, key=lambda c: abs(c.difference) / (c.bound + c.slack or 5e-324))

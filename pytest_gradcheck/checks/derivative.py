@@ -1,0 +1,275 @@
+"""The derivative under test: the framework's own, or a hand-written one in any of its four forms.
+
+Each form answers the same question: the gradient of the inner product of given cotangents with the
+function, one array for each input under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pytest_gradcheck.backends import Array, Flat, Leaf
+from pytest_gradcheck.checks.problem import Call, Problem
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+
+Cotangents = Sequence[Array | None]
+
+
+class WrongDerivative(Exception):
+    """A derivative that is wrong by its form, before any number is compared."""
+
+    def __init__(self, code: str, where: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.where, self.message = code, where, message
+
+
+class Derivative(Protocol):
+    """One way of getting the gradient under test."""
+
+    form: str
+
+    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
+        """The nested output of the function itself."""
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """Gradient at the problem's point, None for an input that it does not reach.
+
+        Raises:
+            WrongDerivative: Wrong count, shape or type.
+        """
+
+
+class _Plain:
+    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
+        """The nested output of the function itself."""
+        return problem.call(point)()
+
+
+@dataclass(frozen=True)
+class Automatic(_Plain):
+    """Reverse mode of the framework."""
+
+    form: str = "reverse mode"
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """The framework's vector-Jacobian product."""
+        return problem.backend.vjp(lambda x: problem.call(x)(), problem.point, cotangents)
+
+
+@dataclass(frozen=True)
+class HandGrad(_Plain):
+    """``grad(*args)``: the gradient of a scalar function."""
+
+    grad: Callable[..., Any]
+    form: str = "grad"
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """The returned gradient; the function runs just before, for those that keep a cache."""
+        _require_scalar(outputs, "grad=", "vjp= or jac=")
+        call = problem.call(problem.fresh())
+        call()
+        return match(problem, self.grad(*call.args, **call.kwargs))
+
+
+@dataclass(frozen=True)
+class HandVjp(_Plain):
+    """``vjp(cotangent, *args)``: the vector-Jacobian product."""
+
+    vjp: Callable[..., Any]
+    form: str = "vjp"
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """The returned product; the function runs just before, for those that keep a cache."""
+        call = problem.call(problem.fresh())
+        call()
+        nested = outputs.rebuild(cotangents)
+        return match(problem, self.vjp(nested, *call.args, **call.kwargs))
+
+
+@dataclass(frozen=True)
+class HandJac(_Plain):
+    """``jac(*args)``: the whole Jacobian, shape output + input for each input."""
+
+    jac: Callable[..., Any]
+    form: str = "jac"
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """The transposed Jacobian applied to the cotangent."""
+        if len(outputs.leaves) != 1:
+            raise UsageError(
+                f"jac= takes a function with one output array, this one has "
+                f"{len(outputs.leaves)}; use vjp="
+            )
+        call = problem.call(problem.fresh())
+        call()
+        jacobian = match(problem, self.jac(*call.args, **call.kwargs), outputs.leaves[0].shape)
+        weight = cotangents[0]
+        return [
+            None if part is None else _transposed_times(part, weight, leaf)
+            for part, leaf in zip(jacobian, problem.inputs, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class ValueAndGrad:
+    """A function that returns ``(value, gradient)`` itself."""
+
+    form: str = "value_and_grad"
+
+    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
+        """The first of the two."""
+        return self._both(problem.call(point))[0]
+
+    def gradient(
+        self, problem: Problem, outputs: Flat, cotangents: Cotangents
+    ) -> list[Array | None]:
+        """The second of the two."""
+        _require_scalar(outputs, "value_and_grad=True", "vjp= or jac=")
+        return match(problem, self._both(problem.call(problem.fresh()))[1])
+
+    def _both(self, call: Call) -> tuple[Any, Any]:
+        both = call()
+        if not isinstance(both, (tuple, list)) or len(both) != 2:
+            raise UsageError(
+                f"value_and_grad=True: the function must return (value, gradient), "
+                f"got {type(both).__name__}"
+            )
+        return both[0], both[1]
+
+
+def choose(
+    grad: Callable[..., Any] | None,
+    vjp: Callable[..., Any] | None,
+    jac: Callable[..., Any] | None,
+    value_and_grad: bool,
+) -> Derivative:
+    """The derivative under test from the arguments of the call; at most one may be given.
+
+    Raises:
+        UsageError: More than one is given, or one is not callable.
+    """
+    given = {"grad": grad, "vjp": vjp, "jac": jac}
+    named = [name for name, value in given.items() if value is not None]
+    named += ["value_and_grad"] if value_and_grad else []
+    if len(named) > 1:
+        raise UsageError(f"give one derivative to check, not {len(named)}: {', '.join(named)}")
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise UsageError(f"{name}= must be a function, got {type(value).__name__}")
+    if grad is not None:
+        return HandGrad(grad)
+    if vjp is not None:
+        return HandVjp(vjp)
+    if jac is not None:
+        return HandJac(jac)
+    return ValueAndGrad() if value_and_grad else Automatic()
+
+
+def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Array | None]:
+    """A hand-written derivative as one array for each input under test.
+
+    Leaves go by name where the names agree (a dict of gradients in any order), else by order.
+
+    Args:
+        problem: The problem whose inputs are to be matched.
+        tree: What the hand-written function returned.
+        prefix: Shape that stands before each input's own (the output's, for a Jacobian).
+
+    Raises:
+        WrongDerivative: Wrong count, shape or type.
+    """
+    tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
+    leaves = problem.backend.flatten(tree).leaves
+    ordered = _by_name(problem, leaves) or list(leaves)
+    if len(ordered) != len(problem.inputs):
+        raise WrongDerivative(
+            "gradient-count",
+            "",
+            f"the derivative has {len(ordered)} parts, the inputs under test are "
+            f"{len(problem.inputs)}: {', '.join(problem.names[:6])}; return one part for each, "
+            f"or name the inputs it is for with wrt=",
+        )
+    pairs = zip(ordered, problem.inputs, problem.names, strict=True)
+    return [_checked(problem, got, want, name, prefix) for got, want, name in pairs]
+
+
+def _by_name(problem: Problem, leaves: Sequence[Leaf]) -> list[Leaf] | None:
+    groups = [problem.groups[i] for i in problem.selected]
+    stripped = [
+        name.removeprefix(group).removeprefix(".")
+        for name, group in zip(problem.names, groups, strict=True)
+    ]
+    found = {leaf.path: leaf for leaf in leaves}
+    for names in (list(problem.names), stripped):
+        if len(set(names)) == len(names) and set(names) == set(found):
+            return [found[name] for name in names]
+    return None
+
+
+def _checked(
+    problem: Problem, got: Leaf, want: Leaf, name: str, prefix: tuple[int, ...]
+) -> Array | None:
+    if got.value is None:
+        return None
+    if not got.dtype and type(got.value) in (float, complex):
+        got = problem.backend.flatten(problem.backend.convert(got.value)).leaves[0]
+    if not got.dtype:
+        kind = getattr(got.value, "dtype", type(got.value).__name__)
+        raise WrongDerivative(
+            "gradient-dtype",
+            name,
+            f"the derivative for {name} is of type {kind}; it must be floating-point like the "
+            f"input ({want.dtype})",
+        )
+    shape = prefix + want.shape
+    if got.shape != shape and not _same_matrix(got, want, prefix):
+        what = "the Jacobian" if prefix else "the derivative"
+        raise WrongDerivative(
+            "gradient-shape",
+            name,
+            f"{what} for {name} has shape {got.shape}; it must have shape {shape}",
+        )
+    if precision.epsilon(got.dtype) > precision.epsilon(want.dtype):
+        raise WrongDerivative(
+            "gradient-dtype",
+            name,
+            f"the derivative for {name} is {got.dtype}, coarser than the input ({want.dtype})",
+        )
+    return got.value
+
+
+def _same_matrix(got: Leaf, want: Leaf, prefix: tuple[int, ...]) -> bool:
+    # A Jacobian may come as the matrix (output size, input size) that SciPy passes around.
+    rows = 1
+    for extent in prefix:
+        rows *= extent
+    return bool(prefix) and got.shape == (rows, want.size)
+
+
+def _transposed_times(jacobian: Array, weight: Array, leaf: Leaf) -> Array:
+    # Operators and reshape exist alike in every framework's arrays; no import is needed.
+    flat = weight.reshape(-1) @ jacobian.reshape((-1, leaf.size))
+    return flat.reshape(leaf.shape)
+
+
+def _require_scalar(outputs: Flat, form: str, other: str) -> None:
+    leaves = outputs.leaves
+    if len(leaves) == 1 and leaves[0].size == 1:
+        return
+    shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+    raise UsageError(
+        f"{form} is for a function with one number as output, this one returns {shapes}; use {other}"
+    )

@@ -1,0 +1,162 @@
+"""Is this derivative right? Reverse mode, first order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_gradcheck.checks import derivative, plan, rounding
+from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
+from pytest_gradcheck.checks.locate import Culprit, culprits
+from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.probe import Cost, start
+from pytest_gradcheck.checks.problem import Problem, Wrt, bind
+from pytest_gradcheck.checks.rounding import Lossy
+from pytest_gradcheck.checks.survey import Demand, Look, Survey
+from pytest_gradcheck.backends import Guard
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics.seeds import derive
+from pytest_gradcheck.results import Context, Result
+
+NUDGE = 2.0**-9  # far beyond the largest step at which a kink could still be felt, near enough to x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A call of the verb: the function, its arguments and what was said about the derivative."""
+
+    fn: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    wrt: Wrt = None
+    grad: Callable[..., Any] | None = None
+    vjp: Callable[..., Any] | None = None
+    jac: Callable[..., Any] | None = None
+    value_and_grad: bool = False
+    backend: str | None = None
+    device: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Everything that the verdict is made from.
+
+    Args:
+        plan: What was compared with what.
+        survey: The looks along directions.
+        suspect: A look that contradicts, if any.
+        is_confirmed: Whether the contradiction held a second time.
+        culprits: Inputs with a wrong gradient.
+        lossy: Inputs whose gradient loses more in the function's own precision than accepted.
+        beside: The same, measured beside a kink or a jump at the point.
+    """
+
+    plan: Plan
+    survey: Survey
+    suspect: Look | None = None
+    is_confirmed: bool = False
+    culprits: tuple[Culprit, ...] = ()
+    lossy: tuple[Lossy, ...] = ()
+    beside: Measured | None = None
+
+
+def check(question: Question, limits: Limits, context: Context) -> Result:
+    """Measure and judge; the caller has resolved limits, seed and place.
+
+    Raises:
+        UsageError: The question cannot be asked as it is.
+    """
+    from pytest_gradcheck.checks import verdict
+
+    began = time.perf_counter()
+    asked = derivative.choose(question.grad, question.vjp, question.jac, question.value_and_grad)
+    problem = bind(
+        question.fn,
+        question.args,
+        question.kwargs,
+        wrt=question.wrt,
+        backend=question.backend,
+        device=question.device,
+    )
+    if question.label:
+        problem = replace(problem, label=question.label)
+    cost = Cost()
+    functions = (question.fn, question.grad, question.vjp, question.jac, *question.args)
+    with problem.backend.guard(*functions) as guard:
+        try:
+            seen = measure(problem, asked, guard, cost, limits, context.seed)
+            judged = verdict.of(seen, limits)
+        except WrongDerivative as error:
+            judged = verdict.of_form(problem, error, limits)
+    return replace(
+        judged,
+        context=replace(
+            context,
+            backend=problem.backend.name,
+            device=problem.inputs[0].device,
+            dtype=problem.dtype,
+            precision=judged.context.precision,
+            evaluations=cost.evaluations,
+            derivatives=cost.derivatives,
+            seconds=time.perf_counter() - began,
+        ),
+    )
+
+
+def measure(
+    problem: Problem,
+    asked: Derivative,
+    guard: Guard,
+    cost: Cost,
+    limits: Limits,
+    seed: int,
+    *,
+    at_kink: bool = True,
+) -> Measured:
+    """Take the numbers at a point; beside it where the function has a kink or a jump there.
+
+    Raises:
+        UsageError: The function cannot be differentiated there.
+        WrongDerivative: The derivative is wrong by its form.
+    """
+    planned = plan.make(start(problem, asked, guard, cost), seed)
+    survey = Survey(planned, demand(limits, planned), seed)
+    suspect = survey.run()
+    if suspect is None:
+        lossy = rounding.lossy(planned, limits.number("tolerance", planned.asis.dtype), seed)
+        return Measured(planned, survey, lossy=lossy)
+    if at_kink and (suspect.jumps or any(c.kink for c in suspect.comparisons)):
+        return Measured(
+            planned, survey, suspect, beside=_beside(problem, asked, guard, cost, limits, seed)
+        )
+    if not survey.confirmed(suspect):
+        return Measured(planned, survey, suspect)
+    found = tuple(culprits(survey, suspect.inputs))
+    return Measured(planned, survey, suspect, True, found)
+
+
+def demand(limits: Limits, planned: Plan) -> Demand:
+    """What the limits ask for in the precisions of a plan."""
+    return Demand(
+        resolution=limits.number("resolution", planned.probe.precision),
+        miss_probability=limits.number("miss_probability"),
+        tolerance=limits.number("tolerance", planned.claim.dtype),
+    )
+
+
+def _beside(
+    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+) -> Measured | None:
+    probe = start(problem, asked, guard, cost)
+    step = probe.direction(derive(seed, "nudge"), range(len(problem.selected)))
+    moved = problem.moved(
+        [x + v * NUDGE for x, v in zip(problem.point, step, strict=True)]  # type: ignore[operator]  # every input moves
+    )
+    try:
+        return measure(moved, asked, guard, cost, limits, seed, at_kink=False)
+    except UsageError:  # outside the domain
+        return None

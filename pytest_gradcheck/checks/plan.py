@@ -1,0 +1,188 @@
+"""In which precision the reference is computed, and the derivative under test in each of them.
+
+float64 functions are taken as they are. Others are differentiated as they are, and the reference
+is computed with every floating-point input in float64 where the function can be promoted; where
+it cannot, at its own precision. The derivative is evaluated in both: its formula is judged where
+differences are sharp, its rounding by comparing the two.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.derivative import Cotangents, WrongDerivative
+from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe, norm, start
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.seeds import derive
+
+Gradient = Sequence[Array | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """The derivative under test at one precision.
+
+    Args:
+        dtype: The real precision it was computed in.
+        gradients: For each set of cotangents, one array for each input or None.
+        norms: (sets, inputs) Euclidean norms; 0 where there is no gradient.
+    """
+
+    dtype: str
+    gradients: tuple[Gradient, ...]
+    norms: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What is compared with what.
+
+    Args:
+        native: The function as it was given.
+        probe: The function that the differences are taken of.
+        cotangents: Sets of cotangents in the precision of ``probe``.
+        asis: The derivative in the function's own precision.
+        claim: The derivative that is compared with the differences.
+        reason: Precision of the reference in words.
+    """
+
+    native: Probe
+    probe: Probe
+    cotangents: tuple[Cotangents, ...]
+    asis: Claim
+    claim: Claim
+    reason: str
+
+    @property
+    def is_in_two_precisions(self) -> bool:
+        """Whether the same derivative is there in its own precision and in float64."""
+        return self.claim is not self.asis and not self.native.guard.is_random
+
+
+def make(native: Probe, seed: int) -> Plan:
+    """Draw the cotangents, get the derivative under test, promote where that works.
+
+    Raises:
+        WrongDerivative: The derivative is wrong by its form, or not finite.
+    """
+    weights = _cotangents(native, seed)
+    asis = _claim(native, weights)
+    unpromoted = Plan(native, native, weights, asis, asis, native.precision)
+    if native.precision == precision.promoted(native.precision):
+        return unpromoted
+    wide, why = _promoted(native)
+    if wide is None:
+        reason = f"{native.precision}, not promoted: {why}"
+        return Plan(native, native, weights, asis, asis, reason)
+    wide_weights = _converted(wide, weights)
+    try:
+        claim = _claim(wide, wide_weights)
+    except (*OUTSIDE_DOMAIN, TypeError, UsageError, WrongDerivative) as error:
+        reason = f"float64; derivative in {native.precision} only: {type(error).__name__}"
+        return Plan(native, wide, wide_weights, asis, asis, reason)
+    # Random numbers are drawn anew in float64: the same function, another realisation of it.
+    reason = "float64, promoted" + (", another draw" if native.guard.is_random else "")
+    return Plan(native, wide, wide_weights, asis, claim, reason)
+
+
+def _promoted(native: Probe) -> tuple[Probe | None, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wide = start(
+                native.problem.promoted(), native.derivative, native.guard, native.cost
+            )
+    except UsageError as error:
+        cause = error.__cause__ or error
+        return None, f"{type(cause).__name__} in float64"
+    except (*OUTSIDE_DOMAIN, TypeError) as error:
+        return None, f"{type(error).__name__} in float64"
+    if wide.precision != "float64":
+        return None, f"the output stays {wide.precision}"
+    if not native.guard.is_random and not _same_function(native, wide):
+        return None, "in float64 it gives another value"
+    return wide, ""
+
+
+def _same_function(native: Probe, wide: Probe) -> bool:
+    backend = native.problem.backend
+    slack = 8 * math.sqrt(precision.epsilon(native.precision))
+    for narrow, broad in zip(native.outputs.leaves, wide.outputs.leaves, strict=True):
+        if narrow.dtype:
+            gap = norm(backend, broad.value - backend.convert(narrow.value, broad.dtype))
+            if gap > slack * norm(backend, broad.value) + slack * 1e-3:
+                return False
+    return True
+
+
+def _cotangents(probe: Probe, seed: int) -> tuple[Cotangents, ...]:
+    leaves = probe.outputs.leaves
+    real = [leaf for leaf in leaves if leaf.dtype]
+    if len(real) == 1 and real[0].size == 1 and not real[0].dtype.startswith("complex"):
+        return (tuple(leaf.value * 0 + 1 if leaf.dtype else None for leaf in leaves),)
+    # Two sets: one alone can be blind to an error in an output that it happens to weigh little.
+    return tuple(_drawn(probe, derive(seed, "cotangent", j)) for j in range(2))
+
+
+def _drawn(probe: Probe, seed: int) -> Cotangents:
+    normal = probe.problem.backend.normal
+    sizes = [_output_size(probe, m) for m in range(len(probe.outputs.leaves))]
+    return tuple(
+        normal(leaf.value, derive(seed, leaf.path)) * (1 / size) if leaf.dtype else None
+        for leaf, size in zip(probe.outputs.leaves, sizes, strict=True)
+    )
+
+
+def _output_size(probe: Probe, index: int) -> float:
+    # Outputs of different size are weighed alike, else a large one would hide a small one.
+    leaf = probe.outputs.leaves[index]
+    if len(probe.outputs.leaves) == 1 or not leaf.dtype or not leaf.size:
+        return 1.0
+    return precision.power_of_two(
+        norm(probe.problem.backend, leaf.value) / math.sqrt(leaf.size)
+    )
+
+
+def _converted(wide: Probe, weights: Sequence[Cotangents]) -> tuple[Cotangents, ...]:
+    convert = wide.problem.backend.convert
+    return tuple(
+        tuple(
+            None if w is None else convert(w, leaf.dtype)
+            for w, leaf in zip(row, wide.outputs.leaves, strict=True)
+        )
+        for row in weights
+    )
+
+
+def _claim(probe: Probe, weights: Sequence[Cotangents]) -> Claim:
+    gradients = tuple(tuple(_owned(probe, probe.gradient(row))) for row in weights)
+    backend = probe.problem.backend
+    norms = tuple(
+        tuple(0.0 if g is None else norm(backend, g) for g in gradient) for gradient in gradients
+    )
+    for gradient in gradients:
+        _require_finite(probe, gradient)
+    return Claim(probe.precision, gradients, norms)
+
+
+def _owned(probe: Probe, gradient: Gradient) -> list[Array | None]:
+    # A hand-written derivative may hand out the same buffer each time; a Jacobian or a matrix
+    # view is brought to the input's shape by a copy.
+    convert = probe.problem.backend.convert
+    return [None if g is None else convert(g) for g in gradient]
+
+
+def _require_finite(probe: Probe, gradient: Gradient) -> None:
+    for name, g in zip(probe.problem.names, gradient, strict=True):
+        if g is not None and not math.isfinite(norm(probe.problem.backend, g * 0.0)):
+            raise WrongDerivative(
+                "gradient-nonfinite",
+                name,
+                f"the derivative for {name} holds NaN or infinite numbers, while the function "
+                f"is finite at the point",
+            )

@@ -1,0 +1,287 @@
+"""A function, its inputs and which of them are under test, as one value that a check can move."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_gradcheck import backends
+from pytest_gradcheck.backends import Array, Backend, Flat, Leaf, tree
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+
+Wrt = int | str | Sequence[int | str] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A function with its arguments, ready to be called."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        return self.fn(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """A function at a point.
+
+    Args:
+        backend: The framework of the inputs.
+        label: Name of the function.
+        leaves: Every leaf of function (module parameters) and arguments; the values are copies.
+        selected: Indices of the leaves under test.
+        rebuild: Makes the call from one value for each leaf.
+        groups: For each leaf, the top-level argument it belongs to.
+    """
+
+    backend: Backend
+    label: str
+    leaves: tuple[Leaf, ...]
+    selected: tuple[int, ...]
+    rebuild: Callable[[Sequence[Any]], Call]
+    groups: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[Leaf, ...]:
+        """The leaves under test."""
+        return tuple(self.leaves[i] for i in self.selected)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of the inputs under test."""
+        return tuple(leaf.path or "x" for leaf in self.inputs)
+
+    @property
+    def point(self) -> list[Array]:
+        """Values of the inputs under test."""
+        return [leaf.value for leaf in self.inputs]
+
+    def fresh(self) -> list[Array]:
+        """Copies of those values, for a function that may write into its inputs."""
+        return [self.backend.convert(x) for x in self.point]
+
+    @property
+    def dtype(self) -> str:
+        """The coarsest real precision among the inputs under test."""
+        return precision.coarsest(leaf.dtype for leaf in self.inputs)
+
+    def call(self, point: Sequence[Array]) -> Call:
+        """The call with other values of the inputs under test."""
+        values = [leaf.value for leaf in self.leaves]
+        for index, value in zip(self.selected, point, strict=True):
+            values[index] = value
+        return self.rebuild(values)
+
+    def moved(self, point: Sequence[Array]) -> Problem:
+        """The same function at another point."""
+        leaves = list(self.leaves)
+        for index, value in zip(self.selected, point, strict=True):
+            leaves[index] = replace(leaves[index], value=value)
+        return replace(self, leaves=tuple(leaves))
+
+    def promoted(self) -> Problem:
+        """The same function with every floating-point input in float64 (complex128)."""
+        convert = self.backend.convert
+        leaves = []
+        for leaf in self.leaves:
+            wide = precision.promoted(leaf.dtype) if leaf.dtype else ""
+            if wide != leaf.dtype:
+                leaf = replace(leaf, value=convert(leaf.value, wide), dtype=wide)
+            leaves.append(leaf)
+        return replace(self, leaves=tuple(leaves))
+
+
+def bind(
+    fn: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    wrt: Wrt = None,
+    backend: str | None = None,
+    device: str | None = None,
+) -> Problem:
+    """Find the backend, take function and arguments apart, select what is under test.
+
+    Raises:
+        UsageError: Not callable, mixed frameworks, unknown ``wrt``, nothing differentiable.
+    """
+    if not callable(fn) and not hasattr(fn, "apply"):
+        raise UsageError(f"the first argument must be a function or a module, got {_kind(fn)}")
+    names = _argument_names(fn, args)
+    arguments = dict(zip(names, args, strict=True)) | dict(kwargs)
+    engine = backends.load(backend or _backend_of(fn, arguments))
+    module = engine.flatten(fn)
+    parts = {name: engine.flatten(value) for name, value in arguments.items()}
+    leaves, groups = _collect(module, parts)
+    selected = _select(engine, leaves, groups, names, wrt, fn)
+    leaves = [_copied(engine, leaf, device) for leaf in leaves]
+    return Problem(
+        backend=engine,
+        label=label_of(fn),
+        leaves=tuple(leaves),
+        selected=tuple(selected),
+        rebuild=_rebuilder(module, parts, len(args)),
+        groups=tuple(groups),
+    )
+
+
+def label_of(fn: Any) -> str:
+    """Name of a function, or of the class of a module."""
+    inner = getattr(fn, "func", fn)
+    name = getattr(inner, "__qualname__", None) or type(inner).__name__
+    return str(name).rpartition("<locals>.")[2]
+
+
+def _argument_names(fn: Any, args: tuple[Any, ...]) -> list[str]:
+    try:
+        parameters = list(inspect.signature(getattr(fn, "forward", fn)).parameters.values())
+    except (TypeError, ValueError):  # built-in functions have no signature
+        parameters = []
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [plain[i] if i < len(plain) else f"args.{i}" for i in range(len(args))]
+
+
+def _backend_of(fn: Any, arguments: Mapping[str, Any]) -> str:
+    owners: dict[str, str] = {}
+    for name, value in {"": fn, **arguments}.items():
+        for leaf in tree.flatten(value, Leaf, lambda node: None).leaves:
+            owner = _owner_of_array(leaf.value)
+            if owner is not None:
+                owners.setdefault(owner, tree.join(name, leaf.path) or "the function")
+    if "jax" in owners:
+        owners.pop("numpy", None)  # JAX takes NumPy arrays as its own
+    if len(owners) > 1:
+        found = ", ".join(f"{where} is {owner}" for owner, where in owners.items())
+        raise UsageError(
+            f"the inputs mix frameworks: {found}; convert them to one, or name the one to "
+            f"differentiate with backend= (the others then pass through as constants)"
+        )
+    return next(iter(owners), "numpy")
+
+
+def _owner_of_array(value: Any) -> str | None:
+    owner = backends.owner(value)
+    if owner == "numpy" and (not getattr(value, "ndim", 0) or value.dtype.kind not in "fc"):
+        return None  # NumPy scalars and integers go with every framework
+    return owner
+
+
+def _collect(module: Flat, parts: Mapping[str, Flat]) -> tuple[list[Leaf], list[str]]:
+    leaves, groups = list(module.leaves), [""] * len(module.leaves)
+    taken = {leaf.path for leaf in leaves if module.is_module}
+    for name, flat in parts.items():
+        for leaf in flat.leaves:
+            path = tree.join(name, leaf.path)
+            path = f"args.{path}" if path in taken else path
+            leaves.append(replace(leaf, path=path))
+            groups.append(name)
+    return leaves, groups
+
+
+def _rebuilder(
+    module: Flat, parts: Mapping[str, Flat], positional: int
+) -> Callable[[Sequence[Any]], Call]:
+    def rebuild(values: Sequence[Any]) -> Call:
+        end = len(module.leaves)
+        fn = module.rebuild(values[:end])
+        built = []
+        for flat in parts.values():
+            start, end = end, end + len(flat.leaves)
+            built.append(flat.rebuild(values[start:end]))
+        named = dict(zip(list(parts)[positional:], built[positional:], strict=True))
+        return Call(fn, tuple(built[:positional]), named)
+
+    return rebuild
+
+
+def _copied(engine: Backend, leaf: Leaf, device: str | None) -> Leaf:
+    if not leaf.dtype and backends.owner(leaf.value) != engine.name:
+        return leaf
+    if not hasattr(leaf.value, "shape"):  # a module or a type of the framework
+        return leaf
+    copy = engine.convert(leaf.value, device=device or "")
+    return replace(leaf, value=copy, device=str(getattr(copy, "device", "") or leaf.device))
+
+
+def _select(
+    engine: Backend,
+    leaves: list[Leaf],
+    groups: list[str],
+    positional: list[str],
+    wrt: Wrt,
+    fn: Any,
+) -> list[int]:
+    if not any(leaf.dtype and leaf.trainable for leaf in leaves):
+        _adopt_numbers(engine, leaves)
+    usable = [i for i, leaf in enumerate(leaves) if leaf.dtype and leaf.size and leaf.trainable]
+    if wrt is None:
+        chosen = usable
+    else:
+        wanted = (wrt,) if isinstance(wrt, (int, str)) else tuple(wrt)
+        chosen = sorted({i for w in wanted for i in _matches(w, leaves, groups, positional)})
+        chosen = [i for i in chosen if leaves[i].dtype and leaves[i].size]
+    if not chosen:
+        raise UsageError(_nothing(leaves, fn))
+    return chosen
+
+
+def _adopt_numbers(engine: Backend, leaves: list[Leaf]) -> None:
+    # Python floats are settings beside an array, but the variables where there is no array.
+    for i, leaf in enumerate(leaves):
+        if type(leaf.value) in (float, complex):
+            array = engine.flatten(engine.convert(leaf.value)).leaves[0]
+            leaves[i] = replace(array, path=leaf.path)
+
+
+def _matches(
+    wanted: int | str, leaves: list[Leaf], groups: list[str], positional: list[str]
+) -> list[int]:
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if not -len(positional) <= wanted < len(positional):
+            raise UsageError(
+                f"wrt={wanted} is not a position; there are {len(positional)} positional arguments"
+            )
+        return [i for i, group in enumerate(groups) if group == positional[wanted]]
+    if not isinstance(wanted, str):
+        raise UsageError(f"wrt takes positions and names, got {_kind(wanted)}")
+    found = [
+        i
+        for i, leaf in enumerate(leaves)
+        if leaf.path == wanted
+        or leaf.path.startswith(wanted + ".")
+        or fnmatch.fnmatchcase(leaf.path, wanted)
+    ]
+    if not found:
+        paths = [leaf.path for leaf in leaves if leaf.dtype]
+        listed = ", ".join(paths[:20]) + (", …" if len(paths) > 20 else "")
+        raise UsageError(f"wrt={wanted!r} names no input; the differentiable inputs are: {listed}")
+    return found
+
+
+def _nothing(leaves: list[Leaf], fn: Any) -> str:
+    empty = [leaf.path for leaf in leaves if leaf.dtype and not leaf.size]
+    frozen = [leaf.path for leaf in leaves if leaf.dtype and not leaf.trainable]
+    given = ", ".join(f"{leaf.path} ({_kind(leaf.value)})" for leaf in leaves if leaf.path)
+    text = f"nothing differentiable among the inputs of {label_of(fn)}: "
+    if empty:
+        return text + f"{', '.join(empty)} has no elements; give an array with at least one"
+    if frozen:
+        return (
+            text + f"no trainable parameter (frozen: {', '.join(frozen[:5])}) and no "
+            f"floating-point input; unfreeze one or name it with wrt="
+        )
+    if not given:
+        return text + "it was given none; pass its inputs after the function"
+    return text + f"got {given}; give floating-point arrays, such as x.astype(float)"
+
+
+def _kind(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "")

@@ -1,0 +1,79 @@
+"""What a gradient loses in the function's own precision, beside the same gradient in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.plan import Gradient, Plan
+from pytest_gradcheck.checks.probe import norm
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.seeds import derive
+
+# The inputs themselves are only known to half a unit; a gradient may differ by what that does to it.
+CONDITION_FACTOR = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """An input whose gradient is further from its float64 value than accepted.
+
+    Args:
+        index: Which input.
+        loss: Norm of the difference over the norm of the float64 gradient.
+        allowed: The accepted loss.
+    """
+
+    index: int
+    loss: float
+    allowed: float
+
+
+def lossy(plan: Plan, tolerance: float, seed: int) -> tuple[Lossy, ...]:
+    """Inputs whose gradient loses more than the tolerance and more than rounding explains."""
+    if not plan.is_in_two_precisions:
+        return ()
+    found = []
+    for index in range(len(plan.probe.problem.selected)):
+        loss, size = _loss(plan, plan.asis.gradients, index)
+        if size and loss > tolerance * size:
+            found.append((index, loss, size))
+    if not found:
+        return ()
+    rounded = _at_rounded_inputs(plan, seed)
+    judged = []
+    for index, loss, size in found:
+        moved, _ = _loss(plan, rounded, index)
+        allowed = tolerance * size + CONDITION_FACTOR * moved
+        if loss > allowed:
+            judged.append(Lossy(index, loss / size, allowed / size))
+    return tuple(judged)
+
+
+def _loss(plan: Plan, others: tuple[Gradient, ...], index: int) -> tuple[float, float]:
+    """Largest distance over the sets of cotangents, and the gradient's norm there."""
+    backend, losses = plan.probe.problem.backend, []
+    for j, exact in enumerate(plan.claim.gradients):
+        right, size = exact[index], plan.claim.norms[j][index]
+        other = others[j][index]
+        if right is None:
+            continue
+        if other is None:
+            losses.append((size, size))
+            continue
+        wide = backend.convert(other, str(plan.probe.problem.inputs[index].dtype))
+        losses.append((norm(backend, wide - right), size))
+    return max(losses, default=(0.0, 0.0), key=lambda pair: pair[0] / (pair[1] or 1.0))
+
+
+def _at_rounded_inputs(plan: Plan, seed: int) -> tuple[Gradient, ...]:
+    from dataclasses import replace
+
+    problem, backend = plan.probe.problem, plan.probe.problem.backend
+    half = precision.epsilon(plan.asis.dtype) / 2
+    point: list[Array] = [
+        x + x * (backend.normal(x, derive(seed, "rounding", name)) * half)
+        for x, name in zip(problem.point, problem.names, strict=True)
+    ]
+    probe = replace(plan.probe, problem=problem.moved(point))
+    return tuple(tuple(probe.gradient(weights)) for weights in plan.cotangents)

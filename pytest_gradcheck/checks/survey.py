@@ -1,0 +1,171 @@
+"""Random directions until every input's gradient would have shown an error of the asked size.
+
+All inputs move together first. One whose gradient is too small to be seen beside the others gets
+directions of its own; those whose gradient is zero are moved alone, to see that nothing happens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_gradcheck.checks.compare import Comparison, compare, strongest
+from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.probe import Line
+from pytest_gradcheck.numerics.differences import is_jump
+from pytest_gradcheck.numerics.power import visible_error
+from pytest_gradcheck.numerics.seeds import derive
+
+LEAST_DIRECTIONS = 2  # one could be blind by chance whatever its bound
+MOST_DIRECTIONS = 8
+OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
+CONFIRMING_RUNGS = 8
+CONFIRMING_DIRECTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a survey has to reach, from the limits.
+
+    Args:
+        resolution: Relative error of an input's gradient that must be visible.
+        miss_probability: Probability with which it may be missed.
+        tolerance: Relative error of an input's gradient that is accepted.
+    """
+
+    resolution: float
+    miss_probability: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One direction: which inputs moved, what was measured, and the comparison."""
+
+    inputs: tuple[int, ...]
+    line: Line
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def off(self) -> Comparison | None:
+        """The strongest contradiction, if there is any."""
+        worst = strongest(self.comparisons)
+        return worst if worst.is_off else None
+
+    @property
+    def hidden(self) -> float:
+        """Root mean square over the sets of cotangents of what could hide."""
+        return math.sqrt(sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons))
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether the function did not change at all along the line, not in the last bit."""
+        return not self.line.ladder.moved().any()
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the function changes by a fixed amount however small the step."""
+        return is_jump(self.line.ladder)
+
+
+@dataclass(slots=True, eq=False)
+class Survey:
+    """The looks of one point, filled while it runs.
+
+    Args:
+        plan: What is compared.
+        demand: What has to be reached.
+        seed: Seed of the directions.
+    """
+
+    plan: Plan
+    demand: Demand
+    seed: int
+    looks: list[Look] = field(default_factory=list)
+
+    def look(self, inputs: Sequence[int], label: str | int, rungs: int = 4) -> Look:
+        """Measure and compare along the direction of a label, in some of the inputs."""
+        probe = self.plan.probe
+        direction = probe.direction(derive(self.seed, "direction", label), inputs)
+        line = probe.along(direction, self.plan.cotangents, rungs=rungs)
+        return Look(tuple(inputs), line, compare(self.plan, line, self.demand.tolerance))
+
+    def gradient_size(self, index: int) -> float:
+        """Root mean square, over the sets of cotangents, of an input's scaled gradient norm."""
+        norms = [row[index] for row in self.plan.claim.norms]
+        return self.plan.probe.scales[index] * math.sqrt(sum(n * n for n in norms) / len(norms))
+
+    def resolution(self, index: int) -> float:
+        """Smallest relative error of an input's gradient that would have been seen."""
+        hidden = [look.hidden for look in self.looks if index in look.inputs]
+        size = self.gradient_size(index)
+        seen = visible_error(hidden, self.demand.miss_probability)
+        return seen / size if size else math.inf
+
+    def is_below_noise(self, index: int) -> bool:
+        """Whether an input's gradient moves the function by less than the function's own rounding."""
+        hidden = [look.hidden for look in self.looks if index in look.inputs]
+        return bool(hidden) and self.gradient_size(index) <= min(hidden)
+
+    def unresolved(self, inputs: Sequence[int]) -> list[int]:
+        """Those of the inputs in which an error of the asked size could still hide."""
+        return [i for i in inputs if not self.resolution(i) <= self.demand.resolution]
+
+    def run(self) -> Look | None:
+        """Look along directions until the demand is met or nothing helps; stop at a contradiction.
+
+        Returns:
+            The contradicting look, or None.
+        """
+        count = len(self.plan.probe.scales)
+        live = [i for i in range(count) if self.gradient_size(i) > 0]
+        still = [i for i in range(count) if i not in live]
+        if still and self._add(self.look(still, "still")):
+            return self.looks[-1]
+        if live and self._together(live):
+            return self.looks[-1]
+        return self.looks[-1] if live and self._alone(live) else None
+
+    def _add(self, look: Look) -> bool:
+        self.looks.append(look)
+        return look.off is not None
+
+    def _together(self, live: Sequence[int]) -> bool:
+        for k in range(MOST_DIRECTIONS):
+            if self._add(self.look(live, k)):
+                return True
+            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(live, k + 1):
+                return False
+        return False
+
+    def _worth_another(self, live: Sequence[int], done: int) -> bool:
+        # More directions help while the bound is good enough that some number of them suffices.
+        open_ = self.unresolved(live)
+        hidden = max((look.hidden for look in self.looks), default=math.inf)
+        return any(
+            visible_error([hidden] * MOST_DIRECTIONS, self.demand.miss_probability)
+            <= self.demand.resolution * self.gradient_size(i)
+            for i in open_
+        )
+
+    def _alone(self, live: Sequence[int]) -> bool:
+        pending, before = self.unresolved(live), list(live)
+        for round_ in range(OWN_ROUNDS):
+            if not pending or pending == before:
+                return False
+            for k in range(LEAST_DIRECTIONS):
+                if self._add(self.look(pending, f"own {round_} {k}")):
+                    return True
+            pending, before = self.unresolved(pending), pending
+        return False
+
+    def confirmed(self, suspect: Look) -> bool:
+        """Whether a contradiction holds on a longer ladder and along a fresh direction."""
+        probe = self.plan.probe
+        line = probe.along(suspect.line.direction, self.plan.cotangents, rungs=CONFIRMING_RUNGS)
+        again = Look(suspect.inputs, line, compare(self.plan, line, self.demand.tolerance))
+        if again.off is None:
+            return False
+        fresh = (f"confirm {k}" for k in range(CONFIRMING_DIRECTIONS))
+        return any(self.look(suspect.inputs, label).off is not None for label in fresh)

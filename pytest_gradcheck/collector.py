@@ -1,0 +1,85 @@
+"""Where results of a test gather, and the limits, seed and name it runs under.
+
+The only mutable object of the package. A context variable finds the current one, so that plain
+functions, ``unittest`` classes and watchers reach it without arguments and without pytest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.results import Result
+
+Listener = Callable[[Result], None]
+
+
+@dataclass(slots=True)
+class Collector:
+    """Results of one test, in the order in which they came.
+
+    Args:
+        test: Node id, empty outside pytest.
+        limits: Limits of each verb, as flags, ini and markers left them.
+        seed: Seed from the command line; None derives it from ``test``.
+        device: Device that inputs are moved to, empty to leave them.
+        is_report_only: Whether no verdict fails its test.
+        on_result: Called with each result.
+    """
+
+    test: str = ""
+    limits: dict[str, Limits] = field(default_factory=dict)
+    seed: int | None = None
+    device: str = ""
+    is_report_only: bool = False
+    on_result: Listener | None = None
+    count: int = 0
+    _fresh: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Keep a result and tell the listener."""
+        self.count += 1
+        self._fresh.append(result)
+        if self.on_result is not None:
+            self.on_result(result)
+
+    def take(self) -> list[Result]:
+        """The results since the last call, which each report of a test phase carries away."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def limits_for(self, check: str) -> Limits:
+        """The limits of a verb before a call narrows them."""
+        return self.limits.get(check, Limits(check))
+
+    def test_seed(self) -> int:
+        """The seed of this test: as given, else 31 bits of a hash of its name."""
+        if self.seed is not None:
+            return self.seed
+        digest = hashlib.blake2b(self.test.encode("utf-8", "backslashreplace"), digest_size=4)
+        return int.from_bytes(digest.digest(), "little") & 0x7FFFFFFF
+
+
+_CURRENT: ContextVar[Collector | None] = ContextVar("gradcheck_collector", default=None)
+
+
+def current() -> Collector:
+    """The collector of the running test; a fresh one, which nobody reads, outside pytest."""
+    return _CURRENT.get() or Collector()
+
+
+class Collecting:
+    """Makes a collector the current one for a ``with`` block."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def __enter__(self) -> Collector:
+        self._token = _CURRENT.set(self._collector)
+        return self._collector
+
+    def __exit__(self, *exc: object) -> None:
+        _CURRENT.reset(self._token)

@@ -1,0 +1,203 @@
+"""Every limit in one table, and the frozen values that a test is judged by.
+
+Flags, ini names, marker arguments, call arguments and the reference page (``docs/limits.md``) are
+generated from ``LIMITS``. Precedence: call > closest marker > hook > flag > ini > default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.results import LimitUse
+
+Value = float | str
+
+# Smallest relative error of an input's gradient that must be visible. In float64 (or promoted to it)
+# 1 % costs two directions; natively, what central differences of that precision can certify
+# (benchmarks/RESULTS.md, "native precision").
+RESOLUTION = {"float64": 0.01, "float32": 0.02, "float16": 0.5, "bfloat16": 1.0}
+# One undetected error in a million checks: rarer than a suite of 1e4 checks run daily for a month meets.
+MISS_PROBABILITY = 1e-6
+# Rounding of a derivative that is right, norm-wise: about sqrt(eps) in float64, and what healthy float32
+# and 16-bit networks lose in backpropagation (benchmarks/RESULTS.md, "rounding of right gradients").
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One row of the table.
+
+    Args:
+        name: As written in a marker or a call; flags and ini names are derived from it.
+        checks: The verbs (marker names) that read it.
+        default: A value, or one for each precision.
+        help: One phrase, capital first, no full stop.
+        source: Where the default comes from.
+        low: Lower end of the allowed range, not allowed itself.
+        high: Upper end of the allowed range, allowed itself.
+        choices: The allowed words, for a limit that is not a number.
+        unit: Unit of the value.
+    """
+
+    name: str
+    checks: tuple[str, ...]
+    default: Value | Mapping[str, Value]
+    help: str
+    source: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag."""
+        return "--gradcheck-" + self.name.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        """The ini name."""
+        return "gradcheck_" + self.name
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        return f"a number in ({self.low:g}, {self.high:g}]"
+
+    def default_for(self, dtype: str) -> Value:
+        """The default in a precision; the one of float64 for a precision that has none of its own."""
+        if isinstance(self.default, Mapping):
+            return self.default.get(dtype, self.default["float64"])
+        return self.default
+
+    def parse(self, value: object, place: str) -> Value:
+        """The value, checked; ``place`` says where it was written.
+
+        Raises:
+            UsageError: The value is not allowed; names place, value and what is allowed.
+        """
+        if self.choices:
+            if value in self.choices:
+                return str(value)
+            raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
+        number = _number(value)
+        if number is None or not self.low < number <= self.high:
+            raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
+        return number
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]  # anything float() takes is welcome
+    except (TypeError, ValueError):
+        return None
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        name="resolution",
+        checks=("gradcheck",),
+        default=RESOLUTION,
+        help="Largest relative error of an input's gradient that may stay unseen in a pass",
+        source="1 % costs two directions in float64; natively what differences of that precision certify",
+        low=0.0,
+        high=1.0,
+        unit="relative, norm of the input's gradient",
+    ),
+    Limit(
+        name="miss_probability",
+        checks=("gradcheck",),
+        default=MISS_PROBABILITY,
+        help="Probability with which an error as large as the resolution may be missed",
+        source="one missed error in a million checks",
+        low=0.0,
+        high=0.5,
+        unit="probability",
+    ),
+    Limit(
+        name="tolerance",
+        checks=("gradcheck",),
+        default=TOLERANCE,
+        help="Relative error of an input's gradient that is accepted beyond the bound of the reference",
+        source="rounding of right gradients, norm-wise, in each precision",
+        low=0.0,
+        high=1.0,
+        unit="relative, norm of the input's gradient",
+    ),
+    Limit(
+        name="undecided",
+        checks=("gradcheck",),
+        default="fail",
+        help="What an undecided verdict does to its test",
+        source="never pass without power",
+        choices=("warn", "fail"),
+    ),
+    Limit(
+        name="vacuous",
+        checks=("gradcheck",),
+        default="fail",
+        help="What a vacuous verdict does to its test",
+        source="never pass without power",
+        choices=("warn", "fail"),
+    ),
+)
+
+
+def limits_of(check: str) -> dict[str, Limit]:
+    """The limits that a verb reads, by name."""
+    return {limit.name: limit for limit in LIMITS if check in limit.checks}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one verb, each with the place that set it; defaults where nothing did."""
+
+    check: str
+    uses: tuple[LimitUse, ...] = ()
+
+    def narrowed(self, source: str, place: str, values: Mapping[str, object]) -> Limits:
+        """These limits with ``values`` on top.
+
+        Raises:
+            UsageError: A name that the verb does not read, or a value that is not allowed.
+        """
+        known = limits_of(self.check)
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UsageError(
+                f"{place}: {self.check} has no argument {unknown[0]!r}; it takes {', '.join(known)}"
+            )
+        added = tuple(
+            LimitUse(
+                name=name,
+                value=known[name].parse(value, f"{place}: {name}"),
+                source=source,
+                place=place,
+            )
+            for name, value in values.items()
+        )
+        kept = tuple(use for use in self.uses if use.name not in values)
+        return Limits(self.check, kept + added)
+
+    def use(self, name: str, dtype: str = "float64") -> LimitUse:
+        """The limit as it applies in a precision, with its source."""
+        for use in self.uses:
+            if use.name == name:
+                return use
+        value = limits_of(self.check)[name].default_for(dtype)
+        return LimitUse(name=name, value=value, source="default", place=dtype)
+
+    def number(self, name: str, dtype: str = "float64") -> float:
+        """The value of a numeric limit in a precision."""
+        return float(self.use(name, dtype).value)  # type: ignore[arg-type]  # parsed as a number
+
+    def used(self, dtype: str) -> tuple[LimitUse, ...]:
+        """Every limit of the verb as it applies in a precision, in the order of the table."""
+        return tuple(self.use(name, dtype) for name in limits_of(self.check))

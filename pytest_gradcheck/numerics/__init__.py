@@ -1,0 +1,1 @@
+"""Mathematics on numbers and small arrays; knows no framework and no pytest."""

@@ -1,0 +1,26 @@
+"""Fixtures: the verbs as arguments of a test.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.results import Result
+
+
+@pytest.fixture
+def gradcheck() -> Callable[..., Result]:
+    """Check a derivative: ``gradcheck(f, x)``, ``gradcheck(f, x, grad=g)``, ``gradcheck(module, x)``.
+
+    Fails the test unless the derivative is right; returns the result. The arguments are those of
+    ``pytest_gradcheck.assert_gradient``.
+    """
+    from pytest_gradcheck.verbs import assert_gradient
+
+    return assert_gradient

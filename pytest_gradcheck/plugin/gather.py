@@ -1,0 +1,107 @@
+"""Gathers results from reports, prints the summary and writes the reports; in the controller only.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_gradcheck import __version__
+from pytest_gradcheck.plugin.session import SETTINGS, guarded
+from pytest_gradcheck.reports import json, text
+from pytest_gradcheck.reports.run import Run, Test
+from pytest_gradcheck.results import result_from_plain
+
+
+class Gatherer:
+    """The results of a run, as the reports of its tests arrive.
+
+    Args:
+        config: The session's configuration.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._tests: list[Test] = []
+        self._written: list[str] = []
+        self._failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Read the plain results off a report, from this process or a worker."""
+        carried = getattr(report, "gradcheck", None)
+        if carried is None:
+            return
+        node = getattr(report, "node", None)
+        gateway = getattr(node, "gateway", None)
+        self._tests.append(
+            Test(
+                nodeid=report.nodeid,
+                phase=report.when or "",
+                attempt=carried["attempt"],
+                outcome=report.outcome,
+                worker=getattr(gateway, "id", ""),
+                results=tuple(result_from_plain(plain) for plain in carried["results"]),
+            )
+        )
+
+    @property
+    def run(self) -> Run:
+        """The run so far."""
+        return Run(tests=tuple(self._tests), version=__version__)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the reports; one that cannot be written makes the run red, and no verdict is lost."""
+        reports = self._config.stash[SETTINGS].reports
+        if not reports or self._config.option.collectonly:
+            return
+        run = self.run
+        try:
+            run = self._extended(run)
+        except RuntimeError as error:  # a hook of somebody else's, named in the message
+            self._failed.append(f"report without its extra section: {error}")
+        for kind, path in reports:
+            self._write(kind, self._config.invocation_params.dir / path, run)
+        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _extended(self, run: Run) -> Run:
+        hook = self._config.hook.pytest_gradcheck_report
+        answers = guarded(hook, config=self._config, run=run)
+        extra = {key: value for answer in reversed(answers) for key, value in answer.items()}
+        return Run(tests=run.tests, version=run.version, extra=tuple(extra.items()))
+
+    def _write(self, kind: str, path: Path, run: Run) -> None:
+        try:
+            json.write(json.render(run), path)
+            self._written.append(f"report: {kind} in {path}")
+        except (OSError, TypeError, ValueError) as error:
+            self._failed.append(
+                f"report not written: {kind}:{path}: {_why(error, path)}; the verdicts above stand"
+            )
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """A section when a check ran; one line under ``-q``; nothing otherwise."""
+        run, verbosity = self.run, self._config.get_verbosity()
+        if run.results and verbosity < 0:
+            terminalreporter.write_line(text.one_line(run))
+        elif run.results:
+            terminalreporter.write_sep("=", "gradient checks")
+            for line in text.summary(run, verbosity):
+                terminalreporter.write_line(line)
+        if verbosity >= 0:
+            for line in self._written:
+                terminalreporter.write_line(line)
+        for line in self._failed:
+            terminalreporter.write_line(line, red=True)
+
+
+def _why(error: Exception, path: Path) -> str:
+    if isinstance(error, OSError) and not path.parent.is_dir():
+        return f"the directory {path.parent} does not exist; create it first"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"a plugin added a value that JSON cannot hold ({error})"

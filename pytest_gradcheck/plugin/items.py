@@ -1,0 +1,116 @@
+"""One test: its collector, its limits, and its results on their way to the controller.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_gradcheck.collector import Collecting, Collector
+from pytest_gradcheck.errors import GradCheckError, UsageError
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.plugin import markers
+from pytest_gradcheck.plugin.options import VERBS
+from pytest_gradcheck.plugin.session import SETTINGS, guarded
+from pytest_gradcheck.results import Context, Finding, Result
+
+COLLECTOR = pytest.StashKey[Collector]()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a test that uses a fixture of ours the marker of the same name."""
+    for verb in VERBS:
+        if verb in getattr(item, "fixturenames", ()):
+            item.add_marker(getattr(pytest.mark, verb)(**{markers.AUTOMATIC: True}))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Open the collector of a test for all its phases and attempts."""
+    collector = Collector(test=item.nodeid)
+    item.stash[COLLECTOR] = collector
+    with Collecting(collector):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Set the limits before the test, and see afterwards that a marked test checked something."""
+    collector = item.stash[COLLECTOR]
+    _prepare(item, collector)
+    answer = yield
+    for verb in VERBS:
+        if not collector.count and markers.is_marked_by_user(item, verb):
+            _vacuous(item, verb, collector)
+    return answer
+
+
+def _prepare(item: pytest.Item, collector: Collector) -> None:
+    settings = item.config.stash[SETTINGS]
+    collector.count = 0
+    collector.seed, collector.device = settings.seed, settings.device
+    collector.is_report_only = settings.is_report_only
+    collector.on_result = lambda result: guarded(
+        item.ihook.pytest_gradcheck_finished, item=item, result=result
+    )
+    misuse = ""
+    try:
+        collector.limits = {limits.check: _limits(item, limits) for limits in settings.limits}
+    except UsageError as error:
+        misuse = str(error)
+    if misuse:
+        pytest.fail(misuse, pytrace=False)
+
+
+def _limits(item: pytest.Item, limits: Limits) -> Limits:
+    changed = guarded(
+        item.ihook.pytest_gradcheck_limits,
+        item=item,
+        check=limits.check,
+        limits=limits,
+    )
+    if changed:
+        limits = limits.narrowed("hook", "pytest_gradcheck_limits", changed)
+    return markers.narrowed(item, limits.check, limits)
+
+
+def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
+    from pytest_gradcheck.verbs import raise_for
+
+    headline = f"vacuous: the test is marked {verb}, and nothing was checked in it"
+    result = Result(
+        check="gradient",
+        label=item.name,
+        verdict="vacuous",
+        headline=headline,
+        findings=(Finding(code="nothing-checked", severity="fail", message=headline),),
+        limits=collector.limits_for(verb).used("float64"),
+        context=Context(test=item.nodeid, seed=collector.test_seed()),
+        advice=(f"use the fixture {verb} or assert_gradient in the test, or remove the marker",),
+    )
+    collector.add(result)
+    failure = ""
+    try:
+        raise_for(result)
+    except GradCheckError as error:
+        failure = str(error)
+    if failure:  # no traceback: there is no line of the user's to show
+        pytest.fail(failure, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Put the results of a phase, as plain builtins, on its report."""
+    report = yield
+    fresh = item.stash[COLLECTOR].take() if COLLECTOR in item.stash else []
+    if fresh:
+        report.gradcheck = {
+            "attempt": getattr(item, "execution_count", 1),
+            "results": [result.to_plain() for result in fresh],
+        }
+    return report
+

@@ -1,0 +1,169 @@
+"""Flags and ini names, made from the table of limits, and their values as one frozen value.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import LIMITS, Limit, Limits, limits_of
+
+VERBS = ("gradcheck",)
+FORMATS = ("json",)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What flags and ini ask for.
+
+    Args:
+        limits: Limits of each verb.
+        seed: Seed for every test, None for one of each test's own.
+        device: Device to move inputs to, empty to leave them.
+        is_report_only: Whether no verdict fails its test.
+        reports: Pairs of format and path.
+    """
+
+    limits: tuple[Limits, ...]
+    seed: int | None
+    device: str
+    is_report_only: bool
+    reports: tuple[tuple[str, Path], ...]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the flags and the ini names; nothing is computed here."""
+    group = parser.getgroup("gradcheck", "gradient checks (pytest-gradcheck)")
+    for limit in LIMITS:
+        group.addoption(
+            limit.flag,
+            dest=limit.ini,
+            metavar="WORD" if limit.choices else "NUMBER",
+            type=_argument(limit),
+            default=None,
+            help=_help(limit),
+        )
+        # The ini name is declared by type so that [tool.pytest] takes a TOML number.
+        parser.addini(
+            limit.ini, _help(limit), type="string" if limit.choices else "float", default=None
+        )
+    group.addoption(
+        "--gradcheck-seed",
+        metavar="N",
+        type=int,
+        default=None,
+        help="Seed of every random direction (default: a hash of each test's name)",
+    )
+    group.addoption(
+        "--gradcheck-device",
+        metavar="NAME",
+        default="",
+        help="Move the inputs of every check to this device, as the framework names it",
+    )
+    group.addoption(
+        "--gradcheck-report",
+        metavar="FORMAT:PATH",
+        action="append",
+        type=_report,
+        default=[],
+        help=f"Write a report; repeatable; formats: {', '.join(FORMATS)}",
+    )
+    group.addoption(
+        "--gradcheck-report-only",
+        action="store_true",
+        default=False,
+        help="Report every verdict and let none fail its test",
+    )
+
+
+def _help(limit: Limit) -> str:
+    default = limit.default if not isinstance(limit.default, dict) else limit.default_for("float64")
+    return f"{limit.help} (default: {default}; ini: {limit.ini})"
+
+
+def _argument(limit: Limit) -> Callable[[str], float | str]:
+    def parse(text: str) -> float | str:
+        try:
+            return limit.parse(text, limit.flag)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def _report(text: str) -> tuple[str, Path]:
+    kind, colon, path = text.partition(":")
+    if not colon or not path or kind not in FORMATS:
+        raise argparse.ArgumentTypeError(
+            f"--gradcheck-report: {text!r} is not allowed; allowed: FORMAT:PATH with FORMAT "
+            f"one of {', '.join(FORMATS)}"
+        )
+    return kind, Path(path)
+
+
+def settings(config: pytest.Config) -> Settings:
+    """The settings of a session.
+
+    Raises:
+        pytest.UsageError: An ini value that is not allowed.
+    """
+    try:
+        return Settings(
+            limits=tuple(_limits(config, verb) for verb in VERBS),
+            seed=config.getoption("--gradcheck-seed"),
+            device=config.getoption("--gradcheck-device"),
+            is_report_only=config.getoption("--gradcheck-report-only"),
+            reports=tuple(config.getoption("--gradcheck-report")),
+        )
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gradcheck: {error}") from error
+
+
+def _limits(config: pytest.Config, verb: str) -> Limits:
+    limits = Limits(verb)
+    for name, limit in limits_of(verb).items():
+        value = _ini(config, limit)
+        if value is not None:
+            limits = limits.narrowed("ini", _ini_place(config, limit), {name: value})
+    for name, limit in limits_of(verb).items():
+        value = config.getoption(limit.ini)
+        if value is not None:
+            limits = limits.narrowed("flag", limit.flag, {name: value})
+    return limits
+
+
+def _ini(config: pytest.Config, limit: Limit) -> Any:  # Any: whatever the file holds
+    try:
+        return config.getini(limit.ini)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise UsageError(
+            f"{_ini_place(config, limit)}: {_raw(config, limit)} is not allowed; "
+            f"allowed: {limit.allowed}"
+        ) from error
+
+
+def _raw(config: pytest.Config, limit: Limit) -> str:
+    override = _override(config, limit)
+    if override is not None:
+        return repr(override)
+    value = config.inicfg.get(limit.ini)
+    return repr(getattr(value, "value", value))
+
+
+def _override(config: pytest.Config, limit: Limit) -> str | None:
+    given = [text.partition("=") for text in config.getoption("override_ini") or []]
+    return next((value for name, _, value in reversed(given) if name == limit.ini), None)
+
+
+def _ini_place(config: pytest.Config, limit: Limit) -> str:
+    if _override(config, limit) is not None:
+        return f"-o {limit.ini}"
+    return f"{config.inipath.name if config.inipath else 'ini'}: {limit.ini}"

@@ -1,0 +1,141 @@
+"""Results as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from pytest_gradcheck.reports.run import Run, Test
+from pytest_gradcheck.results import Evidence, Result, Scalar
+
+WORST = 5  # rows of a table and lines of a summary; everything is in the JSON report
+WIDTH = 80
+
+
+def failure(result: Result) -> str:
+    """The message of a failed check: what, where, the numbers, what to try; first line alone."""
+    parts = [
+        [result.headline],
+        _findings(result),
+        _numbers(result),
+        [f"try: {line}" for line in result.advice],
+        [_limits(result)],
+        [_circumstances(result)] if result.context.backend else [],
+        _reproduce(result),
+    ]
+    return "\n".join(line for part in parts for line in part)
+
+
+def _findings(result: Result) -> list[str]:
+    told = {result.headline}
+    lines = []
+    for finding in result.findings[:WORST]:
+        if not any(finding.message in line for line in told):
+            lines.append(f"  {finding.severity}: {finding.message} [{finding.code}]")
+    more = len(result.findings) - WORST
+    return lines + ([f"  … and {more} more"] if more > 0 else [])
+
+
+def _numbers(result: Result) -> list[str]:
+    shown = result.table("inputs") or result.table("resolution")
+    return [] if shown is None else ["  " + line for line in table(shown)]
+
+
+def table(evidence: Evidence) -> list[str]:
+    """A table with aligned columns, the first few rows."""
+    rows = [tuple(cell(value) for value in row) for row in evidence.rows[:WORST]]
+    widths = [max(len(r[i]) for r in [evidence.columns, *rows]) for i in range(len(rows[0]))]
+    lines = [_row(r, widths) for r in [evidence.columns, *rows]]
+    more = len(evidence.rows) - WORST
+    return lines + ([f"… and {more} more"] if more > 0 else [])
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    rest = (c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))
+    return "  ".join([first, *rest]).rstrip()
+
+
+def cell(value: Scalar) -> str:
+    """A value in a table: three significant digits."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3g}"
+    return "-" if value is None else str(value)
+
+
+def _limits(result: Result) -> str:
+    told = [
+        f"{use.name}={cell(use.value)} ({use.source})"
+        for use in result.limits
+        if isinstance(use.value, float) or use.source != "default"
+    ]
+    return _wrapped("limits: ", told)
+
+
+def _wrapped(head: str, items: Sequence[str]) -> str:
+    # Four columns are left for the "E   " that pytest puts before each line.
+    return textwrap.fill(
+        ", ".join(items),
+        WIDTH - 4,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+    )
+
+
+def _circumstances(result: Result) -> str:
+    context = result.context
+    return _wrapped(
+        "checked: ",
+        [
+            f"{context.backend} on {context.device}",
+            f"{context.dtype}",
+            f"reference in {context.precision}",
+            f"{context.evaluations} evaluations",
+            f"{context.derivatives} derivatives",
+        ],
+    )
+
+
+def _reproduce(result: Result) -> list[str]:
+    context = result.context
+    if not context.test:
+        return [f"reproduce: seed={context.seed}"]
+    return [f"reproduce: pytest {shlex.quote(context.test)} --gradcheck-seed={context.seed}"]
+
+
+def counts(results: Iterable[Result]) -> str:
+    """How many checks gave which verdict, such as ``3 passed, 1 failed``."""
+    words = {"pass": "passed", "fail": "failed", "undecided": "undecided", "vacuous": "vacuous"}
+    verdicts = [result.verdict for result in results]
+    return ", ".join(f"{verdicts.count(v)} {w}" for v, w in words.items() if v in verdicts)  # type: ignore[arg-type]  # keys are verdicts
+
+
+def one_line(run: Run) -> str:
+    """The whole run in one line, for ``-q``."""
+    results = run.results
+    noun = "check" if len(results) == 1 else "checks"
+    return f"gradcheck: {len(results)} {noun}: {counts(results)}"
+
+
+def summary(run: Run, verbosity: int) -> list[str]:
+    """The lines of the summary section: counts, then what is not green; with ``-v`` everything."""
+    lines = [one_line(run).removeprefix("gradcheck: ")]
+    shown = [(t, r) for t in run.final for r in t.results if verbosity > 0 or _is_news(r)]
+    limit = len(shown) if verbosity > 0 else WORST
+    for test, result in shown[:limit]:
+        lines += _summary_lines(test, result)
+    more = len(shown) - limit
+    return lines + ([f"… and {more} more; -v shows all"] if more > 0 else [])
+
+
+def _is_news(result: Result) -> bool:
+    return result.verdict != "pass" or any(f.severity == "warn" for f in result.findings)
+
+
+def _summary_lines(test: Test, result: Result) -> list[str]:
+    warned = [f"  warn: {f.message} [{f.code}]" for f in result.findings if f.severity == "warn"]
+    head = f"{result.verdict.upper()} {test.nodeid}"
+    return [head, f"  {result.headline}", *(warned if result.verdict == "pass" else [])]

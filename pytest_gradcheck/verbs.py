@@ -1,0 +1,178 @@
+"""The public verbs as plain functions: resolve limits, check, record, raise.
+
+They work anywhere: in a pytest test, in a ``unittest`` or absltest class that pytest runs, and in
+a script without pytest (with the default limits, recorded nowhere).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from pytest_gradcheck import collector as collecting
+from pytest_gradcheck.errors import GradCheckError, GradCheckWarning
+from pytest_gradcheck.reports import text
+from pytest_gradcheck.results import Context, Result
+
+_PACKAGE = str(Path(__file__).parent)
+P = ParamSpec("P")
+
+
+def check_gradient(
+    fn: Callable[..., Any],
+    *args: Any,
+    wrt: int | str | Sequence[int | str] | None = None,
+    grad: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    jac: Callable[..., Any] | None = None,
+    value_and_grad: bool = False,
+    backend: str | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    label: str | None = None,
+    resolution: float | None = None,
+    miss_probability: float | None = None,
+    tolerance: float | None = None,
+    undecided: str | None = None,
+    vacuous: str | None = None,
+    **kwargs: Any,
+) -> Result:
+    """Check a derivative against finite differences that know their own error; never raises a verdict.
+
+    Args:
+        fn: A function, or a module (torch, Flax ``nnx`` or bound ``linen``, Equinox), whose
+            trainable parameters are then under test too.
+        *args: Its inputs, nested as they are (dict, list, tuple, dataclass, pytree). Arrays of
+            floating-point or complex type are differentiated; integers, booleans, strings and None pass
+            through. Python floats are differentiated only where no input is an array.
+        wrt: The inputs under test, by position, name or path glob; all by default.
+        grad: Hand-written gradient ``grad(*args)`` of a scalar function, one array (or nested
+            value) for each input under test.
+        vjp: Hand-written ``vjp(cotangent, *args)``; the cotangent has the structure of the output.
+        jac: Hand-written Jacobian ``jac(*args)`` of shape output + input.
+        value_and_grad: ``fn`` itself returns ``(value, gradient)``.
+        backend: ``numpy``, ``torch`` or ``jax``; found from the values by default.
+        device: Device to move the inputs to, as the framework names it.
+        seed: Seed of the random directions; a hash of the test's name by default.
+        label: Name in messages and reports; the function's own by default.
+        resolution: Largest relative error of an input's gradient that may stay unseen in a pass.
+        miss_probability: Probability with which an error of that size may be missed.
+        tolerance: Relative error of an input's gradient that is accepted as right.
+        undecided: ``warn`` or ``fail``: what ``assert_gradient`` does with that verdict.
+        vacuous: ``warn`` or ``fail``, likewise. Defaults of all limits: ``docs/limits.md``.
+        **kwargs: Keyword arguments of ``fn``, differentiated like the others.
+
+    Returns:
+        The result, also recorded in the report of the running test.
+
+    Raises:
+        UsageError: The call cannot be carried out as written.
+
+    Example:
+        >>> import numpy as np
+        >>> check_gradient(np.sin, np.array([0.5, 1.0]), jac=lambda x: np.diag(np.cos(x))).verdict
+        'pass'
+    """
+    from pytest_gradcheck.checks.gradient import Question, check
+
+    collector = collecting.current()
+    narrowed = collector.limits_for("gradcheck").narrowed(
+        "call",
+        "gradcheck(...)",
+        _given(
+            resolution=resolution,
+            miss_probability=miss_probability,
+            tolerance=tolerance,
+            undecided=undecided,
+            vacuous=vacuous,
+        ),
+    )
+    question = Question(
+        fn=fn,
+        args=args,
+        kwargs=kwargs,
+        wrt=wrt,
+        grad=grad,
+        vjp=vjp,
+        jac=jac,
+        value_and_grad=value_and_grad,
+        backend=backend,
+        device=device or collector.device or None,
+        label=label,
+    )
+    context = Context(
+        seed=collector.test_seed() if seed is None else seed,
+        location=_location(),
+        test=collector.test,
+    )
+    result = check(question, narrowed, context)
+    collector.add(result)
+    return result
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _asserting(check: Callable[P, Result]) -> Callable[P, Result]:
+    """The verb that also fails the test, from the verb that only answers."""
+
+    @functools.wraps(check)
+    def asserting(*args: P.args, **kwargs: P.kwargs) -> Result:
+        __tracebackhide__ = True
+        result = check(*args, **kwargs)
+        raise_for(result)
+        return result
+
+    verb = check.__name__
+    asserting.__name__ = asserting.__qualname__ = verb.replace("check", "assert", 1)
+    asserting.__doc__ = (
+        f"Like ``{verb}``, with the same arguments, and fail the test unless the verdict is ``pass``.\n\n"
+        "Raises:\n"
+        "    GradCheckError: The verdict is ``fail``; or ``undecided`` or ``vacuous`` where these are\n"
+        "        not set to ``warn``.\n"
+        "    UsageError: The call cannot be carried out as written.\n"
+    )
+    return asserting
+
+
+assert_gradient = _asserting(check_gradient)
+
+
+def raise_for(result: Result) -> None:
+    """Raise or warn as the verdict and the policy in its limits ask for.
+
+    Raises:
+        GradCheckError: The verdict is not green and not set to ``warn``.
+    """
+    __tracebackhide__ = True
+    if result.verdict == "pass" or collecting.current().is_report_only:
+        return
+    policy = {use.name: use.value for use in result.limits}
+    if policy.get(result.verdict) == "warn":
+        warnings.warn(result.headline, GradCheckWarning, stacklevel=_depth())
+        return
+    raise GradCheckError(text.failure(result), result)
+
+
+def _depth() -> int:
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+def _location() -> str:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    try:
+        path = path.relative_to(Path.cwd())
+    except ValueError:
+        pass
+    return f"{path.as_posix()}:{frame.f_lineno}"
