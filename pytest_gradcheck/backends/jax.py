@@ -47,6 +47,10 @@ class JaxBackend:
         with _mode_for(point):
             return self.flatten(f(point))
 
+    def forward(self, f: Function, point: Sequence[Array]) -> Flat:
+        """The same as ``evaluate``."""
+        return self.evaluate(f, point)
+
     def vjp(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> list[Array | None]:

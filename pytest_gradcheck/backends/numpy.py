@@ -44,6 +44,10 @@ class NumpyBackend:
         with np.errstate(all="ignore"):
             return _with_numbers(self.flatten(f(point)))
 
+    def forward(self, f: Function, point: Sequence[Array]) -> Flat:
+        """The same as ``evaluate``."""
+        return self.evaluate(f, point)
+
     def vjp(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> list[Array | None]:
@@ -84,9 +88,7 @@ class NumpyBackend:
 
 def held_arrays(roots: Sequence[Any]) -> list[Callable[[], None]]:
     """Restorers of every array and instance dictionary that functions carry along."""
-    return [
-        restorer for value in reachable(roots) if (restorer := _restorer(value)) is not None
-    ]
+    return [restorer for value in reachable(roots) if (restorer := _restorer(value)) is not None]
 
 
 def _restorer(value: Any) -> Callable[[], None] | None:

@@ -1,6 +1,6 @@
-"""What a framework must offer for its derivatives to be checked: eight methods.
+"""What a framework must offer for its derivatives to be checked: nine methods.
 
-Four make a vector space (``normal``, ``inner``, ``convert``, and the operators ``+ - *`` and
+Three make a vector space (``normal``, ``inner``, ``convert``, with the operators ``+ - *`` and
 ``abs`` of the arrays themselves), the others evaluate, differentiate, take nested values apart
 and keep the user's state. A backend knows no limit, no verdict and no pytest.
 """
@@ -84,6 +84,13 @@ class Backend(Protocol):
 
     def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` taken apart, computed without recording derivatives."""
+
+    def forward(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` as its differentiation sees it.
+
+        Leaves that are declared not to be differentiable (detached, marked so) beside others that
+        are have ``trainable`` False. A framework that cannot tell gives the same as ``evaluate``.
+        """
 
     def vjp(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]

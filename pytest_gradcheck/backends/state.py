@@ -110,7 +110,9 @@ class StateGuard:
             generator.set(state)
 
 
-REACH = 2000  # objects looked at: a search through a whole application would cost more than the check
+REACH = (
+    2000  # objects looked at: a search through a whole application would cost more than the check
+)
 
 
 def reachable(roots: Iterable[Any], depth: int = 4) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,12 +39,20 @@ class TorchBackend:
         with torch.no_grad():
             return self.flatten(f(point))
 
+    def forward(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` with a graph; an output outside the graph is not trainable."""
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = _recorded(point)
+            flat = self.flatten(f(inputs))
+        leaves = tuple(_cut(leaf) if leaf.dtype else leaf for leaf in flat.leaves)
+        return Flat(leaves, flat.rebuild)
+
     def vjp(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> list[Array | None]:
         """Reverse mode; None for an input that the graph does not reach."""
         with torch.inference_mode(False), torch.enable_grad():
-            inputs = [x.detach().clone().requires_grad_() for x in point]
+            inputs = _recorded(point)
             outputs = [leaf.value for leaf in self.flatten(f(inputs)).leaves]
             pairs = [
                 (y, w)
@@ -233,8 +242,19 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
+def _recorded(point: Sequence[Array]) -> list[Tensor]:
+    # The copies are made here, so that a function that writes into its input writes into a copy of
+    # a leaf, as it would in training.
+    return [x.detach().clone().requires_grad_() for x in point]
+
+
+def _cut(leaf: Leaf) -> Leaf:
+    value: Tensor = leaf.value
+    return replace(leaf, value=value.detach(), trainable=value.requires_grad)
+
+
 def _describe(path: str, value: Any) -> Leaf:
-    if not _is_real(value):
+    if not _is_real(value) or value.layout != torch.strided:
         return Leaf(path, value)
     trainable = value.requires_grad or not isinstance(value, nn.Parameter)
     dtype = str(value.dtype).removeprefix("torch.")
@@ -246,7 +266,6 @@ _PROMOTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 def _wide(x: Any) -> Tensor:
     x = x.detach() if isinstance(x, Tensor) else torch.as_tensor(x)
-    x = x.to_dense() if x.layout != torch.strided else x
     if x.device.type == "mps":  # no float64 there
         return x.to(torch.complex64 if x.is_complex() else torch.float32)
     return x.to(torch.complex128 if x.is_complex() else torch.float64)

@@ -23,6 +23,7 @@ class Comparison:
         bound: Bound of the reference's error.
         slack: Accepted error of the claimed number itself.
         kink: Gap between the one-sided slopes, 0 where the function is smooth.
+        is_staircase: Whether zero is right as well: the function is flat between its steps.
     """
 
     claimed: float
@@ -30,6 +31,7 @@ class Comparison:
     bound: float
     slack: float
     kink: float
+    is_staircase: bool = False
 
     @property
     def difference(self) -> float:
@@ -49,6 +51,8 @@ class Comparison:
     @property
     def is_off(self) -> bool:
         """Whether claimed and reference are further apart than both can be wrong."""
+        if self.is_staircase and abs(self.claimed) <= self.slack:
+            return False
         return self.is_known and abs(self.difference) > self.bound + self.slack
 
     @property
@@ -67,6 +71,7 @@ def compare(plan: Plan, line: Line, tolerance: float) -> tuple[Comparison, ...]:
             bound=float(found.bound[j]),
             slack=TOLERANCE_FACTOR * tolerance * _size(plan, j, line),
             kink=float(found.kink[j]),
+            is_staircase=found.is_staircase,
         )
         for j, gradient in enumerate(plan.claim.gradients)
     )

@@ -49,8 +49,7 @@ class Measured:
         plan: What was compared with what.
         survey: The looks along directions.
         suspect: A look that contradicts, if any.
-        is_confirmed: Whether the contradiction held a second time.
-        culprits: Inputs with a wrong gradient.
+        culprits: Inputs with a wrong gradient; none where the contradiction did not hold.
         lossy: Inputs whose gradient loses more in the function's own precision than accepted.
         beside: The same, measured beside a kink or a jump at the point.
     """
@@ -58,7 +57,6 @@ class Measured:
     plan: Plan
     survey: Survey
     suspect: Look | None = None
-    is_confirmed: bool = False
     culprits: tuple[Culprit, ...] = ()
     lossy: tuple[Lossy, ...] = ()
     beside: Measured | None = None
@@ -136,7 +134,7 @@ def measure(
     if not survey.confirmed(suspect):
         return Measured(planned, survey, suspect)
     found = tuple(culprits(survey, suspect.inputs))
-    return Measured(planned, survey, suspect, True, found)
+    return Measured(planned, survey, suspect, culprits=found)
 
 
 def demand(limits: Limits, planned: Plan) -> Demand:

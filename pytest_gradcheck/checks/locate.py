@@ -10,7 +10,6 @@ from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.survey import Look, Survey
 
 MOST_CULPRITS = 5
-ENOUGH_ALONE = 4  # so few inputs are looked at one by one; more by halving
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,15 +35,16 @@ class Culprit:
 
 
 def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
-    """The inputs with a wrong gradient, found by halving; at most ``MOST_CULPRITS``."""
+    """The inputs with a wrong gradient, found by halving; at most ``MOST_CULPRITS``.
+
+    Nothing is found where the whole does not show its error a third time, or where no input shows
+    it alone.
+    """
     found: list[Culprit] = []
     pending = [list(suspects)]
-    if len(suspects) <= ENOUGH_ALONE:
-        pending = [[index] for index in suspects]
     while pending and len(found) < MOST_CULPRITS:
         group = pending.pop(0)
-        label = "locate " + ",".join(str(i) for i in group)
-        look = survey.look(group, label)
+        look = _look(survey, group)
         if look.off is None:
             continue
         if len(group) == 1:
@@ -53,6 +53,10 @@ def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
             half = len(group) // 2
             pending[:0] = [group[:half], group[half:]]
     return found
+
+
+def _look(survey: Survey, group: Sequence[int]) -> Look:
+    return survey.look(group, "locate " + ",".join(str(i) for i in group))
 
 
 def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
@@ -82,7 +86,9 @@ def _common_factor(comparisons: list[Comparison]) -> float:
     factor = best.claimed / best.reference
     fits = all(
         abs(c.claimed - factor * c.reference)
-        <= abs(factor) * c.bound + c.slack + best.bound * abs(c.reference / best.reference)
+        <= abs(factor) * c.bound
+        + c.slack
+        + best.bound * abs(c.reference / best.reference)
         + 1e-6 * abs(c.claimed)
         for c in comparisons
     )

@@ -94,9 +94,7 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wide = start(
-                native.problem.promoted(), native.derivative, native.guard, native.cost
-            )
+            wide = start(native.problem.promoted(), native.derivative, native.guard, native.cost)
     except UsageError as error:
         cause = error.__cause__ or error
         return None, f"{type(cause).__name__} in float64"
@@ -122,20 +120,24 @@ def _same_function(native: Probe, wide: Probe) -> bool:
 
 def _cotangents(probe: Probe, seed: int) -> tuple[Cotangents, ...]:
     leaves = probe.outputs.leaves
-    real = [leaf for leaf in leaves if leaf.dtype]
-    if len(real) == 1 and real[0].size == 1 and not real[0].dtype.startswith("complex"):
-        return (tuple(leaf.value * 0 + 1 if leaf.dtype else None for leaf in leaves),)
+    spots = [m for m, leaf in enumerate(leaves) if leaf.dtype and leaf.size]
+    # An output that is declared not differentiable is left out, unless that leaves nothing.
+    spots = [m for m in spots if leaves[m].trainable] or spots
+    only = leaves[spots[0]]
+    if len(spots) == 1 and only.size == 1 and not only.dtype.startswith("complex"):
+        one = only.value * 0 + 1
+        return (tuple(one if m in spots else None for m in range(len(leaves))),)
     # Two sets: one alone can be blind to an error in an output that it happens to weigh little.
-    return tuple(_drawn(probe, derive(seed, "cotangent", j)) for j in range(2))
+    return tuple(_drawn(probe, spots, derive(seed, "cotangent", j)) for j in range(2))
 
 
-def _drawn(probe: Probe, seed: int) -> Cotangents:
-    normal = probe.problem.backend.normal
-    sizes = [_output_size(probe, m) for m in range(len(probe.outputs.leaves))]
-    return tuple(
-        normal(leaf.value, derive(seed, leaf.path)) * (1 / size) if leaf.dtype else None
-        for leaf, size in zip(probe.outputs.leaves, sizes, strict=True)
-    )
+def _drawn(probe: Probe, spots: Sequence[int], seed: int) -> Cotangents:
+    backend, leaves = probe.problem.backend, probe.outputs.leaves
+    drawn: list[Array | None] = [None] * len(leaves)
+    for m in spots:
+        weight = backend.normal(leaves[m].value, derive(seed, leaves[m].path))
+        drawn[m] = weight * (1 / _output_size(probe, m))
+    return tuple(drawn)
 
 
 def _output_size(probe: Probe, index: int) -> float:
@@ -143,9 +145,7 @@ def _output_size(probe: Probe, index: int) -> float:
     leaf = probe.outputs.leaves[index]
     if len(probe.outputs.leaves) == 1 or not leaf.dtype or not leaf.size:
         return 1.0
-    return precision.power_of_two(
-        norm(probe.problem.backend, leaf.value) / math.sqrt(leaf.size)
-    )
+    return precision.power_of_two(norm(probe.problem.backend, leaf.value) / math.sqrt(leaf.size))
 
 
 def _converted(wide: Probe, weights: Sequence[Cotangents]) -> tuple[Cotangents, ...]:
@@ -178,11 +178,17 @@ def _owned(probe: Probe, gradient: Gradient) -> list[Array | None]:
 
 
 def _require_finite(probe: Probe, gradient: Gradient) -> None:
-    for name, g in zip(probe.problem.names, gradient, strict=True):
-        if g is not None and not math.isfinite(norm(probe.problem.backend, g * 0.0)):
+    for index, g in enumerate(gradient):
+        if g is None or math.isfinite(norm(probe.problem.backend, g * 0.0)):
+            continue
+        name = probe.problem.names[index]
+        told = f"the derivative for {name} holds NaN or infinite numbers"
+        if probe.is_finite_around(index):
             raise WrongDerivative(
-                "gradient-nonfinite",
-                name,
-                f"the derivative for {name} holds NaN or infinite numbers, while the function "
-                f"is finite at the point",
+                "gradient-nonfinite", name, f"{told}, while the function is finite around the point"
             )
+        raise WrongDerivative(
+            "domain-edge",
+            name,
+            f"{told}, and the function ends at the point; give a point inside the domain",
+        )

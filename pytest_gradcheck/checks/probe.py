@@ -152,6 +152,15 @@ class Probe:
             for e in extension:
                 measured[e] = self._rung(direction, cotangents, e)
 
+    def is_finite_around(self, index: int) -> bool:
+        """Whether the function is finite on both sides of the point, along one input."""
+        direction = self.direction(0, [index])
+        ones = [
+            tuple(abs(leaf.value) * 0 + 1 if leaf.dtype else None for leaf in self.outputs.leaves)
+        ]
+        smallest = first_exponents(precision.epsilon(self.precision))[-1]
+        return bool(np.isfinite(self._rung(direction, ones, smallest)[0]).all())
+
     def _rung(
         self,
         direction: Sequence[Array | None],
@@ -201,7 +210,9 @@ class Probe:
         for m, leaf in enumerate(self.outputs.leaves):
             for j, weights in enumerate(cotangents):
                 if leaf.dtype and weights[m] is not None:
-                    rounding = precision.epsilon(leaf.dtype) * norm(backend, weights[m] * leaf.value)
+                    rounding = precision.epsilon(leaf.dtype) * norm(
+                        backend, weights[m] * leaf.value
+                    )
                     floor[j] += rounding + self.rounding[m] * norm(backend, weights[m])
         return floor
 
@@ -236,14 +247,18 @@ def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) ->
     second = blank.rerun(problem.fresh())
     probe = Probe(problem, derivative, guard, cost, first, (), scales)
     probe._same_shapes(second)
-    return Probe(problem, derivative, guard, cost, first, _differences(problem, first, second), scales)
+    return Probe(
+        problem, derivative, guard, cost, first, _differences(problem, first, second), scales
+    )
 
 
 def _first_run(blank: Probe) -> Flat:
     problem = blank.problem
+    if blank.cost.evaluations:  # the guard learns from the first run of all
+        blank.guard.rewind()
     try:
         blank.cost.evaluations += 1
-        return problem.backend.evaluate(
+        return problem.backend.forward(
             lambda x: blank.derivative.value(problem, x), problem.fresh()
         )
     except UsageError:
@@ -278,6 +293,8 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
     real = [leaf for leaf in outputs.leaves if leaf.dtype and leaf.size]
     if not real:
         got = ", ".join(_kind(leaf.value) for leaf in outputs.leaves) or "nothing"
+        if any(leaf.dtype for leaf in outputs.leaves):
+            raise UsageError(f"{problem.label} returned arrays without elements: {got}")
         raise UsageError(
             f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
             f"(forgot a return?)"

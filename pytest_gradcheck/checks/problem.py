@@ -283,5 +283,6 @@ def _nothing(leaves: list[Leaf], fn: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "")
+    dtype, layout = getattr(value, "dtype", None), str(getattr(value, "layout", ""))
+    sparse = f", {layout.removeprefix('torch.')}" if "sparse" in layout else ""
+    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "") + sparse

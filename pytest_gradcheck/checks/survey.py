@@ -64,6 +64,11 @@ class Look:
         return not self.line.ladder.moved().any()
 
     @property
+    def climbs_stairs(self) -> bool:
+        """Whether the function is flat at small steps and moves over many larger ones."""
+        return self.line.estimate.is_staircase
+
+    @property
     def jumps(self) -> bool:
         """Whether the function changes by a fixed amount however small the step."""
         return is_jump(self.line.ladder)

@@ -27,7 +27,7 @@ _ADVICE = {
 
 def of(seen: Measured, limits: Limits) -> Result:
     """The verdict on what was measured."""
-    if seen.is_confirmed:
+    if seen.culprits:
         return _wrong(seen, limits)
     if seen.beside is not None:
         return _beside(seen, seen.beside, limits)
@@ -40,15 +40,18 @@ def of(seen: Measured, limits: Limits) -> Result:
 
 def of_form(problem: Problem, error: WrongDerivative, limits: Limits) -> Result:
     """The verdict on a derivative that is wrong by its form."""
-    finding = Finding(code=error.code, severity="fail", where=error.where, message=error.message)
+    verdict: Verdict = "undecided" if error.code == "domain-edge" else "fail"
+    words = "undecided on" if verdict == "undecided" else "wrong gradient of"
+    what, _, advice = error.message.partition("; ")
+    finding = Finding(code=error.code, severity="fail", where=error.where, message=what)
     return Result(
         check="gradient",
         label=problem.label,
-        verdict="fail",
-        headline=_short(f"wrong gradient of {problem.label}: {error.message.partition(';')[0]}"),
+        verdict=verdict,
+        headline=_short(f"{words} {problem.label}: {what}"),
         findings=(finding,),
         limits=limits.used(problem.dtype),
-        advice=tuple(error.message.partition("; ")[2:][:1]),
+        advice=(advice,) if advice else (),
         context=Context(precision=problem.dtype),
     )
 
@@ -92,8 +95,6 @@ def _name(seen: Measured, index: int) -> str:
 
 
 def _wrong(seen: Measured, limits: Limits) -> Result:
-    if not seen.culprits:
-        return _wrong_jointly(seen, limits)
     findings = tuple(_accusation(seen, culprit) for culprit in seen.culprits)
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
@@ -106,21 +107,6 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
         findings,
         tuple(_ADVICE[pattern] for pattern in patterns),
         (_table(seen), _steps(seen, seen.culprits[0])),
-    )
-
-
-def _wrong_jointly(seen: Measured, limits: Limits) -> Result:
-    assert_look = seen.suspect
-    worst = strongest(assert_look.comparisons) if assert_look else None
-    numbers = (
-        (("claimed", worst.claimed), ("reference", worst.reference), ("bound", worst.bound))
-        if worst
-        else ()
-    )
-    message = "the inputs moved together contradict it, none does alone"
-    finding = Finding(code="wrong-gradient", severity="fail", message=message, numbers=numbers)
-    return _result(
-        seen, limits, "fail", f"wrong gradient of {_label(seen)}: {message}", (finding,)
     )
 
 
@@ -272,16 +258,11 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
     if not any(_is_known(look) for look in survey.looks):
         return _no_reference(seen, limits)
     live = [i for i in range(len(survey.plan.probe.scales)) if survey.gradient_size(i) > 0]
-    quiet = tuple(_independent(seen, i) for i in range(len(survey.plan.probe.scales)) if i not in live)
+    quiet = tuple(
+        _independent(seen, i) for i in range(len(survey.plan.probe.scales)) if i not in live
+    )
     if not live:
-        return _result(
-            seen,
-            limits,
-            "vacuous",
-            f"nothing to check in {label}: every gradient is zero and the output does not change",
-            tuple(replace(finding, severity="fail") for finding in quiet),
-            ("give inputs on which the output depends, at a point where it changes with them",),
-        )
+        return _nothing_moves(seen, limits, quiet)
     open_ = survey.unresolved(live)
     faint = [i for i in open_ if survey.is_below_noise(i)]
     dull = [i for i in open_ if i not in faint]
@@ -299,6 +280,20 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
         notes,
         (),
         (_resolutions(seen, clear),),
+    )
+
+
+def _nothing_moves(seen: Measured, limits: Limits, quiet: tuple[Finding, ...]) -> Result:
+    what = "the output does not change"
+    if any(look.climbs_stairs for look in seen.survey.looks):
+        what = "the output moves in steps"
+    return _result(
+        seen,
+        limits,
+        "vacuous",
+        f"nothing to check in {_label(seen)}: every gradient is zero and {what}",
+        tuple(replace(finding, severity="fail") for finding in quiet),
+        ("give inputs on which the output depends, at a point where it changes with them",),
     )
 
 
@@ -321,6 +316,14 @@ def _no_reference(seen: Measured, limits: Limits) -> Result:
 
 def _independent(seen: Measured, index: int) -> Finding:
     name = _name(seen, index)
+    looks = [look for look in seen.survey.looks if index in look.inputs]
+    if any(look.climbs_stairs for look in looks):
+        return Finding(
+            code="staircase",
+            severity="warn",
+            where=name,
+            message=f"the output moves in steps with {name}; its gradient is zero, right in between",
+        )
     return Finding(
         code="independent-input",
         severity="warn",
@@ -386,9 +389,7 @@ def _resolutions(seen: Measured, inputs: list[int]) -> Evidence:
         name="resolution",
         title="smallest relative error of each input's gradient that would have been seen",
         columns=("input", "resolution [relative]", "gradient size [input size]"),
-        rows=tuple(
-            (_name(seen, i), survey.resolution(i), survey.gradient_size(i)) for i in inputs
-        ),
+        rows=tuple((_name(seen, i), survey.resolution(i), survey.gradient_size(i)) for i in inputs),
     )
 
 
@@ -407,6 +408,17 @@ def _circumstances(seen: Measured) -> tuple[Finding, ...]:
                 numbers=(("difference", wobble),),
             )
         )
+    cut = [leaf for leaf in plan.native.outputs.leaves if leaf.dtype and not leaf.trainable]
+    if cut and len(cut) < sum(bool(leaf.dtype) for leaf in plan.native.outputs.leaves):
+        findings += [
+            Finding(
+                code="detached-output",
+                severity="note",
+                where=leaf.path,
+                message=f"output {leaf.path} is declared not differentiable and was left out",
+            )
+            for leaf in cut
+        ]
     if "not promoted" in plan.reason and real_part(plan.native.precision) != "float64":
         findings.append(
             Finding(

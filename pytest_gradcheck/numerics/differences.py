@@ -21,6 +21,8 @@ ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not meet:
 # a smooth function keeps 1/4.
 KINK_SHARE = 0.5
+# Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
+STAIRCASE_RUNGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,20 @@ class Ladder:
         """The rungs below the largest step at which some projection was not finite."""
         bad = ~np.isfinite(self.first).all(axis=1)
         start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
+        return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
+
+    def steps_only(self) -> Ladder:
+        """Without the small steps at which a staircase stands still, if it is one.
+
+        A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
+        them is one that rounds (to an integer, to a lower precision inside): its slope is that of the stairs.
+        """
+        still = ~(np.abs(self.first) + np.abs(self.second)).any(axis=1)
+        moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
+        if moving == len(still) or moving < STAIRCASE_RUNGS:
+            return self
         return Ladder(
-            self.exponents[start:], self.first[start:], self.second[start:], self.floor
+            self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor
         )
 
     def moved(self) -> Floats:
@@ -68,6 +82,7 @@ class Estimate:
         bound: (p,) bound of its error; inf where there is no value.
         noise: (p,) rounding error of one value, measured.
         kink: (p,) gap between the two one-sided slopes where they do not meet, else 0.
+        is_staircase: Whether the value is the slope of stairs, flat in between.
         extend: -1 when smaller steps promise a better bound, +1 for larger ones, judged on the
             projection with the widest bound.
     """
@@ -76,6 +91,7 @@ class Estimate:
     bound: Floats
     noise: Floats
     kink: Floats
+    is_staircase: bool
     extend: int
 
 
@@ -101,11 +117,13 @@ def estimate(ladder: Ladder) -> Estimate:
     bound of each is the larger gap to its two neighbours plus the measured rounding over the
     step. No order is assumed: a candidate of too high an order disagrees with its neighbours.
     """
-    ladder = ladder.finite()
+    whole = ladder.finite()
+    ladder = whole.steps_only()
+    is_staircase = len(ladder.exponents) < len(whole.exponents)
     shape = ladder.floor.shape
     if len(ladder.exponents) < 3:
         missing = np.full(shape, np.nan)
-        return Estimate(missing, np.full(shape, np.inf), ladder.floor, np.zeros(shape), -1)
+        return Estimate(missing, np.full(shape, np.inf), ladder.floor, np.zeros(shape), False, -1)
     steps = ladder.steps
     central = ladder.first / (2 * steps[:, None])
     extrapolated = (16 * central[1:] - central[:-1]) / 15
@@ -117,18 +135,23 @@ def estimate(ladder: Ladder) -> Estimate:
     return Estimate(
         value=values[best, columns],
         bound=bounds[best, columns],
-        noise=noise,
-        kink=_kink(ladder, noise),
+        noise=noise[-1],
+        kink=_kink(ladder, noise[-1]),
+        is_staircase=is_staircase,
         extend=_direction(central[:, worst]),
     )
 
 
 def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
-    # The gap of the last extrapolations times their step is rounding alone or an over-estimate:
-    # its truncation falls by 4**5 a rung, so it has died out first there.
-    gaps = np.abs(np.diff(extrapolated, axis=0)) * ladder.steps[2:, None]
-    floor = ROUNDING_UNITS * ladder.floor
-    return np.maximum(gaps[-2:].max(axis=0), floor)  # type: ignore[no-any-return]
+    """(m - 2, p) rounding error of one value around each step, never less than at smaller steps.
+
+    The gap of neighbouring extrapolations times their smallest step is rounding, or more than it
+    where truncation has not died out. A function that rounds inside (to a lower precision, to a
+    grid) is the noisier the larger the step, so each step has its own.
+    """
+    scaled = np.abs(np.diff(extrapolated, axis=0)) * ladder.steps[2:, None]
+    rising = np.maximum.accumulate(scaled[::-1], axis=0)[::-1]
+    return np.maximum(rising, ROUNDING_UNITS * ladder.floor)  # type: ignore[no-any-return]
 
 
 def _candidates(
@@ -138,7 +161,8 @@ def _candidates(
     for table, offset in ((central, 0), (extrapolated, 1)):
         gaps = np.abs(np.diff(table, axis=0))
         for i in range(1, len(table) - 1):
-            rounding = NOISE_FACTOR * noise / steps[i + offset]
+            rung = i + offset
+            rounding = NOISE_FACTOR * noise[max(rung - 2, 0)] / steps[rung]
             values.append(table[i])
             bounds.append(np.maximum(gaps[i - 1], gaps[i]) + rounding)
     return np.array(values), np.array(bounds)

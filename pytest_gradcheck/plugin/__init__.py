@@ -13,6 +13,7 @@ from pytest_gradcheck.plugin.items import (
     pytest_runtest_call,
     pytest_runtest_makereport,
     pytest_runtest_protocol,
+    pytest_runtest_setup,
 )
 from pytest_gradcheck.plugin.options import pytest_addoption
 from pytest_gradcheck.plugin.session import (
@@ -30,5 +31,6 @@ __all__ = [
     "pytest_runtest_call",
     "pytest_runtest_makereport",
     "pytest_runtest_protocol",
+    "pytest_runtest_setup",
     "pytest_unconfigure",
 ]

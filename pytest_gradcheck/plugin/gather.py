@@ -38,7 +38,7 @@ class Gatherer:
         gateway = getattr(node, "gateway", None)
         self._tests.append(
             Test(
-                nodeid=report.nodeid,
+                nodeid=carried["test"],
                 phase=report.when or "",
                 attempt=carried["attempt"],
                 outcome=report.outcome,
@@ -100,8 +100,10 @@ class Gatherer:
 
 
 def _why(error: Exception, path: Path) -> str:
-    if isinstance(error, OSError) and not path.parent.is_dir():
+    if not isinstance(error, OSError):
+        return f"a plugin added a value that JSON cannot hold ({error})"
+    if path.is_dir():
+        return "this is a directory; name a file in it"
+    if not path.parent.exists():
         return f"the directory {path.parent} does not exist; create it first"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return f"a plugin added a value that JSON cannot hold ({error})"
+    return f"{error.strerror or error}; give a path that can be written"

@@ -19,10 +19,12 @@ from pytest_gradcheck.plugin.session import SETTINGS, guarded
 from pytest_gradcheck.results import Context, Finding, Result
 
 COLLECTOR = pytest.StashKey[Collector]()
+NAME = pytest.StashKey[str]()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give a test that uses a fixture of ours the marker of the same name."""
+    """Give a test that uses a fixture of ours the marker of the same name; note its node id."""
+    item.stash[NAME] = item.nodeid  # as it is written: xdist's loadgroup will append "@group"
     for verb in VERBS:
         if verb in getattr(item, "fixturenames", ()):
             item.add_marker(getattr(pytest.mark, verb)(**{markers.AUTOMATIC: True}))
@@ -31,18 +33,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Open the collector of a test for all its phases and attempts."""
-    collector = Collector(test=item.nodeid)
+    collector = Collector(test=item.stash.get(NAME, item.nodeid))
     item.stash[COLLECTOR] = collector
     with Collecting(collector):
         return (yield)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set the limits before the fixtures run, for they may check something too."""
+    _prepare(item, item.stash[COLLECTOR])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Set the limits before the test, and see afterwards that a marked test checked something."""
-    collector = item.stash[COLLECTOR]
-    _prepare(item, collector)
+    """See, after the test, that a marked test checked something."""
     answer = yield
+    collector = item.stash[COLLECTOR]
     for verb in VERBS:
         if not collector.count and markers.is_marked_by_user(item, verb):
             _vacuous(item, verb, collector)
@@ -89,7 +95,7 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
         headline=headline,
         findings=(Finding(code="nothing-checked", severity="fail", message=headline),),
         limits=collector.limits_for(verb).used("float64"),
-        context=Context(test=item.nodeid, seed=collector.test_seed()),
+        context=Context(test=collector.test, seed=collector.test_seed()),
         advice=(f"use the fixture {verb} or assert_gradient in the test, or remove the marker",),
     )
     collector.add(result)
@@ -106,11 +112,14 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Put the results of a phase, as plain builtins, on its report."""
     report = yield
-    fresh = item.stash[COLLECTOR].take() if COLLECTOR in item.stash else []
-    if fresh:
+    collector = item.stash.get(COLLECTOR, None)
+    fresh = collector.take() if collector is not None else []
+    attempt = getattr(item, "execution_count", 1)  # of pytest-rerunfailures
+    # A later attempt replaces what earlier ones found, also when it found nothing itself.
+    if fresh or (attempt > 1 and report.when == "call"):
         report.gradcheck = {
-            "attempt": getattr(item, "execution_count", 1),
+            "test": collector.test,
+            "attempt": attempt,
             "results": [result.to_plain() for result in fresh],
         }
     return report
-

@@ -5,8 +5,6 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             limit.flag,
             dest=limit.ini,
             metavar="WORD" if limit.choices else "NUMBER",
-            type=_argument(limit),
             default=None,
             help=_help(limit),
         )
@@ -58,7 +55,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--gradcheck-seed",
         metavar="N",
-        type=int,
         default=None,
         help="Seed of every random direction (default: a hash of each test's name)",
     )
@@ -72,7 +68,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gradcheck-report",
         metavar="FORMAT:PATH",
         action="append",
-        type=_report,
         default=[],
         help=f"Write a report; repeatable; formats: {', '.join(FORMATS)}",
     )
@@ -89,39 +84,19 @@ def _help(limit: Limit) -> str:
     return f"{limit.help} (default: {default}; ini: {limit.ini})"
 
 
-def _argument(limit: Limit) -> Callable[[str], float | str]:
-    def parse(text: str) -> float | str:
-        try:
-            return limit.parse(text, limit.flag)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse
-
-
-def _report(text: str) -> tuple[str, Path]:
-    kind, colon, path = text.partition(":")
-    if not colon or not path or kind not in FORMATS:
-        raise argparse.ArgumentTypeError(
-            f"--gradcheck-report: {text!r} is not allowed; allowed: FORMAT:PATH with FORMAT "
-            f"one of {', '.join(FORMATS)}"
-        )
-    return kind, Path(path)
-
-
 def settings(config: pytest.Config) -> Settings:
     """The settings of a session.
 
     Raises:
-        pytest.UsageError: An ini value that is not allowed.
+        pytest.UsageError: A value that is not allowed.
     """
     try:
         return Settings(
             limits=tuple(_limits(config, verb) for verb in VERBS),
-            seed=config.getoption("--gradcheck-seed"),
+            seed=_seed(config.getoption("--gradcheck-seed")),
             device=config.getoption("--gradcheck-device"),
             is_report_only=config.getoption("--gradcheck-report-only"),
-            reports=tuple(config.getoption("--gradcheck-report")),
+            reports=tuple(_report(text) for text in config.getoption("--gradcheck-report")),
         )
     except UsageError as error:
         raise pytest.UsageError(f"pytest-gradcheck: {error}") from error
@@ -132,11 +107,13 @@ def _limits(config: pytest.Config, verb: str) -> Limits:
     for name, limit in limits_of(verb).items():
         value = _ini(config, limit)
         if value is not None:
-            limits = limits.narrowed("ini", _ini_place(config, limit), {name: value})
+            place = _ini_place(config, limit)
+            limits = limits.narrowed("ini", place, {name: limit.parse(value, place)})
     for name, limit in limits_of(verb).items():
         value = config.getoption(limit.ini)
         if value is not None:
-            limits = limits.narrowed("flag", limit.flag, {name: value})
+            parsed = limit.parse(value, limit.flag)
+            limits = limits.narrowed("flag", limit.flag, {name: parsed})
     return limits
 
 
@@ -144,18 +121,10 @@ def _ini(config: pytest.Config, limit: Limit) -> Any:  # Any: whatever the file 
     try:
         return config.getini(limit.ini)
     except (TypeError, ValueError, pytest.UsageError) as error:
+        # pytest's own message holds the value as it is written.
         raise UsageError(
-            f"{_ini_place(config, limit)}: {_raw(config, limit)} is not allowed; "
-            f"allowed: {limit.allowed}"
+            f"{_ini_place(config, limit)}: {error}; allowed: {limit.allowed}"
         ) from error
-
-
-def _raw(config: pytest.Config, limit: Limit) -> str:
-    override = _override(config, limit)
-    if override is not None:
-        return repr(override)
-    value = config.inicfg.get(limit.ini)
-    return repr(getattr(value, "value", value))
 
 
 def _override(config: pytest.Config, limit: Limit) -> str | None:
@@ -167,3 +136,24 @@ def _ini_place(config: pytest.Config, limit: Limit) -> str:
     if _override(config, limit) is not None:
         return f"-o {limit.ini}"
     return f"{config.inipath.name if config.inipath else 'ini'}: {limit.ini}"
+
+
+def _seed(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--gradcheck-seed: {text!r} is not allowed; allowed: a whole number"
+        ) from error
+
+
+def _report(text: str) -> tuple[str, Path]:
+    kind, _, path = text.partition(":")
+    if not path or kind not in FORMATS:
+        raise UsageError(
+            f"--gradcheck-report: {text!r} is not allowed; allowed: FORMAT:PATH with FORMAT "
+            f"one of {', '.join(FORMATS)}"
+        )
+    return kind, Path(path)

@@ -28,8 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for verb in VERBS:
         config.addinivalue_line("markers", markers.line(verb))
     config.stash[SETTINGS] = settings(config)
-    offered = [entry for entries in config.hook.pytest_gradcheck_backends() for entry in entries]
-    config.stash[BACKENDS] = offered
+    offered = config.stash[BACKENDS] = _offered(config)
     if offered:
         from pytest_gradcheck import backends
 
@@ -38,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_gradcheck.plugin.gather import Gatherer
 
         config.pluginmanager.register(Gatherer(config), "gradcheck-gatherer")
+
+
+def _offered(config: pytest.Config) -> list[Any]:
+    try:
+        answers = guarded(config.hook.pytest_gradcheck_backends)
+    except RuntimeError as error:  # a hook of somebody else's, named in the message
+        raise pytest.UsageError(f"pytest-gradcheck: {error}") from error
+    return [entry for entries in answers for entry in entries]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
