@@ -2,7 +2,8 @@
 
 Run: ``python benchmarks/operators.py [--list]``; one thread, float64, the first sample of each
 differentiable operator. Every checker gets the same functions and inputs, with default arguments,
-in one run; the database's own wrappers keep inputs symmetric or positive where an operator asks for it. A case counts as an alarm when the checker raises or says that the gradient is wrong.
+in one run; the database's own wrappers keep inputs symmetric or positive where an operator asks
+for it. A case counts as an alarm when the checker raises or says that the gradient is wrong.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def run(check: Callable[..., str], found: list[Any]) -> tuple[list[str], float]:
         began = time.perf_counter()
         try:
             verdict = check(function, inputs)
-        except Exception as error:  # noqa: BLE001  # a checker may raise anything; it counts
+        except Exception as error:  # a checker may raise anything; it counts
             verdict = f"error {type(error).__name__}: {str(error).splitlines()[0][:90]}"
         seconds += time.perf_counter() - began
         verdicts.append(verdict)

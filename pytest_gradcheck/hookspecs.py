@@ -56,7 +56,8 @@ def pytest_gradcheck_limits(
 def pytest_gradcheck_finished(item: pytest.Item, result: Result) -> None:
     """A check has its verdict.
 
-    Called in the process that runs the item, once for each check, before the verdict fails the test.
+    Called in the process that runs the item, once for each check, before its verdict can fail
+    the test.
 
     Args:
         item: The test.
@@ -65,11 +66,11 @@ def pytest_gradcheck_finished(item: pytest.Item, result: Result) -> None:
 
 
 @pytest.hookspec
-def pytest_gradcheck_report(config: pytest.Config, run: Run) -> Mapping[str, Any] | None:  # type: ignore[empty-body]
+def pytest_gradcheck_report(config: pytest.Config, run: Run) -> Mapping[str, Any] | None:
     """The report is about to be written.
 
-    Called once, in the controller (or without xdist), when all tests are done and a report was asked
-    for. The answers are merged into the ``extra`` section of the report; a later plugin wins.
+    Called once, in the controller (or without xdist), when all tests are done and a report was
+    asked for. The answers are merged into the ``extra`` section of the report; a later plugin wins.
 
     Args:
         config: The session's configuration.

@@ -141,7 +141,7 @@ class Result:
         return next((item for item in self.evidence if item.name == name), None)
 
     def to_plain(self) -> dict[str, Any]:
-        """The result as builtins that strict JSON can hold: dict, list, str, int, float, bool, None.
+        """The result as builtins that strict JSON can hold: dict, list, str, numbers, bool, None.
 
         Non-finite floats become the strings ``NaN``, ``Infinity`` and ``-Infinity``; lone
         surrogates in text are written as backslash escapes.

@@ -6,6 +6,7 @@ a script without pytest (with the default limits, recorded nowhere).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import warnings
@@ -41,14 +42,14 @@ def check_gradient(
     vacuous: str | None = None,
     **kwargs: Any,
 ) -> Result:
-    """Check a derivative against finite differences that know their own error; never raises a verdict.
+    """Check a derivative against finite differences that know their own error.
 
     Args:
         fn: A function, or a module (torch, Flax ``nnx`` or bound ``linen``, Equinox), whose
             trainable parameters are then under test too.
         *args: Its inputs, nested as they are (dict, list, tuple, dataclass, pytree). Arrays of
-            floating-point or complex type are differentiated; integers, booleans, strings and None pass
-            through. Python floats are differentiated only where no input is an array.
+            floating-point or complex type are differentiated; integers, booleans, strings and
+            None pass through. Python floats are differentiated only where no input is an array.
         wrt: The inputs under test, by position, name or path glob; all by default.
         grad: Hand-written gradient ``grad(*args)`` of a scalar function, one array (or nested
             value) for each input under test.
@@ -131,10 +132,10 @@ def _asserting(check: Callable[P, Result]) -> Callable[P, Result]:
     verb = check.__name__
     asserting.__name__ = asserting.__qualname__ = verb.replace("check", "assert", 1)
     asserting.__doc__ = (
-        f"Like ``{verb}``, with the same arguments, and fail the test unless the verdict is ``pass``.\n\n"
+        f"Like ``{verb}``, and fail the test unless the verdict is ``pass``.\n\n"
         "Raises:\n"
-        "    GradCheckError: The verdict is ``fail``; or ``undecided`` or ``vacuous`` where these are\n"
-        "        not set to ``warn``.\n"
+        "    GradCheckError: The verdict is ``fail``; or ``undecided`` or ``vacuous`` where these\n"
+        "        are not set to ``warn``.\n"
         "    UsageError: The call cannot be carried out as written.\n"
     )
     return asserting
@@ -171,8 +172,6 @@ def _location() -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     path = Path(frame.f_code.co_filename)
-    try:
+    with contextlib.suppress(ValueError):  # outside the working directory: the whole path
         path = path.relative_to(Path.cwd())
-    except ValueError:
-        pass
     return f"{path.as_posix()}:{frame.f_lineno}"

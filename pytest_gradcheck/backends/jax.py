@@ -19,6 +19,7 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
+    Generator,
     NumpyGenerator,
     PythonGenerator,
     StateGuard,
@@ -101,12 +102,12 @@ class JaxBackend:
     def guard(self, *roots: Any) -> Iterator[Guard]:
         """Hold Python's and NumPy's generators and reachable ``nnx`` modules; 64-bit mode on."""
         modules = _nnx_modules(roots)
-        generators = [PythonGenerator(), NumpyGenerator()]
+        generators: list[Generator] = [PythonGenerator(), NumpyGenerator()]
         _USER_MODE.append(bool(jax.config.jax_enable_x64))
         try:
-            with StateGuard(generators, [*held_arrays(roots), *modules]) as state:
-                with jax.enable_x64(True):
-                    yield state
+            held = StateGuard(generators, [*held_arrays(roots), *modules])
+            with held as state, jax.enable_x64(True):
+                yield state
         finally:
             _USER_MODE.pop()
 

@@ -15,6 +15,7 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
+    Generator,
     NumpyGenerator,
     PythonGenerator,
     StateGuard,
@@ -110,7 +111,7 @@ class TorchBackend:
         dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
         modules = [value for value in reachable(roots) if isinstance(value, nn.Module)]
         restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
-        generators = [PythonGenerator(), NumpyGenerator(), *_generators()]
+        generators: list[Generator] = [PythonGenerator(), NumpyGenerator(), *_generators()]
         try:
             with StateGuard(generators, restorers) as state:
                 yield state
@@ -126,7 +127,7 @@ class _CpuGenerator:
         return torch.get_rng_state()
 
     def same(self, a: Any, b: Any) -> bool:
-        return torch.equal(a, b)
+        return bool(torch.equal(a, b))
 
     def set(self, state: Any) -> None:
         torch.set_rng_state(state)
@@ -151,7 +152,7 @@ def _generators() -> list[_CpuGenerator]:
     return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
 
 
-def _held_modules(modules: list[nn.Module]) -> list[Callable[[], None]]:
+def _held_modules(modules: list[nn.Module]) -> Sequence[Callable[[], None]]:
     parts = {id(part): part for module in modules for part in module.modules()}
     return [functools.partial(_set_mode, part, part.training) for part in parts.values()] + [
         functools.partial(_restore, tensor, *_held(tensor))
@@ -167,7 +168,7 @@ def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
     return list(found.values())
 
 
-def _held_tensors(roots: Sequence[Any]) -> list[Callable[[], None]]:
+def _held_tensors(roots: Sequence[Any]) -> Sequence[Callable[[], None]]:
     loose = (v for v in reachable(roots) if isinstance(v, Tensor) and _holdable(v))
     return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
 
@@ -198,7 +199,7 @@ def _restore(
 def _identical(a: Tensor, b: Tensor) -> bool:
     # Not torch.equal: NaN is identical to itself, and 0.0 is not -0.0.
     same = a.shape == b.shape and a.dtype == b.dtype
-    return same and torch.equal(_bits(a), _bits(b))
+    return bool(same and torch.equal(_bits(a), _bits(b)))
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ function, one array for each input under test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from pytest_gradcheck.numerics import precision
 Cotangents = Sequence[Array | None]
 
 
-class WrongDerivative(Exception):
+class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a fault of ours
     """A derivative that is wrong by its form, before any number is compared."""
 
     def __init__(self, code: str, where: str, message: str) -> None:
@@ -28,8 +28,6 @@ class WrongDerivative(Exception):
 
 class Derivative(Protocol):
     """One way of getting the gradient under test."""
-
-    form: str
 
     def value(self, problem: Problem, point: Sequence[Array]) -> Any:
         """The nested output of the function itself."""
@@ -54,8 +52,6 @@ class _Plain:
 class Automatic(_Plain):
     """Reverse mode of the framework."""
 
-    form: str = "reverse mode"
-
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
     ) -> list[Array | None]:
@@ -68,7 +64,6 @@ class HandGrad(_Plain):
     """``grad(*args)``: the gradient of a scalar function."""
 
     grad: Callable[..., Any]
-    form: str = "grad"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -85,7 +80,6 @@ class HandVjp(_Plain):
     """``vjp(cotangent, *args)``: the vector-Jacobian product."""
 
     vjp: Callable[..., Any]
-    form: str = "vjp"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -102,7 +96,6 @@ class HandJac(_Plain):
     """``jac(*args)``: the whole Jacobian, shape output + input for each input."""
 
     jac: Callable[..., Any]
-    form: str = "jac"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -126,8 +119,6 @@ class HandJac(_Plain):
 @dataclass(frozen=True)
 class ValueAndGrad:
     """A function that returns ``(value, gradient)`` itself."""
-
-    form: str = "value_and_grad"
 
     def value(self, problem: Problem, point: Sequence[Array]) -> Any:
         """The first of the two."""
@@ -271,5 +262,6 @@ def _require_scalar(outputs: Flat, form: str, other: str) -> None:
         return
     shapes = ", ".join(str(leaf.shape) for leaf in leaves)
     raise UsageError(
-        f"{form} is for a function with one number as output, this one returns {shapes}; use {other}"
+        f"{form} is for a function with one number as output, this one returns {shapes}; "
+        f"use {other}"
     )

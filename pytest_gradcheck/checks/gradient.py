@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_gradcheck.checks import derivative, plan, rounding
-from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
-from pytest_gradcheck.checks.locate import Culprit, culprits
-from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.probe import Cost, start
-from pytest_gradcheck.checks.problem import Problem, Wrt, bind
-from pytest_gradcheck.checks.rounding import Lossy
-from pytest_gradcheck.checks.survey import Demand, Look, Survey
 from pytest_gradcheck.backends import Guard
+from pytest_gradcheck.checks import derivative, plan, rounding, verdict
+from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
+from pytest_gradcheck.checks.locate import culprits
+from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.point import start
+from pytest_gradcheck.checks.probe import Cost
+from pytest_gradcheck.checks.problem import Problem, Wrt, bind
+from pytest_gradcheck.checks.survey import Demand, Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.seeds import derive
@@ -41,35 +42,12 @@ class Question:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """Everything that the verdict is made from.
-
-    Args:
-        plan: What was compared with what.
-        survey: The looks along directions.
-        suspect: A look that contradicts, if any.
-        culprits: Inputs with a wrong gradient; none where the contradiction did not hold.
-        lossy: Inputs whose gradient loses more in the function's own precision than accepted.
-        beside: The same, measured beside a kink or a jump at the point.
-    """
-
-    plan: Plan
-    survey: Survey
-    suspect: Look | None = None
-    culprits: tuple[Culprit, ...] = ()
-    lossy: tuple[Lossy, ...] = ()
-    beside: Measured | None = None
-
-
 def check(question: Question, limits: Limits, context: Context) -> Result:
     """Measure and judge; the caller has resolved limits, seed and place.
 
     Raises:
         UsageError: The question cannot be asked as it is.
     """
-    from pytest_gradcheck.checks import verdict
-
     began = time.perf_counter()
     asked = derivative.choose(question.grad, question.vjp, question.jac, question.value_and_grad)
     problem = bind(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.derivative import Cotangents, WrongDerivative
-from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe, norm, start
+from pytest_gradcheck.checks.point import start
+from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe, norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive

@@ -103,8 +103,8 @@ class Probe:
     def direction(self, seed: int, inputs: Sequence[int]) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.
 
-        Each input is scaled by a power of two near its root mean square, and rounded so that x + h v
-        differs from x by a multiple of h v at the smallest first step.
+        Each input is scaled by a power of two near its root mean square, and rounded so that at
+        the smallest first step x + h v differs from x by h v.
         """
         problem = self.problem
         direction: list[Array | None] = [None] * len(problem.selected)
@@ -132,21 +132,18 @@ class Probe:
         unit = precision.epsilon(self.precision)
         measured = {e: self._rung(direction, cotangents, e) for e in first_exponents(unit)}
         floor = self._floor(cotangents)
-        turned, best = False, math.inf
+        heading, best = 0, math.inf
         while True:
             ladder = _ladder(measured, floor)
             found = estimate(ladder)
             if len(measured) >= rungs and _good(found, ladder, unit):
                 return Line(direction, ladder, found)
-            # A way that did not help is left for the other one; the ladder's own trend comes first.
             bound = float(np.max(found.bound))
-            heading = found.extend if best == math.inf else heading
-            if best < math.inf and bound > best / 2:
-                heading, turned = -heading, not turned or heading
+            # The ladder's own trend comes first; a way that did not help is left for the other one.
+            heading = found.extend if not heading else heading if bound < best / 2 else -heading
             best = min(best, bound)
-            extension = _extension(sorted(measured), heading, unit) or _extension(
-                sorted(measured), -heading, unit
-            )
+            present = sorted(measured)
+            extension = _extension(present, heading, unit) or _extension(present, -heading, unit)
             if not extension:
                 return Line(direction, ladder, found)
             for e in extension:
@@ -176,8 +173,8 @@ class Probe:
         except OUTSIDE_DOMAIN:
             missing = np.full(len(cotangents), np.nan)
             return missing, missing
-        self._same_shapes(plus)
-        self._same_shapes(minus)
+        self.require_same_shapes(plus)
+        self.require_same_shapes(minus)
         return self._project(plus, minus, cotangents)
 
     def _shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
@@ -216,7 +213,8 @@ class Probe:
                     floor[j] += rounding + self.rounding[m] * norm(backend, weights[m])
         return floor
 
-    def _same_shapes(self, outputs: Flat) -> None:
+    def require_same_shapes(self, outputs: Flat) -> None:
+        """Raise UsageError unless the outputs are shaped like those at the point."""
         before = [(leaf.path, leaf.shape) for leaf in self.outputs.leaves]
         after = [(leaf.path, leaf.shape) for leaf in outputs.leaves]
         if before != after:
@@ -230,86 +228,6 @@ def norm(backend: Any, x: Array) -> float:
     """Euclidean norm of an array, real or complex."""
     size = abs(x)
     return math.sqrt(backend.inner(size, size))
-
-
-def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) -> Probe:
-    """Evaluate at the point, twice, and check that the output can be differentiated at all.
-
-    Raises:
-        UsageError: The function raises, returns nothing differentiable or non-finite numbers, or
-            the inputs hold non-finite numbers.
-    """
-    _require_finite_inputs(problem)
-    scales = tuple(_scale(problem, leaf.value, leaf.size) for leaf in problem.inputs)
-    blank = Probe(problem, derivative, guard, cost, Flat((), list), (), scales)
-    first = _first_run(blank)
-    _require_differentiable(problem, first)
-    second = blank.rerun(problem.fresh())
-    probe = Probe(problem, derivative, guard, cost, first, (), scales)
-    probe._same_shapes(second)
-    return Probe(
-        problem, derivative, guard, cost, first, _differences(problem, first, second), scales
-    )
-
-
-def _first_run(blank: Probe) -> Flat:
-    problem = blank.problem
-    if blank.cost.evaluations:  # the guard learns from the first run of all
-        blank.guard.rewind()
-    try:
-        blank.cost.evaluations += 1
-        return problem.backend.forward(
-            lambda x: blank.derivative.value(problem, x), problem.fresh()
-        )
-    except UsageError:
-        raise
-    except Exception as error:  # the user's own code; chained, so that its traceback is shown
-        raise UsageError(
-            f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
-        ) from error
-
-
-def _scale(problem: Problem, x: Array, size: int) -> float:
-    return precision.power_of_two(norm(problem.backend, x) / math.sqrt(size))
-
-
-def _differences(problem: Problem, first: Flat, second: Flat) -> tuple[float, ...]:
-    return tuple(
-        norm(problem.backend, a.value - b.value) / math.sqrt(a.size) if a.dtype and a.size else 0.0
-        for a, b in zip(first.leaves, second.leaves, strict=True)
-    )
-
-
-def _require_finite_inputs(problem: Problem) -> None:
-    for name, leaf in zip(problem.names, problem.inputs, strict=True):
-        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
-            raise UsageError(
-                f"input {name} holds NaN or infinite numbers; a derivative needs a finite point "
-                f"(leave a mask or a constant out with wrt=)"
-            )
-
-
-def _require_differentiable(problem: Problem, outputs: Flat) -> None:
-    real = [leaf for leaf in outputs.leaves if leaf.dtype and leaf.size]
-    if not real:
-        got = ", ".join(_kind(leaf.value) for leaf in outputs.leaves) or "nothing"
-        if any(leaf.dtype for leaf in outputs.leaves):
-            raise UsageError(f"{problem.label} returned arrays without elements: {got}")
-        raise UsageError(
-            f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
-            f"(forgot a return?)"
-        )
-    for leaf in real:
-        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
-            raise UsageError(
-                f"{problem.label} returned NaN or infinite numbers at the given inputs"
-                f"{f' (output {leaf.path})' if leaf.path else ''}; give a point inside its domain"
-            )
-
-
-def _kind(value: Any) -> str:
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "")
 
 
 def _shapes(outputs: Flat) -> str:

@@ -25,6 +25,7 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def __call__(self) -> Any:
+        """Run it."""
         return self.fn(*self.args, **self.kwargs)
 
 
@@ -113,7 +114,7 @@ def bind(
         UsageError: Not callable, mixed frameworks, unknown ``wrt``, nothing differentiable.
     """
     if not callable(fn) and not hasattr(fn, "apply"):
-        raise UsageError(f"the first argument must be a function or a module, got {_kind(fn)}")
+        raise UsageError(f"the first argument must be a function or a module, got {kind_of(fn)}")
     names = _argument_names(fn, args)
     arguments = dict(zip(names, args, strict=True)) | dict(kwargs)
     engine = backends.load(backend or _backend_of(fn, arguments))
@@ -250,7 +251,7 @@ def _matches(
             )
         return [i for i, group in enumerate(groups) if group == positional[wanted]]
     if not isinstance(wanted, str):
-        raise UsageError(f"wrt takes positions and names, got {_kind(wanted)}")
+        raise UsageError(f"wrt takes positions and names, got {kind_of(wanted)}")
     found = [
         i
         for i, leaf in enumerate(leaves)
@@ -268,7 +269,7 @@ def _matches(
 def _nothing(leaves: list[Leaf], fn: Any) -> str:
     empty = [leaf.path for leaf in leaves if leaf.dtype and not leaf.size]
     frozen = [leaf.path for leaf in leaves if leaf.dtype and not leaf.trainable]
-    given = ", ".join(f"{leaf.path} ({_kind(leaf.value)})" for leaf in leaves if leaf.path)
+    given = ", ".join(f"{leaf.path} ({kind_of(leaf.value)})" for leaf in leaves if leaf.path)
     text = f"nothing differentiable among the inputs of {label_of(fn)}: "
     if empty:
         return text + f"{', '.join(empty)} has no elements; give an array with at least one"
@@ -282,7 +283,8 @@ def _nothing(leaves: list[Leaf], fn: Any) -> str:
     return text + f"got {given}; give floating-point arrays, such as x.astype(float)"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, for a message: its type, precision and, if sparse, layout."""
     dtype, layout = getattr(value, "dtype", None), str(getattr(value, "layout", ""))
     sparse = f", {layout.removeprefix('torch.')}" if "sparse" in layout else ""
     return type(value).__name__ + (f" of {dtype}" if dtype is not None else "") + sparse

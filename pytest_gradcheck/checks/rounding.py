@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.plan import Gradient, Plan
@@ -10,7 +10,7 @@ from pytest_gradcheck.checks.probe import norm
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 
-# The inputs themselves are only known to half a unit; a gradient may differ by what that does to it.
+# Inputs are only known to half a unit; a gradient may differ by what that does to it.
 CONDITION_FACTOR = 16.0
 
 
@@ -67,8 +67,6 @@ def _loss(plan: Plan, others: tuple[Gradient, ...], index: int) -> tuple[float, 
 
 
 def _at_rounded_inputs(plan: Plan, seed: int) -> tuple[Gradient, ...]:
-    from dataclasses import replace
-
     problem, backend = plan.probe.problem, plan.probe.problem.backend
     half = precision.epsilon(plan.asis.dtype) / 2
     point: list[Array] = [

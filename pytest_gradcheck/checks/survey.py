@@ -109,7 +109,7 @@ class Survey:
         return seen / size if size else math.inf
 
     def is_below_noise(self, index: int) -> bool:
-        """Whether an input's gradient moves the function by less than the function's own rounding."""
+        """Whether an input moves the function by less than the function's own rounding."""
         hidden = [look.hidden for look in self.looks if index in look.inputs]
         return bool(hidden) and self.gradient_size(index) <= min(hidden)
 

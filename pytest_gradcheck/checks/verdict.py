@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
+from pytest_gradcheck.checks import accuse, power
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.derivative import WrongDerivative
-from pytest_gradcheck.checks.gradient import Measured
-from pytest_gradcheck.checks.locate import Culprit
+from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.problem import Problem
-from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.checks.survey import Look
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics.precision import real_part
-from pytest_gradcheck.results import Context, Evidence, Finding, Result, Scalar, Verdict
-
-_ADVICE = {
-    "missing": "look for detach, .data, .item(), a non-differentiable step, or a None in backward",
-    "zero": "look for detach, stop_gradient, an input left out of backward, or a mask of zeros",
-    "sign": "look for a minus sign, or a difference written the other way round",
-    "factor": "look for a constant that forward and backward do not share (a mean, a square, a scale)",
-    "other": "compare the formula for this input term by term",
-}
+from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
 
 
 def of(seen: Measured, limits: Limits) -> Result:
@@ -71,7 +60,7 @@ def _result(
         label=plan.probe.problem.label,
         verdict=verdict,
         headline=_short(headline),
-        findings=findings + _circumstances(seen),
+        findings=findings + power.circumstances(seen),
         evidence=evidence,
         limits=limits.used(plan.probe.precision),
         context=Context(precision=plan.reason),
@@ -83,19 +72,8 @@ def _short(sentence: str) -> str:
     return sentence if len(sentence) < 100 else sentence[:98] + "…"
 
 
-def _label(seen: Measured) -> str:
-    return seen.plan.probe.problem.label
-
-
-def _name(seen: Measured, index: int) -> str:
-    return seen.plan.probe.problem.names[index]
-
-
-# --- a wrong gradient -------------------------------------------------------------------------
-
-
 def _wrong(seen: Measured, limits: Limits) -> Result:
-    findings = tuple(_accusation(seen, culprit) for culprit in seen.culprits)
+    findings = tuple(accuse.accusation(seen, culprit) for culprit in seen.culprits)
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
@@ -103,84 +81,11 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
         seen,
         limits,
         "fail",
-        f"wrong gradient of {_label(seen)}: {first.message}{others}",
+        f"wrong gradient of {seen.label}: {first.message}{others}",
         findings,
-        tuple(_ADVICE[pattern] for pattern in patterns),
-        (_table(seen), _steps(seen, seen.culprits[0])),
+        tuple(accuse.ADVICE[pattern] for pattern in patterns),
+        (accuse.table(seen), accuse.steps(seen, seen.culprits[0])),
     )
-
-
-def _accusation(seen: Measured, culprit: Culprit) -> Finding:
-    name, worst = _name(seen, culprit.index), culprit.worst
-    return Finding(
-        code=f"gradient-{culprit.pattern}" if culprit.pattern != "other" else "wrong-gradient",
-        severity="fail",
-        where=name,
-        message=_sentence(seen, culprit, name),
-        numbers=(
-            ("claimed", worst.claimed),
-            ("reference", worst.reference),
-            ("bound", worst.bound),
-            ("ratio", worst.ratio),
-        ),
-    )
-
-
-def _sentence(seen: Measured, culprit: Culprit, name: str) -> str:
-    worst = culprit.worst
-    if culprit.pattern == "missing":
-        return f"none reaches {name}, though the output depends on it"
-    if culprit.pattern == "zero":
-        return f"{name} gets zero, though the output depends on it"
-    if culprit.pattern == "sign":
-        return f"{name} has the wrong sign"
-    if culprit.pattern == "factor":
-        return f"{name} gets {_factor(seen, culprit.factor)} times the right one"
-    if all(look.stood_still for look in culprit.looks):
-        return f"{name} gets a gradient, though the output does not change with it"
-    size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
-    return f"{name} is off by {size:.2%} along a random direction"
-
-
-def _factor(seen: Measured, factor: float) -> str:
-    problem = seen.plan.probe.problem
-    extents = {n for leaf in problem.leaves if leaf.dtype for n in leaf.shape if n > 2}
-    for n in sorted(extents):
-        if abs(factor * n - 1) < 1e-6:
-            return f"1/{n}"
-    return f"{factor:.4g}"
-
-
-def _table(seen: Measured) -> Evidence:
-    rows: list[tuple[Scalar, ...]] = []
-    for culprit in seen.culprits:
-        c = culprit.worst
-        rows.append((_name(seen, culprit.index), c.claimed, c.reference, c.bound, c.ratio))
-    return Evidence(
-        name="inputs",
-        title="derivative along a random direction in one input",
-        columns=("input", "claimed", "reference", "bound", "claimed/reference"),
-        rows=tuple(rows),
-    )
-
-
-def _steps(seen: Measured, culprit: Culprit) -> Evidence:
-    look = culprit.looks[0]
-    column = look.comparisons.index(strongest(look.comparisons))
-    ladder, claimed = look.line.ladder, look.comparisons[column].claimed
-    rows = tuple(
-        (float(h), float(d[column] / (2 * h)), claimed - float(d[column] / (2 * h)))
-        for h, d in zip(ladder.steps, ladder.first, strict=True)
-    )
-    return Evidence(
-        name="differences",
-        title=f"central differences against step, input {_name(seen, culprit.index)}",
-        columns=("step [input size]", "difference quotient", "claimed minus quotient"),
-        rows=rows,
-    )
-
-
-# --- no verdict on the point itself -----------------------------------------------------------
 
 
 def _beside(seen: Measured, beside: Measured, limits: Limits) -> Result:
@@ -214,22 +119,19 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
         advice = "raise tolerance= if the derivative is meant to be approximate"
     finding = Finding(code=code, severity="fail", message=why, numbers=numbers)
     return _result(
-        seen, limits, "undecided", f"undecided on {_label(seen)}: {why}", (finding,), (advice,)
+        seen, limits, "undecided", f"undecided on {seen.label}: {why}", (finding,), (advice,)
     )
-
-
-# --- precision --------------------------------------------------------------------------------
 
 
 def _low_precision(seen: Measured, limits: Limits) -> Result:
     worst = max(seen.lossy, key=lambda item: item.loss / item.allowed)
-    dtype, name = seen.plan.asis.dtype, _name(seen, worst.index)
-    findings = tuple(_loss(seen, item) for item in seen.lossy)
+    dtype, name = seen.plan.asis.dtype, seen.name(worst.index)
+    findings = tuple(accuse.loss(seen, item) for item in seen.lossy)
     return _result(
         seen,
         limits,
         "fail",
-        f"wrong gradient of {_label(seen)} in {dtype}: {name} is off by {worst.loss:.2%}, "
+        f"wrong gradient of {seen.label} in {dtype}: {name} is off by {worst.loss:.2%}, "
         f"right in float64",
         findings,
         (
@@ -239,34 +141,20 @@ def _low_precision(seen: Measured, limits: Limits) -> Result:
     )
 
 
-def _loss(seen: Measured, item: Lossy) -> Finding:
-    name, dtype = _name(seen, item.index), seen.plan.asis.dtype
-    return Finding(
-        code="low-precision",
-        severity="fail",
-        where=name,
-        message=f"the {dtype} gradient for {name} differs from the float64 one by {item.loss:.2%}",
-        numbers=(("loss", item.loss), ("allowed", item.allowed)),
-    )
-
-
-# --- nothing contradicts ----------------------------------------------------------------------
-
-
 def _uncontradicted(seen: Measured, limits: Limits) -> Result:
-    survey, label = seen.survey, _label(seen)
+    survey, label = seen.survey, seen.label
     if not any(_is_known(look) for look in survey.looks):
         return _no_reference(seen, limits)
     live = [i for i in range(len(survey.plan.probe.scales)) if survey.gradient_size(i) > 0]
     quiet = tuple(
-        _independent(seen, i) for i in range(len(survey.plan.probe.scales)) if i not in live
+        power.independent(seen, i) for i in range(len(survey.plan.probe.scales)) if i not in live
     )
     if not live:
         return _nothing_moves(seen, limits, quiet)
     open_ = survey.unresolved(live)
     faint = [i for i in open_ if survey.is_below_noise(i)]
     dull = [i for i in open_ if i not in faint]
-    notes = quiet + tuple(_faint(seen, i) for i in faint)
+    notes = quiet + tuple(power.faint(seen, i) for i in faint)
     if dull or len(faint) == len(live):
         return _unresolved(seen, limits, dull or faint, notes)
     clear = [i for i in live if i not in open_]
@@ -276,10 +164,11 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
         seen,
         limits,
         "pass",
-        f"gradient of {label} is right in {count}: an error of {_percent(worst)} would have been seen",
+        f"gradient of {label} is right in {count}: "
+        f"an error of {power.percent(worst)} would have been seen",
         notes,
         (),
-        (_resolutions(seen, clear),),
+        (power.resolutions(seen, clear),),
     )
 
 
@@ -291,7 +180,7 @@ def _nothing_moves(seen: Measured, limits: Limits, quiet: tuple[Finding, ...]) -
         seen,
         limits,
         "vacuous",
-        f"nothing to check in {_label(seen)}: every gradient is zero and {what}",
+        f"nothing to check in {seen.label}: every gradient is zero and {what}",
         tuple(replace(finding, severity="fail") for finding in quiet),
         ("give inputs on which the output depends, at a point where it changes with them",),
     )
@@ -303,43 +192,14 @@ def _is_known(look: Look) -> bool:
 
 def _no_reference(seen: Measured, limits: Limits) -> Result:
     why = "it is not finite (or raises) on both sides of the point at every step"
-    finding = Finding(code="domain-edge", severity="fail", message=f"{_label(seen)}: {why}")
+    finding = Finding(code="domain-edge", severity="fail", message=f"{seen.label}: {why}")
     return _result(
         seen,
         limits,
         "undecided",
-        f"undecided on {_label(seen)}: {why}",
+        f"undecided on {seen.label}: {why}",
         (finding,),
         ("give a point inside the domain, away from its edge",),
-    )
-
-
-def _independent(seen: Measured, index: int) -> Finding:
-    name = _name(seen, index)
-    looks = [look for look in seen.survey.looks if index in look.inputs]
-    if any(look.climbs_stairs for look in looks):
-        return Finding(
-            code="staircase",
-            severity="warn",
-            where=name,
-            message=f"the output moves in steps with {name}; its gradient is zero, right in between",
-        )
-    return Finding(
-        code="independent-input",
-        severity="warn",
-        where=name,
-        message=f"the output does not change with {name}, and its gradient is zero",
-    )
-
-
-def _faint(seen: Measured, index: int) -> Finding:
-    name = _name(seen, index)
-    return Finding(
-        code="below-noise",
-        severity="note",
-        where=name,
-        message=f"the gradient of {name} moves the output by less than its rounding error",
-        numbers=(("gradient", seen.survey.gradient_size(index)),),
     )
 
 
@@ -352,9 +212,9 @@ def _unresolved(
         Finding(
             code="unresolved",
             severity="fail",
-            where=_name(seen, i),
-            message=f"{_name(seen, i)}: {_blindness(survey.resolution(i))} would not have been "
-            f"seen; asked: {_percent(asked)}",
+            where=seen.name(i),
+            message=f"{seen.name(i)}: {power.blindness(survey.resolution(i))} would not have been "
+            f"seen; asked: {power.percent(asked)}",
             numbers=(("resolution", survey.resolution(i)), ("asked", asked)),
         )
         for i in dull
@@ -364,67 +224,11 @@ def _unresolved(
         seen,
         limits,
         "undecided",
-        f"undecided on {_label(seen)}: {_blindness(worst)} would not have been seen",
+        f"undecided on {seen.label}: {power.blindness(worst)} would not have been seen",
         findings + notes,
         (
-            f"give float64 inputs, or a smoother point; or accept it with resolution={min(1.0, 2 * worst):.1g}",
+            "give float64 inputs, or a smoother point; or accept it with "
+            f"resolution={min(1.0, 2 * worst):.1g}",
         ),
-        (_resolutions(seen, dull),),
+        (power.resolutions(seen, dull),),
     )
-
-
-def _blindness(resolution: float) -> str:
-    if resolution >= 1:
-        return "an error as large as the gradient"
-    return f"an error of {_percent(resolution)} of the gradient"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2g}" if value < 1e-4 else f"{100 * value:.3g} %"
-
-
-def _resolutions(seen: Measured, inputs: list[int]) -> Evidence:
-    survey = seen.survey
-    return Evidence(
-        name="resolution",
-        title="smallest relative error of each input's gradient that would have been seen",
-        columns=("input", "resolution [relative]", "gradient size [input size]"),
-        rows=tuple((_name(seen, i), survey.resolution(i), survey.gradient_size(i)) for i in inputs),
-    )
-
-
-# --- circumstances ----------------------------------------------------------------------------
-
-
-def _circumstances(seen: Measured) -> tuple[Finding, ...]:
-    plan, findings = seen.plan, []
-    wobble = max(plan.native.rounding, default=0.0)
-    if wobble:
-        findings.append(
-            Finding(
-                code="nondeterministic",
-                severity="warn",
-                message="two equal calls of the function differ, random state set back in between",
-                numbers=(("difference", wobble),),
-            )
-        )
-    cut = [leaf for leaf in plan.native.outputs.leaves if leaf.dtype and not leaf.trainable]
-    if cut and len(cut) < sum(bool(leaf.dtype) for leaf in plan.native.outputs.leaves):
-        findings += [
-            Finding(
-                code="detached-output",
-                severity="note",
-                where=leaf.path,
-                message=f"output {leaf.path} is declared not differentiable and was left out",
-            )
-            for leaf in cut
-        ]
-    if "not promoted" in plan.reason and real_part(plan.native.precision) != "float64":
-        findings.append(
-            Finding(
-                code="native-precision",
-                severity="note",
-                message=f"the reference was computed in {plan.reason}",
-            )
-        )
-    return tuple(findings)

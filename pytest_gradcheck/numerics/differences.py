@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two make x + h v exact more often
+RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + h v exact
 NOISE_FACTOR = 3.0  # three standard deviations of the rounding of one difference
 ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not meet:
@@ -56,9 +56,9 @@ class Ladder:
         """Without the small steps at which a staircase stands still, if it is one.
 
         A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
-        them is one that rounds (to an integer, to a lower precision inside): its slope is that of the stairs.
+        them rounds inside (to an integer, to a lower precision): its slope is that of the stairs.
         """
-        still = ~(np.abs(self.first) + np.abs(self.second)).any(axis=1)
+        still: NDArray[np.bool_] = np.all((self.first == 0) & (self.second == 0), axis=1)
         moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
         if moving == len(still) or moving < STAIRCASE_RUNGS:
             return self
@@ -151,7 +151,7 @@ def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
     """
     scaled = np.abs(np.diff(extrapolated, axis=0)) * ladder.steps[2:, None]
     rising = np.maximum.accumulate(scaled[::-1], axis=0)[::-1]
-    return np.maximum(rising, ROUNDING_UNITS * ladder.floor)  # type: ignore[no-any-return]
+    return np.maximum(rising, ROUNDING_UNITS * ladder.floor)
 
 
 def _candidates(

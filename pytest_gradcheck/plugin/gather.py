@@ -54,7 +54,7 @@ class Gatherer:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the reports; one that cannot be written makes the run red, and no verdict is lost."""
+        """Write the reports; one that cannot be written makes the run red, no verdict is lost."""
         reports = self._config.stash[SETTINGS].reports
         if not reports or self._config.option.collectonly:
             return

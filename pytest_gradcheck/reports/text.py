@@ -110,7 +110,7 @@ def counts(results: Iterable[Result]) -> str:
     """How many checks gave which verdict, such as ``3 passed, 1 failed``."""
     words = {"pass": "passed", "fail": "failed", "undecided": "undecided", "vacuous": "vacuous"}
     verdicts = [result.verdict for result in results]
-    return ", ".join(f"{verdicts.count(v)} {w}" for v, w in words.items() if v in verdicts)  # type: ignore[arg-type]  # keys are verdicts
+    return ", ".join(f"{verdicts.count(v)} {w}" for v, w in words.items() if v in verdicts)
 
 
 def one_line(run: Run) -> str:

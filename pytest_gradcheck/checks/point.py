@@ -1,0 +1,87 @@
+"""The first runs at the point: what must hold before any difference is worth taking."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_gradcheck.backends import Array, Flat, Guard
+from pytest_gradcheck.checks.derivative import Derivative
+from pytest_gradcheck.checks.probe import Cost, Probe, norm
+from pytest_gradcheck.checks.problem import Problem, kind_of
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+
+
+def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) -> Probe:
+    """Evaluate at the point, twice, and check that the output can be differentiated at all.
+
+    Raises:
+        UsageError: The function raises, returns nothing differentiable or non-finite numbers, or
+            the inputs hold non-finite numbers.
+    """
+    _require_finite_inputs(problem)
+    scales = tuple(_scale(problem, leaf.value, leaf.size) for leaf in problem.inputs)
+    blank = Probe(problem, derivative, guard, cost, Flat((), list), (), scales)
+    first = _first_run(blank)
+    _require_differentiable(problem, first)
+    second = blank.rerun(problem.fresh())
+    probe = Probe(problem, derivative, guard, cost, first, (), scales)
+    probe.require_same_shapes(second)
+    return Probe(
+        problem, derivative, guard, cost, first, _differences(problem, first, second), scales
+    )
+
+
+def _first_run(blank: Probe) -> Flat:
+    problem = blank.problem
+    if blank.cost.evaluations:  # the guard learns from the first run of all
+        blank.guard.rewind()
+    try:
+        blank.cost.evaluations += 1
+        return problem.backend.forward(
+            lambda x: blank.derivative.value(problem, x), problem.fresh()
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # the user's own code; chained, so that its traceback is shown
+        raise UsageError(
+            f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
+        ) from error
+
+
+def _scale(problem: Problem, x: Array, size: int) -> float:
+    return precision.power_of_two(norm(problem.backend, x) / math.sqrt(size))
+
+
+def _differences(problem: Problem, first: Flat, second: Flat) -> tuple[float, ...]:
+    return tuple(
+        norm(problem.backend, a.value - b.value) / math.sqrt(a.size) if a.dtype and a.size else 0.0
+        for a, b in zip(first.leaves, second.leaves, strict=True)
+    )
+
+
+def _require_finite_inputs(problem: Problem) -> None:
+    for name, leaf in zip(problem.names, problem.inputs, strict=True):
+        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
+            raise UsageError(
+                f"input {name} holds NaN or infinite numbers; a derivative needs a finite point "
+                f"(leave a mask or a constant out with wrt=)"
+            )
+
+
+def _require_differentiable(problem: Problem, outputs: Flat) -> None:
+    real = [leaf for leaf in outputs.leaves if leaf.dtype and leaf.size]
+    if not real:
+        got = ", ".join(kind_of(leaf.value) for leaf in outputs.leaves) or "nothing"
+        if any(leaf.dtype for leaf in outputs.leaves):
+            raise UsageError(f"{problem.label} returned arrays without elements: {got}")
+        raise UsageError(
+            f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
+            f"(forgot a return?)"
+        )
+    for leaf in real:
+        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
+            raise UsageError(
+                f"{problem.label} returned NaN or infinite numbers at the given inputs"
+                f"{f' (output {leaf.path})' if leaf.path else ''}; give a point inside its domain"
+            )

@@ -1,0 +1,97 @@
+"""What a check could have seen and could not, in words and numbers."""
+
+from __future__ import annotations
+
+from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.numerics.precision import real_part
+from pytest_gradcheck.results import Evidence, Finding
+
+
+def independent(seen: Measured, index: int) -> Finding:
+    """An input whose gradient is zero, and that moves the output not at all or in steps."""
+    name = seen.name(index)
+    looks = [look for look in seen.survey.looks if index in look.inputs]
+    if any(look.climbs_stairs for look in looks):
+        return Finding(
+            code="staircase",
+            severity="warn",
+            where=name,
+            message=f"the output moves in steps with {name}, and its gradient is zero",
+        )
+    return Finding(
+        code="independent-input",
+        severity="warn",
+        where=name,
+        message=f"the output does not change with {name}, and its gradient is zero",
+    )
+
+
+def faint(seen: Measured, index: int) -> Finding:
+    """An input whose influence drowns in the rounding of the output."""
+    name = seen.name(index)
+    return Finding(
+        code="below-noise",
+        severity="note",
+        where=name,
+        message=f"the gradient of {name} moves the output by less than its rounding error",
+        numbers=(("gradient", seen.survey.gradient_size(index)),),
+    )
+
+
+def blindness(resolution: float) -> str:
+    """The smallest visible error in words."""
+    if resolution >= 1:
+        return "an error as large as the gradient"
+    return f"an error of {percent(resolution)} of the gradient"
+
+
+def percent(value: float) -> str:
+    """A relative number as a person reads it."""
+    return f"{value:.2g}" if value < 1e-4 else f"{100 * value:.3g} %"
+
+
+def resolutions(seen: Measured, inputs: list[int]) -> Evidence:
+    """What would have been seen, input by input."""
+    survey = seen.survey
+    return Evidence(
+        name="resolution",
+        title="smallest relative error of each input's gradient that would have been seen",
+        columns=("input", "resolution [relative]", "gradient size [input size]"),
+        rows=tuple((seen.name(i), survey.resolution(i), survey.gradient_size(i)) for i in inputs),
+    )
+
+
+def circumstances(seen: Measured) -> tuple[Finding, ...]:
+    """What limits the meaning of the verdict, whatever it is."""
+    plan = seen.plan
+    findings: list[Finding] = []
+    wobble = max(plan.native.rounding, default=0.0)
+    if wobble:
+        findings.append(
+            Finding(
+                code="nondeterministic",
+                severity="warn",
+                message="two equal calls of the function differ, random state set back in between",
+                numbers=(("difference", wobble),),
+            )
+        )
+    cut = [leaf for leaf in plan.native.outputs.leaves if leaf.dtype and not leaf.trainable]
+    if cut and len(cut) < sum(bool(leaf.dtype) for leaf in plan.native.outputs.leaves):
+        findings += [
+            Finding(
+                code="detached-output",
+                severity="note",
+                where=leaf.path,
+                message=f"output {leaf.path} is declared not differentiable and was left out",
+            )
+            for leaf in cut
+        ]
+    if "not promoted" in plan.reason and real_part(plan.native.precision) != "float64":
+        findings.append(
+            Finding(
+                code="native-precision",
+                severity="note",
+                message=f"the reference was computed in {plan.reason}",
+            )
+        )
+    return tuple(findings)
