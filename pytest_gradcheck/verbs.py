@@ -38,6 +38,7 @@ def check_gradient(
     resolution: float | None = None,
     miss_probability: float | None = None,
     tolerance: float | None = None,
+    rounding: float | None = None,
     undecided: str | None = None,
     vacuous: str | None = None,
     **kwargs: Any,
@@ -63,6 +64,8 @@ def check_gradient(
         resolution: Largest relative error of an input's gradient that may stay unseen in a pass.
         miss_probability: Probability with which an error of that size may be missed.
         tolerance: Relative error of an input's gradient that is accepted as right.
+        rounding: Relative difference accepted between a gradient in its own precision and the
+            same in float64.
         undecided: ``warn`` or ``fail``: what ``assert_gradient`` does with that verdict.
         vacuous: ``warn`` or ``fail``, likewise. Defaults of all limits: ``docs/limits.md``.
         **kwargs: Keyword arguments of ``fn``, differentiated like the others.
@@ -88,6 +91,7 @@ def check_gradient(
             resolution=resolution,
             miss_probability=miss_probability,
             tolerance=tolerance,
+            rounding=rounding,
             undecided=undecided,
             vacuous=vacuous,
         ),

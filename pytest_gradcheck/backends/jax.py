@@ -113,6 +113,7 @@ class JaxBackend:
 
 
 _WIDE = {"float64", "complex128"}
+_NARROW = {"float32", "float16", "bfloat16"}
 _USER_MODE: list[bool] = []  # of each open guard: whether the user had 64-bit mode on
 
 
@@ -165,9 +166,16 @@ def _nnx(nnx: Any, module: Any) -> Flat:
     def rebuild(values: Sequence[Any]) -> Any:
         filled = nnx.clone(parameters)
         nnx.replace_by_pure_dict(filled, inner.rebuild(values))
-        return nnx.merge(graph, filled, nnx.clone(rest))
+        # Running statistics go along with the parameters into float64.
+        wide = any(str(value.dtype) in _WIDE for value in values)
+        state = jax.tree.map(_widened, rest) if wide else nnx.clone(rest)
+        return nnx.merge(graph, filled, state)
 
     return Flat(inner.leaves, rebuild, True)
+
+
+def _widened(value: Any) -> Any:
+    return value.astype(jnp.float64) if str(value.dtype) in _NARROW else jnp.array(value)
 
 
 def _linen(module: Any) -> Flat:

@@ -17,7 +17,11 @@ import numpy as np
 
 
 class Generator(Protocol):
-    """One global generator: reads, compares and writes its state."""
+    """One piece of global state, such as a generator: reads, compares and writes it."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a source of random numbers."""
 
     def get(self) -> Any:
         """The state now."""
@@ -31,6 +35,8 @@ class Generator(Protocol):
 
 class PythonGenerator:
     """``random``."""
+
+    draws = True
 
     def get(self) -> Any:
         """The state now."""
@@ -47,6 +53,8 @@ class PythonGenerator:
 
 class NumpyGenerator:
     """``numpy.random``, the legacy global generator."""
+
+    draws = True
 
     def get(self) -> Any:
         """The state now."""
@@ -96,7 +104,7 @@ class StateGuard:
     @property
     def is_random(self) -> bool:
         """Whether a global generator moved during the first evaluation."""
-        return bool(self._moving)
+        return any(generator.draws for generator, _ in self._moving or ())
 
     def rewind(self) -> None:
         """Set the generators back, so that the next evaluation draws the same numbers.

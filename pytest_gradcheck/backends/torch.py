@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,6 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
-    Generator,
     NumpyGenerator,
     PythonGenerator,
     StateGuard,
@@ -71,7 +71,14 @@ class TorchBackend:
     ) -> list[Array | None]:
         """Forward mode by dual numbers; None for an output that the tangents do not reach."""
         forward = torch.autograd.forward_ad
-        with torch.inference_mode(False), torch.enable_grad(), forward.dual_level():
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            forward.dual_level(),
+        ):
+            # torch loads its own deprecated scripting at the first dual number
+            warnings.simplefilter("ignore", DeprecationWarning)
             duals = [
                 forward.make_dual(x.detach().clone(), v)
                 for x, v in zip(point, tangents, strict=True)
@@ -105,23 +112,35 @@ class TorchBackend:
         with torch.inference_mode(False), torch.no_grad():
             return x.detach().to(dtype=wanted, device=device or None, copy=True)
 
-    @contextmanager
-    def guard(self, *roots: Any) -> Iterator[Guard]:
+    def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold generators, modules reachable from the roots, default dtype and grad mode."""
-        dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
         modules = [value for value in reachable(roots) if isinstance(value, nn.Module)]
         restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
-        generators: list[Generator] = [PythonGenerator(), NumpyGenerator(), *_generators()]
-        try:
-            with StateGuard(generators, restorers) as state:
-                yield state
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_grad_enabled(grad)
+        generators = (PythonGenerator(), NumpyGenerator(), _Flags(), *_generators())
+        return StateGuard(generators, restorers)
+
+
+class _Flags:
+    """Default dtype and grad mode: kept like a generator, set back before every run."""
+
+    draws = False
+
+    def get(self) -> Any:
+        return torch.get_default_dtype(), torch.is_grad_enabled()
+
+    def same(self, a: Any, b: Any) -> bool:
+        return bool(a == b)
+
+    def set(self, state: Any) -> None:
+        dtype, grad = state
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
 
 
 class _CpuGenerator:
     """The default generator of the CPU."""
+
+    draws = True
 
     def get(self) -> Any:
         return torch.get_rng_state()

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from pytest_gradcheck.checks.plan import Gradient, Plan
 from pytest_gradcheck.checks.probe import Line
+from pytest_gradcheck.numerics import precision
 
 # A Gaussian projection of an error of norm t exceeds 4 t once in 16,000 directions.
 TOLERANCE_FACTOR = 4.0
+# Rounding of a sum of some thousand terms that cancel, in units of the last place of the terms.
+CANCELLATION_UNITS = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def compare(plan: Plan, line: Line, tolerance: float) -> tuple[Comparison, ...]:
             claimed=_pairing(plan, gradient, line),
             reference=float(found.value[j]),
             bound=float(found.bound[j]),
-            slack=TOLERANCE_FACTOR * tolerance * _size(plan, j, line),
+            slack=_slack(plan, j, line, tolerance),
             kink=float(found.kink[j]),
             is_staircase=found.is_staircase,
         )
@@ -86,10 +89,30 @@ def _pairing(plan: Plan, gradient: Gradient, line: Line) -> float:
     )
 
 
-def _size(plan: Plan, j: int, line: Line) -> float:
-    # Standard deviation of the claimed number over directions: the scale of its rounding.
-    moved = [i for i, v in enumerate(line.direction) if v is not None]
-    return math.hypot(*(plan.claim.norms[j][i] * plan.probe.scales[i] for i in moved), 0.0)
+def _slack(plan: Plan, j: int, line: Line, tolerance: float) -> float:
+    """Accepted error of a claimed number.
+
+    The tolerance goes with the size of the gradient in the inputs that moved. A gradient that is
+    zero by cancellation is rounded like the numbers that cancel: like the whole gradient, or like
+    the value itself where all of it cancels.
+    """
+    parts = zip(plan.claim.norms[j], plan.probe.scales, line.direction, strict=True)
+    moved = math.hypot(*(n * s for n, s, v in parts if v is not None))
+    cancelled = cancellation(plan, j) + float(line.ladder.floor[j])
+    return TOLERANCE_FACTOR * (tolerance * moved + cancelled)
+
+
+def cancellation(plan: Plan, j: int, unit: float | None = None) -> float:
+    """Rounding of a gradient entry whose terms cancel, in units of the whole scaled gradient.
+
+    Args:
+        plan: Gives the gradient.
+        j: Set of cotangents.
+        unit: Unit in the last place; that of the claim by default.
+    """
+    unit = precision.epsilon(plan.claim.dtype) if unit is None else unit
+    sizes = (n * s for n, s in zip(plan.claim.norms[j], plan.probe.scales, strict=True))
+    return CANCELLATION_UNITS * unit * math.hypot(*sizes)
 
 
 def strongest(comparisons: Sequence[Comparison]) -> Comparison:

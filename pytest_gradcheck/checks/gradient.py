@@ -101,9 +101,9 @@ def measure(
     """
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
-    suspect = survey.run()
+    suspect = survey.run() or survey.spoilt_by_jump()
     if suspect is None:
-        lossy = rounding.lossy(planned, limits.number("tolerance", planned.asis.dtype), seed)
+        lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
     if at_kink and (suspect.jumps or any(c.kink for c in suspect.comparisons)):
         return Measured(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.compare import cancellation
 from pytest_gradcheck.checks.plan import Gradient, Plan
 from pytest_gradcheck.checks.probe import norm
 from pytest_gradcheck.numerics import precision
@@ -42,9 +43,12 @@ def lossy(plan: Plan, tolerance: float, seed: int) -> tuple[Lossy, ...]:
         return ()
     rounded = _at_rounded_inputs(plan, seed)
     judged = []
+    unit = precision.epsilon(plan.asis.dtype)
+    cancelled = max(cancellation(plan, j, unit) for j in range(len(plan.cotangents)))
     for index, loss, size in found:
         moved, _ = _loss(plan, rounded, index)
-        allowed = tolerance * size + CONDITION_FACTOR * moved
+        explained = CONDITION_FACTOR * moved + cancelled / plan.probe.scales[index]
+        allowed = tolerance * size + explained
         if loss > allowed:
             judged.append(Lossy(index, loss / size, allowed / size))
     return tuple(judged)

@@ -132,6 +132,12 @@ class Survey:
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
 
+    def spoilt_by_jump(self) -> Look | None:
+        """A look at a jump, if that is why some input stayed unresolved."""
+        live = [i for i in range(len(self.plan.probe.scales)) if self.gradient_size(i) > 0]
+        jumps = [look for look in self.looks if look.jumps]
+        return jumps[0] if jumps and self.unresolved(live) else None
+
     def _add(self, look: Look) -> bool:
         self.looks.append(look)
         return look.off is not None
@@ -147,7 +153,7 @@ class Survey:
     def _worth_another(self, live: Sequence[int], done: int) -> bool:
         # More directions help while the bound is good enough that some number of them suffices.
         open_ = self.unresolved(live)
-        hidden = max((look.hidden for look in self.looks), default=math.inf)
+        hidden = min((look.hidden for look in self.looks), default=math.inf)
         return any(
             visible_error([hidden] * MOST_DIRECTIONS, self.demand.miss_probability)
             <= self.demand.resolution * self.gradient_size(i)

@@ -135,7 +135,7 @@ def _low_precision(seen: Measured, limits: Limits) -> Result:
         f"right in float64",
         findings,
         (
-            f"compute the backward of {name} in more precision, or raise tolerance= "
+            f"compute the backward of {name} in more precision, or raise rounding= "
             f"(now {worst.allowed:.2g})",
         ),
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def gradcheck() -> Callable[..., Result]:
-    """Check a derivative: ``gradcheck(f, x)``, ``gradcheck(module, x)``, ``gradcheck(f, x, grad=g)``.
+    """Check derivatives: ``gradcheck(f, x)``, ``gradcheck(model, x)``, ``gradcheck(f, x, grad=g)``.
 
     Fails the test unless the derivative is right; returns the result. The arguments are those of
     ``pytest_gradcheck.assert_gradient``.

@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ class Gatherer:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; one that cannot be written makes the run red, no verdict is lost."""
         reports = self._config.stash[SETTINGS].reports
-        if not reports or self._config.option.collectonly:
+        if not reports or _only_lists(self._config.option):
             return
         run = self.run
         try:
@@ -97,6 +98,11 @@ class Gatherer:
                 terminalreporter.write_line(line)
         for line in self._failed:
             terminalreporter.write_line(line, red=True)
+
+
+def _only_lists(option: argparse.Namespace) -> bool:
+    # Such a run has nothing to tell, and an older report may lie at the path.
+    return bool(option.collectonly or option.showfixtures or option.show_fixtures_per_test)
 
 
 def _why(error: Exception, path: Path) -> str:
