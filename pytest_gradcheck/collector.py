@@ -10,14 +10,17 @@ import hashlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.results import Result
 
-Listener = Callable[[Result], None]
+if TYPE_CHECKING:
+    from pytest_gradcheck.results import Result
+
+Listener: TypeAlias = "Callable[[Result], None]"
 
 
-@dataclass(slots=True)
+@dataclass
 class Collector:
     """Results of one test, in the order in which they came.
 

@@ -12,12 +12,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pytest_gradcheck.limits import LimitUse, Scalar
+
 SCHEMA_VERSION = 1
 
 Check = Literal["gradient", "flow", "clipping", "step", "match", "hyper"]
 Verdict = Literal["pass", "fail", "undecided", "vacuous"]
 Severity = Literal["fail", "warn", "note"]
-Scalar = str | bool | int | float | None
 
 CHECKS: tuple[Check, ...] = get_args(Check)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -65,20 +66,6 @@ class Evidence:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Scalar, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitUse:
-    """A limit as it was used: its value and the place that set it.
-
-    ``source`` is one of call, marker, hook, flag, ini, default; ``place`` tells where that is
-    written (an option, a marker, a dtype).
-    """
-
-    name: str
-    value: Scalar
-    source: str
-    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +141,8 @@ def _plain(value: Any) -> Any:  # Any: walks every field type of the values abov
     if isinstance(value, Finding):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return fields | {"numbers": {_text(name): _plain(n) for name, n in value.numbers}}
+    if isinstance(value, LimitUse):
+        return {name: _plain(item) for name, item in value._asdict().items()}
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):

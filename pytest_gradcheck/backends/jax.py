@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,9 @@ from pytest_gradcheck.backends.state import (
     StateGuard,
     reachable,
 )
+
+# Older releases have the switch of 64-bit mode among the experiments.
+_enable_x64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
 
 
 class JaxBackend:
@@ -85,7 +89,7 @@ class JaxBackend:
 
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(a * b)``, JAX's own pairing, in float64; one scalar comes back."""
-        with jax.enable_x64(True):
+        with _enable_x64(True):
             left, right = jnp.ravel(jnp.asarray(a)), jnp.ravel(jnp.asarray(b))
             is_complex = jnp.iscomplexobj(left) or jnp.iscomplexobj(right)
             wide = jnp.complex128 if is_complex else jnp.float64
@@ -94,7 +98,7 @@ class JaxBackend:
     def convert(self, x: Any, dtype: str = "", device: str = "") -> Array:
         """A copy of ``x``, in a precision and on a device (such as ``cpu`` or ``gpu:1``)."""
         wide = dtype in _WIDE or str(getattr(x, "dtype", "")) in _WIDE
-        with jax.enable_x64(True if wide else bool(jax.config.jax_enable_x64)):
+        with _enable_x64(True if wide else bool(jax.config.jax_enable_x64)):
             copy = jnp.array(x, dtype=dtype or None)
             return jax.device_put(copy, _device(device)) if device else copy
 
@@ -106,7 +110,7 @@ class JaxBackend:
         _USER_MODE.append(bool(jax.config.jax_enable_x64))
         try:
             held = StateGuard(generators, [*held_arrays(roots), *modules])
-            with held as state, jax.enable_x64(True):
+            with held as state, _enable_x64(True):
                 yield state
         finally:
             _USER_MODE.pop()
@@ -120,7 +124,7 @@ _USER_MODE: list[bool] = []  # of each open guard: whether the user had 64-bit m
 def _mode_for(point: Sequence[Any]) -> AbstractContextManager[Any]:
     wide = any(str(x.dtype) in _WIDE for x in point)
     user = _USER_MODE[-1] if _USER_MODE else bool(jax.config.jax_enable_x64)
-    mode: AbstractContextManager[Any] = jax.enable_x64(wide or user)
+    mode: AbstractContextManager[Any] = _enable_x64(wide or user)
     return mode
 
 

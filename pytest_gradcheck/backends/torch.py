@@ -16,6 +16,7 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
+    Generator,
     NumpyGenerator,
     PythonGenerator,
     StateGuard,
@@ -116,7 +117,8 @@ class TorchBackend:
         """Hold generators, modules reachable from the roots, default dtype and grad mode."""
         modules = [value for value in reachable(roots) if isinstance(value, nn.Module)]
         restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
-        generators = (PythonGenerator(), NumpyGenerator(), _Flags(), *_generators())
+        generators: list[Generator] = [PythonGenerator(), NumpyGenerator(), _Flags()]
+        generators += _generators()
         return StateGuard(generators, restorers)
 
 

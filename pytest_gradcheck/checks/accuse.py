@@ -6,7 +6,8 @@ from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.locate import Culprit
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.rounding import Lossy
-from pytest_gradcheck.results import Evidence, Finding, Scalar
+from pytest_gradcheck.limits import Scalar
+from pytest_gradcheck.results import Evidence, Finding
 
 ADVICE = {
     "missing": "look for detach, .data, .item(), a non-differentiable step, or a None in backward",

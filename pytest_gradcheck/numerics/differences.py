@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + h v exact
 NOISE_FACTOR = 3.0  # three standard deviations of the rounding of one difference
 ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
-# One-sided slopes that keep at least this share of their gap over a quarter of the step do not meet:
-# a smooth function keeps 1/4.
+# One-sided slopes that keep at least this share of their gap over a quarter of the step do not
+# meet: a smooth function keeps 1/4.
 KINK_SHARE = 0.5
 # Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
 STAIRCASE_RUNGS = 5

@@ -101,8 +101,9 @@ class Gatherer:
 
 
 def _only_lists(option: argparse.Namespace) -> bool:
-    # Such a run has nothing to tell, and an older report may lie at the path.
-    return bool(option.collectonly or option.showfixtures or option.show_fixtures_per_test)
+    # No test runs: there is nothing to tell, and an older report may lie at the path.
+    listings = ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test")
+    return any(getattr(option, name) for name in listings)
 
 
 def _why(error: Exception, path: Path) -> str:

@@ -16,7 +16,6 @@ from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.plugin import markers
 from pytest_gradcheck.plugin.options import VERBS
 from pytest_gradcheck.plugin.session import SETTINGS, guarded
-from pytest_gradcheck.results import Context, Finding, Result
 
 COLLECTOR = pytest.StashKey[Collector]()
 NAME = pytest.StashKey[str]()
@@ -85,6 +84,7 @@ def _limits(item: pytest.Item, limits: Limits) -> Limits:
 
 
 def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
+    from pytest_gradcheck.results import Context, Finding, Result
     from pytest_gradcheck.verbs import raise_for
 
     headline = f"vacuous: the test is marked {verb}, and nothing was checked in it"

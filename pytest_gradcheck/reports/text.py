@@ -7,8 +7,9 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.reports.run import Run, Test
-from pytest_gradcheck.results import Evidence, Result, Scalar
+from pytest_gradcheck.results import Evidence, Result
 
 WORST = 5  # rows of a table and lines of a summary; everything is in the JSON report
 WIDTH = 80

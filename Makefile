@@ -1,0 +1,38 @@
+# Two commands do everything on a machine that has Python and make: `make demo` and `make test`.
+# Both create .venv on first use and reuse it until pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+RUN := $(BIN)/python -m
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(RUN) pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.ready
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/operators.py --list
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet "pip==26.3"
+	$(RUN) pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -c "open('$(VENV)/.ready', 'w').close()"
+
+clean:
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, True) for p in ('$(VENV)', 'dist', 'build')]"
