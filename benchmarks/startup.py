@@ -15,7 +15,7 @@ PLUGINS = {
     "pytest-gradcheck": "pytest_gradcheck.plugin",
     "pytest-benchmark": "pytest_benchmark.plugin",
     "hypothesis": "_hypothesis_pytestplugin",
-    "pytest-torch": "pytest_torch",
+    "pytest-torch": "pytest_torch.plugin",
 }
 HEAVY = ("numpy", "torch", "jax", "scipy")
 ROUNDS = 25

@@ -28,7 +28,7 @@ from pytest_gradcheck.backends.state import (
 )
 
 # Older releases have the switch of 64-bit mode among the experiments.
-_enable_x64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+_enable_x64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class JaxBackend:

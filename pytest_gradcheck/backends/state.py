@@ -85,8 +85,10 @@ class StateGuard:
         self._held = [(generator, generator.get()) for generator in generators]
         self._moving: list[tuple[Generator, Any]] | None = None
         self._on_exit = tuple(on_exit)
+        self._silence = np.errstate(all="ignore")  # values are checked instead
 
     def __enter__(self) -> StateGuard:
+        self._silence.__enter__()
         return self
 
     def __exit__(
@@ -95,6 +97,7 @@ class StateGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._silence.__exit__(kind, error, trace)
         with ExitStack() as stack:  # each one runs, whatever the others raise
             for generator, state in self._held:
                 stack.callback(generator.set, state)

@@ -225,7 +225,7 @@ def _select(
     if wrt is None:
         chosen = usable
     else:
-        wanted = (wrt,) if isinstance(wrt, (int, str)) else tuple(wrt)
+        wanted = tuple(wrt) if isinstance(wrt, (list, tuple, set, frozenset)) else (wrt,)
         chosen = sorted({i for w in wanted for i in _matches(w, leaves, groups, positional)})
         chosen = [i for i in chosen if leaves[i].dtype and leaves[i].size]
     if not chosen:
@@ -242,7 +242,7 @@ def _adopt_numbers(engine: Backend, leaves: list[Leaf]) -> None:
 
 
 def _matches(
-    wanted: int | str, leaves: list[Leaf], groups: list[str], positional: list[str]
+    wanted: object, leaves: list[Leaf], groups: list[str], positional: list[str]
 ) -> list[int]:
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         if not -len(positional) <= wanted < len(positional):
