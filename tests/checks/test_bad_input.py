@@ -160,7 +160,9 @@ def test_non_finite_outputs():
     refused("returned NaN or infinite numbers at the given inputs", np.log, -X, jac=np.diag)
 
 
-@pytest.mark.parametrize("x", [np.array(2.0), np.float64(2.0), 2.0], ids=["array", "scalar", "float"])
+@pytest.mark.parametrize(
+    "x", [np.array(2.0), np.float64(2.0), 2.0], ids=["array", "scalar", "float"]
+)
 def test_zero_dimensional_inputs(x):
     assert check_gradient(lambda x: x**3, x, grad=lambda x: 3 * x**2).verdict == "pass"
     assert check_gradient(lambda x: x**3, x, grad=lambda x: 3.1 * x**2).verdict == "fail"

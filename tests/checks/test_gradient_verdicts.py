@@ -1,0 +1,442 @@
+"""Known answers: right derivatives pass, wrong ones fail with the input and the pattern named."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_gradcheck import check_gradient
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(4, 3)), RNG.normal(size=(3, 2))
+
+
+def codes(result):
+    return [finding.code for finding in result.findings]
+
+
+def model(params, x):
+    return float(np.sum(np.tanh(x @ params["w"] + params["b"]) ** 2))
+
+
+def model_grad(params, x):
+    a = np.tanh(x @ params["w"] + params["b"])
+    d = 2 * a * (1 - a**2)
+    return {"b": d.sum(axis=0), "w": x.T @ d}  # in another order than the parameters
+
+
+PARAMS = {"w": Y, "b": RNG.normal(size=2)}
+
+
+def test_a_right_hand_written_gradient_passes_and_states_its_power():
+    result = check_gradient(model, PARAMS, X, wrt="params", grad=model_grad)
+    assert result.verdict == "pass"
+    table = result.table("resolution")
+    assert [row[0] for row in table.rows] == ["params.w", "params.b"]
+    assert all(row[1] < 0.01 for row in table.rows)
+    assert result.context.evaluations <= 32
+    assert result.context.derivatives == 1
+
+
+def spoil(change):
+    def grad(params, x):
+        grads = model_grad(params, x)
+        return grads | {"w": change(grads["w"])}
+
+    return grad
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        pytest.param(lambda g: -g, "gradient-sign", "has the wrong sign", id="sign"),
+        pytest.param(lambda g: 2 * g, "gradient-factor", "gets 2 times", id="twice"),
+        pytest.param(lambda g: g / 4, "gradient-factor", "gets 1/4 times", id="mean"),
+        pytest.param(lambda g: 0 * g, "gradient-zero", "gets zero", id="zero"),
+        pytest.param(lambda g: None, "gradient-missing", "none reaches params.w", id="missing"),
+        pytest.param(lambda g: 1.01 * g, "gradient-factor", "1.01 times", id="percent"),
+        pytest.param(lambda g: (1 + 1e-6) * g, "gradient-factor", "times", id="millionth"),
+        pytest.param(lambda g: np.roll(g, 1), "wrong-gradient", "is off by", id="rolled"),
+        pytest.param(lambda g: g + 0.1, "wrong-gradient", "is off by", id="constant"),
+        pytest.param(
+            lambda g: g * np.where(np.arange(6).reshape(3, 2) == 3, 1.05, 1.0),
+            "wrong-gradient",
+            "is off by",
+            id="one-element",
+        ),
+    ],
+)
+def test_wrong_gradients_are_named(change, code, words):
+    result = check_gradient(model, PARAMS, X, wrt="params", grad=spoil(change))
+    assert result.verdict == "fail"
+    assert codes(result) == [code]
+    assert result.findings[0].where == "params.w"
+    assert words in result.headline
+    assert len(result.headline) < 100
+    row = result.table("inputs").rows[0]
+    assert row[0] == "params.w"
+
+
+def test_the_wrong_one_of_many_inputs_is_found():
+    params = {f"w{i}": RNG.normal(size=3) for i in range(20)}
+
+    def f(params):
+        return float(sum(np.sin(w).sum() for w in params.values()))
+
+    def grad(params):
+        grads = {name: np.cos(w) for name, w in params.items()}
+        return grads | {"w13": np.cos(params["w13"]) * 1.02}
+
+    result = check_gradient(f, params, grad=grad)
+    assert [f.where for f in result.findings] == ["params.w13"]
+
+
+def test_a_small_leaf_beside_a_large_one_is_not_hidden():
+    def f(big, small):
+        return float((big**2).sum() * 1e4 + (small**2).sum() * 1e-4)
+
+    def grad(big, small):
+        return 2e4 * big, 2e-4 * small * 1.02
+
+    right = check_gradient(f, X, Y, grad=lambda b, s: (2e4 * b, 2e-4 * s))
+    assert right.verdict == "pass"
+    wrong = check_gradient(f, X, Y, grad=grad)
+    assert (wrong.verdict, wrong.findings[0].where) == ("fail", "small")
+
+
+@settings(max_examples=30, deadline=None)
+@given(c=st.integers(-40, 40), s=st.integers(-40, 40), wrong=st.booleans())
+def test_the_verdict_does_not_change_with_the_scale_of_function_or_input(c, s, wrong):
+    c, s = 2.0**c, 2.0**s
+
+    def f(x):
+        return float(c * np.sin(x / s).sum())
+
+    result = check_gradient(
+        f, X * s, grad=lambda x: c / s * np.cos(x / s) * (1.001 if wrong else 1.0), seed=1
+    )
+    assert result.verdict == ("fail" if wrong else "pass")
+
+
+@pytest.mark.parametrize("form", ["grad", "vjp", "jac", "value_and_grad"])
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_the_four_forms_of_a_hand_written_derivative(form, factor):
+    x = X[0]
+    scalar, vector = lambda x: np.exp(x).sum(), np.exp
+    calls = {
+        "grad": lambda: check_gradient(scalar, x, grad=lambda x: factor * np.exp(x)),
+        "vjp": lambda: check_gradient(vector, x, vjp=lambda w, x: factor * w * np.exp(x)),
+        "jac": lambda: check_gradient(vector, x, jac=lambda x: factor * np.diag(np.exp(x))),
+        "value_and_grad": lambda: check_gradient(
+            lambda x: (scalar(x), factor * np.exp(x)), x, value_and_grad=True
+        ),
+    }
+    assert calls[form]().verdict == ("pass" if factor == 1.0 else "fail")
+
+
+def test_a_jacobian_as_the_flat_matrix_that_scipy_uses():
+    def jac(x):
+        return np.diag(2 * x.ravel())
+
+    assert check_gradient(lambda x: x**2, X, jac=jac).verdict == "pass"
+
+
+def test_a_vjp_that_ignores_its_cotangent_fails():
+    assert check_gradient(np.exp, X[0], vjp=lambda w, x: np.exp(x)).verdict == "fail"
+
+
+def test_keyword_arguments_and_settings_pass():
+    def f(x, *, weight, power=2, name="n", flag=True, nothing=None):
+        return float((weight * x**power).sum())
+
+    def grad(x, *, weight, power=2, **rest):
+        return power * weight * x ** (power - 1), x**power
+
+    result = check_gradient(f, X, weight=X + 1, power=3, name="m", grad=grad)
+    assert result.verdict == "pass"
+    assert [row[0] for row in result.table("resolution").rows] == ["x", "weight"]
+
+
+def test_no_gradient_and_no_dependence_is_vacuous():
+    result = check_gradient(lambda x: float(np.round(x).sum()), X, grad=np.zeros_like)
+    assert result.verdict == "vacuous"
+    constant = check_gradient(lambda x: 1.0, X, grad=np.zeros_like)
+    assert constant.verdict == "vacuous"
+    assert "the output does not change" in constant.headline
+
+
+def test_one_input_without_influence_is_a_warning():
+    result = check_gradient(
+        lambda x, y: float((x**2).sum()), X, Y, grad=lambda x, y: (2 * x, 0 * y)
+    )
+    assert result.verdict == "pass"
+    assert [(f.code, f.where, f.severity) for f in result.findings] == [
+        ("independent-input", "y", "warn")
+    ]
+
+
+def test_a_gradient_for_an_input_without_influence_fails():
+    result = check_gradient(lambda x, y: float((x**2).sum()), X, Y, grad=lambda x, y: (2 * x, y))
+    assert result.verdict == "fail"
+    assert result.findings[0].where == "y"
+
+
+def test_the_same_seed_gives_the_same_result_and_another_leaf_does_not_move_it():
+    one = check_gradient(model, PARAMS, X, wrt="params.w", grad=w_grad, seed=3)
+    two = check_gradient(model, PARAMS, X, wrt="params.w", grad=w_grad, seed=3)
+    assert one.evidence == two.evidence
+
+
+def w_grad(params, x):
+    return model_grad(params, x)["w"]
+
+
+# --- domains, kinks, noise -------------------------------------------------------------------
+
+
+def test_steps_shrink_at_the_edge_of_a_domain():
+    x = np.array([1e-3, 1.0, 5.0])
+    assert (
+        check_gradient(lambda x: float(np.log(x).sum()), x, grad=lambda x: 1 / x).verdict == "pass"
+    )
+
+
+def test_probes_that_raise_shrink_too():
+    def f(x):
+        if (x > 1.001).any():
+            raise ValueError("outside")
+        return float((x**2).sum())
+
+    assert check_gradient(f, np.ones(3), grad=lambda x: 2 * x).verdict == "pass"
+
+
+def test_at_the_end_of_a_domain_nothing_is_claimed():
+    result = check_gradient(
+        lambda x: float(np.sqrt(x).sum()), np.zeros(2), grad=lambda x: 1 / (x + 1)
+    )
+    assert (result.verdict, codes(result)) == ("undecided", ["domain-edge"])
+
+
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (torch.relu, torch.zeros(5)),
+        (torch.abs, torch.tensor([0.0, 1.0, -2.0])),
+        (lambda x: x.max(), torch.ones(4)),
+        (lambda x: torch.sort(x).values * torch.arange(4.0), torch.ones(4)),
+        (torch.nn.MaxPool1d(2), torch.ones(1, 1, 6)),
+        (lambda x: x.clamp(-1, 1), torch.tensor([1.0, -1.0, 0.5])),
+        (
+            lambda x: torch.relu(x).sum(),
+            torch.randn(10_000, generator=torch.Generator().manual_seed(0)),
+        ),
+        (lambda x: x.sign().sum() + (x**2).sum(), torch.tensor([0.0, 1.0])),
+    ],
+    ids=["relu", "abs", "max", "sort", "pool", "clamp", "wide", "jump"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kinks_are_not_accused(f, x, dtype):
+    assert check_gradient(f, x.to(dtype)).verdict == "pass"
+
+
+def test_a_wrong_gradient_is_found_at_a_kink_too():
+    class Leaky(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.where(x > 0, x, 0.1 * x)
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return torch.where(x > 0, g, 0.2 * g)
+
+    assert check_gradient(Leaky.apply, torch.tensor([0.0, 0.0, -1.0])).verdict == "fail"
+
+
+def test_noise_inside_widens_the_bound_instead_of_accusing():
+    rough = np.random.default_rng(0).normal(size=1000)
+
+    def f(x):
+        wobble = 1e-7 * rough[int(abs(x.sum()) * 1e9) % 1000]
+        return float((x**2).sum() + wobble)
+
+    assert check_gradient(f, X, grad=lambda x: 2 * x).verdict in ("pass", "undecided")
+    assert check_gradient(f, X, grad=lambda x: 3 * x).verdict == "fail"
+
+
+def test_a_value_that_is_huge_beside_its_change():
+    f = lambda x: float(1e8 + np.sin(x).sum())  # noqa: E731
+    assert check_gradient(f, X, grad=np.cos).verdict == "pass"
+    assert check_gradient(f, X, grad=lambda x: 1.1 * np.cos(x)).verdict == "fail"
+
+
+# --- torch and JAX ---------------------------------------------------------------------------
+
+
+class Square(torch.autograd.Function):
+    factor = 2.0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 2.0 * x * g
+
+
+class WrongSquare(Square):
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return x * g
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_custom_functions_in_every_precision(dtype):
+    x = torch.linspace(-2, 2, 7, dtype=dtype)
+    assert check_gradient(Square.apply, x).verdict == "pass"
+    wrong = check_gradient(WrongSquare.apply, x)
+    assert (wrong.verdict, codes(wrong)) == ("fail", ["gradient-factor"])
+    assert "0.5 times" in wrong.headline
+
+
+class LowPrecision(Square):
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        if x.dtype == torch.float64:
+            return 2.0 * x * g
+        return (2.0 * x.bfloat16() * g.bfloat16()).to(x.dtype) * 1.02
+
+
+def test_a_backward_that_is_right_in_float64_only_is_named():
+    x = torch.linspace(-2, 2, 7)
+    result = check_gradient(LowPrecision.apply, x)
+    assert (result.verdict, codes(result)) == ("fail", ["low-precision"])
+    assert "in float32" in result.headline
+
+
+class Float32Kernel(torch.autograd.Function):
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("float32 only")
+        ctx.save_for_backward(x)
+        return torch.sin(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return torch.cos(x) * g * Float32Kernel.factor
+
+
+def test_a_kernel_without_float64_is_checked_at_its_own_precision(monkeypatch):
+    x = torch.linspace(-2, 2, 50)
+    right = check_gradient(Float32Kernel.apply, x)
+    assert right.verdict == "pass"
+    assert "native-precision" in codes(right)
+    assert "not promoted: RuntimeError" in right.context.precision
+    monkeypatch.setattr(Float32Kernel, "factor", 1.02)
+    assert check_gradient(Float32Kernel.apply, x).verdict == "fail"
+
+
+def test_a_detached_input_is_missing_and_a_detached_output_is_left_out():
+    missing = check_gradient(lambda x: x.detach() ** 2, torch.ones(3))
+    assert (missing.verdict, codes(missing)) == ("fail", ["gradient-missing"])
+    beside = check_gradient(lambda x: (x**2, x.detach().mean()), torch.ones(3).double())
+    assert (beside.verdict, codes(beside)) == ("pass", ["detached-output"])
+
+
+def test_modules_nested_inputs_and_integers():
+    embedding = torch.nn.Embedding(5, 3)
+    assert check_gradient(embedding, torch.tensor([0, 3, 3])).verdict == "pass"
+
+    def f(batch, pair):
+        return {"sum": batch["x"] * pair[0], "list": [batch["x"].sin(), 3, "text"]}
+
+    result = check_gradient(f, {"x": torch.ones(2), "n": torch.tensor([1])}, (torch.ones(2), None))
+    assert result.verdict == "pass"
+    assert [row[0] for row in result.table("resolution").rows] == ["batch.x", "pair.0"]
+
+
+def test_functional_calls_take_parameters_as_a_dict():
+    layer = torch.nn.Linear(3, 2)
+    call = functools.partial(torch.func.functional_call, layer)
+    result = check_gradient(call, dict(layer.named_parameters()), (torch.ones(1, 3),))
+    assert result.verdict == "pass"
+
+
+def test_complex_inputs_and_outputs():
+    z = torch.randn(4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    assert check_gradient(lambda z: z**2 * z.conj(), z).verdict == "pass"
+    w = jnp.array([1 + 2j, 0.5 - 1j])
+    assert check_gradient(lambda z: z**2 * jnp.conj(z), w).verdict == "pass"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.05])
+def test_jax_custom_vjp(factor):
+    @jax.custom_vjp
+    def f(x):
+        return jnp.sin(x)
+
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (factor * jnp.cos(x) * g,))
+    for dtype in ("float32", "bfloat16"):
+        verdict = check_gradient(f, jnp.linspace(0, 1, 5, dtype=dtype)).verdict
+        assert verdict == ("pass" if factor == 1.0 else "fail")
+    assert check_gradient(jax.jit(f), jnp.linspace(0, 1, 5)).verdict == (
+        "pass" if factor == 1.0 else "fail"
+    )
+
+
+def test_jax_numpy_inputs_go_with_jax():
+    result = check_gradient(lambda x, y: jnp.sum(x * y), jnp.ones(3), np.ones(3, "float32"))
+    assert result.verdict == "pass"
+    assert result.context.backend == "jax"
+
+
+# --- GPU -------------------------------------------------------------------------------------
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; none here")
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_on_cuda_only_scalars_leave_the_device(dtype):
+    x = torch.randn(64, 64, device="cuda", dtype=dtype)
+    seen = []
+
+    def f(x):
+        seen.append(x.device.type)
+        return torch.relu(x @ x).sum()
+
+    result = check_gradient(f, x)
+    assert result.verdict == "pass"
+    assert set(seen) == {"cuda"}
+    assert result.context.device == "cuda:0"
+
+
+@pytest.mark.gpu
+@GPU
+def test_the_cuda_generator_survives():
+    x = torch.randn(32, device="cuda")
+    before = torch.cuda.get_rng_state()
+    assert check_gradient(lambda x: torch.nn.functional.dropout(x, 0.5) ** 2, x).verdict == "pass"
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.mark.gpu
+@GPU
+def test_device_moves_the_inputs():
+    assert check_gradient(torch.sin, torch.ones(3), device="cuda").context.device == "cuda:0"
