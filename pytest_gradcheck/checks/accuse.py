@@ -44,20 +44,23 @@ def _sentence(seen: Measured, culprit: Culprit, name: str) -> str:
     if culprit.pattern == "sign":
         return f"{name} has the wrong sign"
     if culprit.pattern == "factor":
-        return f"{name} gets {_factor(seen, culprit.factor)} times the right one"
+        factor, hint = _factor(seen, culprit.factor)
+        return f"{name} gets {factor} times the right one{hint}"
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
     return f"{name} is off by {size:.2%} along a random direction"
 
 
-def _factor(seen: Measured, factor: float) -> str:
-    problem = seen.plan.probe.problem
-    extents = {n for leaf in problem.leaves if leaf.dtype for n in leaf.shape if n > 2}
-    for n in sorted(extents):
-        if abs(factor * n - 1) < 1e-6:
-            return f"1/{n}"
-    return f"{factor:.4g}"
+def _factor(seen: Measured, factor: float) -> tuple[str, str]:
+    """The factor in digits, and where it comes from if it is a length (a mean against a sum)."""
+    for leaf in seen.plan.probe.problem.leaves:
+        for n in {*leaf.shape, leaf.size} if leaf.dtype else ():
+            if n > 2 and abs(factor * n - 1) < 1e-6:
+                return f"1/{n}", f" ({n} is a length of {leaf.path})"
+            if n > 2 and abs(factor / n - 1) < 1e-6:
+                return f"{n}", f" ({n} is a length of {leaf.path})"
+    return f"{factor:.4g}", ""
 
 
 def table(seen: Measured) -> Evidence:
