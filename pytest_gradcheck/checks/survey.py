@@ -128,7 +128,7 @@ class Survey:
         still = [i for i in range(count) if i not in live]
         if still and self._add(self.look(still, "still")):
             return self.looks[-1]
-        if live and self._together(live):
+        if live and self._along_enough(live, "all"):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
 
@@ -142,32 +142,29 @@ class Survey:
         self.looks.append(look)
         return look.off is not None
 
-    def _together(self, live: Sequence[int]) -> bool:
+    def _along_enough(self, inputs: Sequence[int], label: str) -> bool:
+        """Look until the inputs are resolved or more directions would not do; True when off."""
         for k in range(MOST_DIRECTIONS):
-            if self._add(self.look(live, k)):
+            if self._add(self.look(inputs, f"{label} {k}")):
                 return True
-            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(live, k + 1):
+            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs):
                 return False
         return False
 
-    def _worth_another(self, live: Sequence[int], done: int) -> bool:
+    def _worth_another(self, inputs: Sequence[int]) -> bool:
         # More directions help while the bound is good enough that some number of them suffices.
-        open_ = self.unresolved(live)
-        hidden = min((look.hidden for look in self.looks), default=math.inf)
-        return any(
-            visible_error([hidden] * MOST_DIRECTIONS, self.demand.miss_probability)
-            <= self.demand.resolution * self.gradient_size(i)
-            for i in open_
-        )
+        hidden = min(look.hidden for look in self.looks if look.inputs == tuple(inputs))
+        best = visible_error([hidden] * MOST_DIRECTIONS, self.demand.miss_probability)
+        unresolved = self.unresolved(inputs)
+        return any(best <= self.demand.resolution * self.gradient_size(i) for i in unresolved)
 
     def _alone(self, live: Sequence[int]) -> bool:
         pending, before = self.unresolved(live), list(live)
         for round_ in range(OWN_ROUNDS):
             if not pending or pending == before:
                 return False
-            for k in range(LEAST_DIRECTIONS):
-                if self._add(self.look(pending, f"own {round_} {k}")):
-                    return True
+            if self._along_enough(pending, f"own {round_}"):
+                return True
             pending, before = self.unresolved(pending), pending
         return False
 
