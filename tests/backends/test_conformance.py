@@ -2,13 +2,14 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from pytest_gradcheck import backends
 from pytest_gradcheck.testing import LAWS, BackendCase, check_backend
+
+torch = pytest.importorskip("torch")
+jnp = pytest.importorskip("jax.numpy")
 
 CASES = {
     "numpy": BackendCase(backends.load("numpy"), np.array, differentiates=False),

@@ -2,13 +2,14 @@
 
 import random
 
-import jax
 import numpy as np
 import pytest
-import torch
-from flax import nnx
 
 from pytest_gradcheck import UsageError, check_gradient
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+nnx = pytest.importorskip("flax.nnx")
 
 
 def states():
@@ -23,7 +24,7 @@ def states():
     )
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
@@ -33,7 +34,7 @@ def disturbing(x, fail=False):
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(True)
     if fail:
-        raise Boom
+        raise BoomError
     return (x * x).sum() * (1 + noise)
 
 
@@ -52,7 +53,7 @@ def test_generators_and_flags_survive_a_check():
 
 def test_torch_generators_and_flags_survive_an_exception():
     before = states()
-    with pytest.raises(UsageError, match="raised Boom"):
+    with pytest.raises(UsageError, match="raised BoomError"):
         check_gradient(disturbing, torch.ones(3).double(), True)
     assert states() == before
 
@@ -62,11 +63,11 @@ def test_generators_survive_an_exception(name):
     def drawing(x):
         random.random()
         np.random.random()
-        raise Boom
+        raise BoomError
 
     x = {"numpy": np.ones(3), "torch": torch.ones(3), "jax": jax.numpy.ones(3)}[name]
     before = states()
-    with pytest.raises(UsageError, match="raised Boom"):
+    with pytest.raises(UsageError, match="raised BoomError"):
         check_gradient(drawing, x)
     assert states() == before
 
@@ -115,7 +116,7 @@ def test_a_module_that_writes_into_its_parameters_gets_them_back_even_when_it_ra
         with torch.no_grad():
             model[0].weight.add_(1.0)
         model.eval()
-        raise Boom
+        raise BoomError
 
     with pytest.raises(UsageError):
         check_gradient(meddling, torch.ones(2, 3))

@@ -1,0 +1,69 @@
+"""Bad input with tensors, JAX arrays and modules."""
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import UsageError, check_gradient
+
+torch = pytest.importorskip("torch")
+jnp = pytest.importorskip("jax.numpy")
+
+X = np.array([0.5, 1.0, 2.0])
+
+
+def refused(message, *args, **kwargs):
+    with pytest.raises(UsageError, match=message):
+        check_gradient(*args, **kwargs)
+
+
+def test_zero_dimensional_tensors_and_jax_arrays():
+    assert check_gradient(lambda x: x**3, torch.tensor(2.0)).verdict == "pass"
+    assert check_gradient(lambda x: x**3, jnp.array(2.0)).verdict == "pass"
+    assert check_gradient(lambda x: jnp.sin(x), 2.0, backend="jax").verdict == "pass"
+
+
+def test_a_module_with_frozen_parameters_only():
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    refused(
+        "no trainable parameter .frozen: weight, bias. and no floating-point input",
+        lambda_free_module(model),
+        torch.tensor([1, 2]),
+    )
+
+
+def lambda_free_module(model):
+    class Lookup(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = model.weight, model.bias
+
+        def forward(self, index):
+            return self.weight[index % 2].sum()
+
+    return Lookup()
+
+
+def test_a_module_without_parameters_is_checked_in_its_input():
+    assert check_gradient(torch.nn.Tanh(), torch.randn(4)).verdict == "pass"
+
+
+def test_mixed_frameworks():
+    refused(
+        "mix frameworks: x is torch, y is numpy; convert them to one, or name",
+        lambda x, y: x * torch.as_tensor(y),
+        torch.ones(3),
+        X,
+    )
+    refused("x is torch, y is jax", lambda x, y: x, torch.ones(3), jnp.ones(3))
+
+
+def test_a_named_backend_takes_the_others_as_constants():
+    result = check_gradient(
+        lambda x, y: x * torch.as_tensor(y), torch.ones(3).double(), X, backend="torch"
+    )
+    assert result.verdict == "pass"
+
+
+def test_sparse_tensors_are_refused_by_name():
+    x = torch.eye(3).double().to_sparse()
+    refused("sparse_coo", lambda x: x.sum(), x)
