@@ -20,7 +20,7 @@ import pytest_gradcheck.verbs  # noqa: F401
 np.random.default_rng()  # NumPy loads its generators on first use
 
 # Plugins of the machine that would add seconds or randomness to every run.
-BYSTANDERS = ("randomly", "benchmark", "hypothesispytest", "jaxtyping")
+BYSTANDERS = ("randomly", "benchmark", "hypothesispytest", "jaxtyping", "pytest_torch")
 ALONE = [word for name in BYSTANDERS for word in ("-p", f"no:{name}")]
 
 WAYS = {"no xdist": ("-p", "no:xdist"), "n0": ("-n", "0"), "n2": ("-n", "2")}
@@ -47,9 +47,17 @@ def constant(x):
     return 1.0
 """
 
+# Native TOML tables, strict mode and subtests came with pytest 9.
+NINE = pytest.version_tuple >= (9, 0)
+
 CONFIG = """
 [tool.pytest]
 strict = true
+filterwarnings = ["error"]
+"""
+OLDER_CONFIG = """
+[tool.pytest.ini_options]
+addopts = ["--strict-markers", "--strict-config"]
 filterwarnings = ["error"]
 """
 
@@ -69,7 +77,7 @@ class Project:
         self.path = pytester.path
         self.report_path = self.path / "report.json"
         self.file("sample.py", SAMPLE)
-        self.file("pyproject.toml", CONFIG)
+        self.file("pyproject.toml", CONFIG if NINE else OLDER_CONFIG)
 
     def file(self, name: str, text: str) -> Path:
         """Write a file, without the indentation that the text has in its story."""
@@ -115,6 +123,13 @@ class Project:
     def totals(self) -> dict[str, int]:
         """How many checks there were of each verdict; verdicts that nobody got are left out."""
         return {name: count for name, count in self.report()["totals"].items() if count}
+
+
+@pytest.fixture
+def needs_nine() -> None:
+    """For a story about what came with pytest 9."""
+    if not NINE:
+        pytest.skip("needs pytest 9 or newer")
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def test_flaky(gradcheck):
     assert attempts(project) == [(1, "rerun", ["fail"]), (2, "failed", ["vacuous"])]
 
 
+@pytest.mark.usefixtures("needs_nine")
 def test_subtests_neither_lose_nor_double_results(project, way):
     project.tests(
         """
@@ -122,6 +123,7 @@ def test_subtests_of_unittest_neither_lose_nor_double_results(project, way):
     assert labels == [("one", "pass"), ("two", "fail")]
 
 
+@pytest.mark.usefixtures("needs_nine")
 def test_a_check_in_a_subtest_is_a_check_of_the_marked_test(project):
     project.tests(
         """
@@ -136,6 +138,7 @@ def test_a_check_in_a_subtest_is_a_check_of_the_marked_test(project):
 
 
 @pytest.mark.usefixtures("rerunfailures")
+@pytest.mark.usefixtures("needs_nine")
 def test_only_the_subtests_of_the_last_attempt_count(project):
     project.tests(
         FLAKY

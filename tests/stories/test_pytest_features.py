@@ -141,6 +141,7 @@ def test_xfail_expects_a_verdict(project, way):
     assert outcomes["test_repaired"] == "failed"
 
 
+@pytest.mark.usefixtures("needs_nine")
 def test_strict_configuration_makes_an_unexpected_pass_fail(project):
     project.tests(
         """

@@ -62,7 +62,7 @@ def test_quiet_is_one_line(project, args):
 
 def test_nothing_is_shown_where_no_check_ran(project, way):
     project.file("test_other.py", "def test_other():\n    pass")
-    project.file("pyproject.toml", "[tool.pytest]\nstrict = true\nfilterwarnings = ['error']\n")
+    project.file("pyproject.toml", "[tool.pytest.ini_options]\nfilterwarnings = ['error']\n")
     with_plugin = project.run_alone(*way, "-v")
     assert with_plugin.ret == pytest.ExitCode.OK
     # The list of installed plugins is pytest's own line.

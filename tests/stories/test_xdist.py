@@ -114,9 +114,9 @@ def test_a_group_is_no_part_of_a_tests_name(project):
         """
     )
     project.run("-p", "no:xdist", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-o", "strict=0")
-    alone = project.report()["tests"]
+    alone = sorted(project.report()["tests"], key=lambda test: test["nodeid"])
     run = project.run("-n", "2", "--dist", "loadgroup")
-    grouped = project.report()["tests"]
+    grouped = sorted(project.report()["tests"], key=lambda test: test["nodeid"])
     assert [test["nodeid"] for test in grouped] == [
         "test_sample.py::test_pair[0]",
         "test_sample.py::test_pair[1]",
