@@ -186,7 +186,10 @@ def _require_finite(probe: Probe, gradient: Gradient) -> None:
         told = f"the derivative for {name} holds NaN or infinite numbers"
         if probe.is_finite_around(index):
             raise WrongDerivative(
-                "gradient-nonfinite", name, f"{told}, while the function is finite around the point"
+                "gradient-nonfinite",
+                name,
+                f"{told}; the function is finite around the point: look for 0/0, a root or "
+                f"logarithm of zero, or an unused branch of where",
             )
         raise WrongDerivative(
             "domain-edge",

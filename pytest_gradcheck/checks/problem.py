@@ -136,17 +136,32 @@ def bind(
 def label_of(fn: Any) -> str:
     """Name of a function, or of the class of a module."""
     inner = getattr(fn, "func", fn)
+    owner = getattr(inner, "__self__", None)
+    if isinstance(owner, type):  # Function.apply of a custom autograd function
+        return f"{owner.__name__}.{inner.__name__}"
     name = getattr(inner, "__qualname__", None) or type(inner).__name__
     return str(name).rpartition("<locals>.")[2]
 
 
 def _argument_names(fn: Any, args: tuple[Any, ...]) -> list[str]:
     try:
-        parameters = list(inspect.signature(getattr(fn, "forward", fn)).parameters.values())
+        parameters = list(inspect.signature(_signed(fn)).parameters.values())
     except (TypeError, ValueError):  # built-in functions have no signature
         parameters = []
+    if _is_applied(fn) and len(parameters) == len(args) + 1:
+        parameters = parameters[1:]  # the context of a custom autograd function
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [plain[i] if i < len(plain) else f"args.{i}" for i in range(len(args))]
+
+
+def _signed(fn: Any) -> Any:
+    """What carries the names of the arguments: the forward of a module or of a custom function."""
+    return fn.__self__.forward if _is_applied(fn) else getattr(fn, "forward", fn)
+
+
+def _is_applied(fn: Any) -> bool:
+    owner = getattr(fn, "__self__", None)
+    return isinstance(owner, type) and hasattr(owner, "forward")
 
 
 def _backend_of(fn: Any, arguments: Mapping[str, Any]) -> str:

@@ -112,8 +112,8 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Put the results of a phase, as plain builtins, on its report."""
     report = yield
-    collector = item.stash.get(COLLECTOR, None)
-    fresh = collector.take() if collector is not None else []
+    collector = item.stash.get(COLLECTOR, Collector())  # empty where a phase was never opened
+    fresh = collector.take()
     attempt = getattr(item, "execution_count", 1)  # of pytest-rerunfailures
     # A later attempt replaces what earlier ones found, also when it found nothing itself.
     if fresh or (attempt > 1 and report.when == "call"):

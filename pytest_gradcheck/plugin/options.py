@@ -6,7 +6,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -47,9 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=_help(limit),
         )
         # The ini name is declared by type so that [tool.pytest] takes a TOML number.
-        parser.addini(
-            limit.ini, _help(limit), type="string" if limit.choices else "float", default=None
-        )
+        kind: Literal["string", "float"] = "string" if limit.choices else "float"
+        parser.addini(limit.ini, _help(limit), type=kind, default=None)
     group.addoption(
         "--gradcheck-seed",
         metavar="N",
