@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pytest_gradcheck.errors import UsageError
 
 Scalar = str | bool | int | float | None
 Value = float | str
+Source = Literal["call", "marker", "hook", "flag", "ini", "default"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs two directions; natively, what central differences of that precision certify
@@ -34,13 +36,12 @@ ROUNDING = {"float64": 1e-8, "float32": 5e-3, "float16": 5e-2, "bfloat16": 1e-1}
 class LimitUse(NamedTuple):
     """A limit as it was used: its value and the place that set it.
 
-    ``source`` is one of call, marker, hook, flag, ini, default; ``place`` tells where that is
-    written (an option, a marker, a dtype).
+    ``place`` tells where the source is written (an option, a marker, a dtype).
     """
 
     name: str
     value: Scalar
-    source: str
+    source: Source
     place: str = ""
 
 
@@ -99,8 +100,8 @@ class Limit(NamedTuple):
             UsageError: The value is not allowed; names place, value and what is allowed.
         """
         if self.choices:
-            if value in self.choices:
-                return str(value)
+            if isinstance(value, str) and value in self.choices:
+                return value
             raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
         number = _number(value)
         if number is None or not self.low < number <= self.high:
@@ -113,7 +114,7 @@ def _number(value: object) -> float | None:
         return None
     try:
         return float(value)  # type: ignore[arg-type]  # anything float() takes is welcome
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
 
 
@@ -188,7 +189,7 @@ class Limits(NamedTuple):
     check: str
     uses: tuple[LimitUse, ...] = ()
 
-    def narrowed(self, source: str, place: str, values: Mapping[str, object]) -> Limits:
+    def narrowed(self, source: Source, place: str, values: Mapping[str, object]) -> Limits:
         """These limits with ``values`` on top.
 
         Raises:
@@ -224,6 +225,11 @@ class Limits(NamedTuple):
         """The value of a numeric limit in a precision."""
         return float(self.use(name, dtype).value)  # type: ignore[arg-type]  # parsed as a number
 
-    def used(self, dtype: str) -> tuple[LimitUse, ...]:
-        """Every limit of the verb as it applies in a precision, in the order of the table."""
-        return tuple(self.use(name, dtype) for name in limits_of(self.check))
+    def used(self, dtype: str, **others: str) -> tuple[LimitUse, ...]:
+        """Every limit of the verb as it applies, in the order of the table.
+
+        Args:
+            dtype: The precision it applies in.
+            **others: Precisions of limits that apply in another one, by name.
+        """
+        return tuple(self.use(name, others.get(name, dtype)) for name in limits_of(self.check))

@@ -140,31 +140,38 @@ class Result:
 def _plain(value: Any) -> Any:  # Any: walks every field type of the values above
     if isinstance(value, Finding):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return fields | {"numbers": {_text(name): _plain(n) for name, n in value.numbers}}
+        return fields | {"numbers": {escaped(name): _plain(n) for name, n in value.numbers}}
     if isinstance(value, LimitUse):
         return {name: _plain(item) for name, item in value._asdict().items()}
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return _text(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return _number(value)
+    return escaped(value) if isinstance(value, str) else value
 
 
-def _text(value: str) -> str:
-    escaped = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    # A text that spells a non-finite number must not come back as one.
-    return f"\\{escaped}" if escaped.lstrip("\\") in _NON_FINITE else escaped
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)  # NumPy's float64 is a float too, and no builtin
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _untext(value: str) -> str:
+def escaped(value: str) -> str:
+    """A text in its plain form: without lone surrogates, and none that reads as a number."""
+    text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"\\{text}" if text.lstrip("\\") in _NON_FINITE else text
+
+
+def unescaped(value: str) -> str:
+    """The text whose plain form is given."""
     return value[1:] if value.startswith("\\") and value.lstrip("\\") in _NON_FINITE else value
 
 
 def _scalar(value: Any) -> Any:  # Any: a JSON scalar
     if isinstance(value, str):
-        return _NON_FINITE[value] if value in _NON_FINITE else _untext(value)
+        return _NON_FINITE[value] if value in _NON_FINITE else unescaped(value)
     return value
 
 
@@ -174,16 +181,16 @@ def _strings(plain: dict[str, Any]) -> dict[str, Any]:
 
 def finding_from_plain(plain: dict[str, Any]) -> Finding:
     """The finding whose plain form is given."""
-    numbers = tuple((_untext(name), _scalar(n)) for name, n in plain["numbers"].items())
+    numbers = tuple((unescaped(name), _scalar(n)) for name, n in plain["numbers"].items())
     return Finding(**_strings(plain) | {"numbers": numbers})
 
 
 def evidence_from_plain(plain: dict[str, Any]) -> Evidence:
     """The table whose plain form is given."""
     return Evidence(
-        name=_untext(plain["name"]),
-        title=_untext(plain["title"]),
-        columns=tuple(_untext(column) for column in plain["columns"]),
+        name=unescaped(plain["name"]),
+        title=unescaped(plain["title"]),
+        columns=tuple(unescaped(column) for column in plain["columns"]),
         rows=tuple(tuple(_scalar(cell) for cell in row) for row in plain["rows"]),
     )
 
@@ -192,12 +199,12 @@ def result_from_plain(plain: dict[str, Any]) -> Result:
     """The result whose plain form is given; the inverse of ``Result.to_plain``."""
     return Result(
         check=plain["check"],
-        label=_untext(plain["label"]),
+        label=unescaped(plain["label"]),
         verdict=plain["verdict"],
-        headline=_untext(plain["headline"]),
+        headline=unescaped(plain["headline"]),
         findings=tuple(finding_from_plain(item) for item in plain["findings"]),
         evidence=tuple(evidence_from_plain(item) for item in plain["evidence"]),
         limits=tuple(LimitUse(**_strings(item)) for item in plain["limits"]),
         context=Context(**_strings(plain["context"])),
-        advice=tuple(_untext(line) for line in plain["advice"]),
+        advice=tuple(unescaped(line) for line in plain["advice"]),
     )

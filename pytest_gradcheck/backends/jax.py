@@ -78,14 +78,12 @@ class JaxBackend:
         return lambda *x: [leaf.value for leaf in self.flatten(f(x)).leaves if leaf.dtype]
 
     def normal(self, like: Array, seed: int) -> Array:
-        """Standard normal array like another one; the seed is the key."""
-        key = jax.random.key(seed)
-        if not jnp.iscomplexobj(like):
-            return jax.random.normal(key, like.shape, like.dtype)
-        part = jnp.finfo(like.dtype).dtype
-        first, second = jax.random.split(key)
-        real, imag = (jax.random.normal(k, like.shape, part) for k in (first, second))
-        return jax.lax.complex(real, imag)
+        """Standard normal array like another one, from a private generator."""
+        # Drawn by NumPy: JAX would compile its generator anew for every shape.
+        draw = np.random.default_rng(seed).standard_normal((2, *like.shape))
+        values = draw[0] + 1j * draw[1] if jnp.iscomplexobj(like) else draw[0]
+        device = None if isinstance(like, np.ndarray) else like.sharding
+        return jax.device_put(values.astype(like.dtype), device)
 
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(a * b)``, JAX's own pairing, in float64; one scalar comes back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.locate import Culprit
 from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.results import Evidence, Finding
@@ -49,7 +50,7 @@ def _sentence(seen: Measured, culprit: Culprit, name: str) -> str:
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
-    return f"{name} is off by {size:.2%} along a random direction"
+    return f"{name} is off by {percent(size)}"
 
 
 def _factor(seen: Measured, factor: float) -> tuple[str, str]:
@@ -60,6 +61,8 @@ def _factor(seen: Measured, factor: float) -> tuple[str, str]:
                 return f"1/{n}", f" ({n} is a length of {leaf.path})"
             if n > 2 and abs(factor / n - 1) < 1e-6:
                 return f"{n}", f" ({n} is a length of {leaf.path})"
+    if abs(factor - 1) < 1e-3:
+        return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.2g}", ""
     return f"{factor:.4g}", ""
 
 
@@ -101,6 +104,7 @@ def loss(seen: Measured, item: Lossy) -> Finding:
         code="low-precision",
         severity="fail",
         where=name,
-        message=f"the {dtype} gradient for {name} differs from the float64 one by {item.loss:.2%}",
+        message=f"the {dtype} gradient for {name} differs from the float64 one by "
+        f"{percent(item.loss)}",
         numbers=(("loss", item.loss), ("allowed", item.allowed)),
     )

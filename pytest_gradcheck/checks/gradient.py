@@ -19,10 +19,15 @@ from pytest_gradcheck.checks.problem import Problem, Wrt, bind
 from pytest_gradcheck.checks.survey import Demand, Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 from pytest_gradcheck.results import Context, Result
 
-NUDGE = 2.0**-9  # far beyond the largest step at which a kink could still be felt, near enough to x
+# Far beyond the largest step at which a kink could still be felt, near enough to x; in 16 bits at
+# least some units in the last place, so that the point moves at all.
+NUDGE = 2.0**-9
+NUDGE_UNITS = 8.0
+NUDGES = 3  # coarse numbers may stay tied after one, and each goes further
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +96,7 @@ def measure(
     limits: Limits,
     seed: int,
     *,
-    at_kink: bool = True,
+    nudges: int = NUDGES,
 ) -> Measured:
     """Take the numbers at a point; beside it where the function has a kink or a jump there.
 
@@ -105,10 +110,12 @@ def measure(
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
-    if at_kink and (suspect.jumps or any(c.kink for c in suspect.comparisons)):
-        return Measured(
-            planned, survey, suspect, beside=_beside(problem, asked, guard, cost, limits, seed)
-        )
+    if suspect.jumps or any(c.kink for c in suspect.comparisons):
+        moved = _nudged(survey, nudges)
+        if moved is None:
+            return Measured(planned, survey, suspect)
+        beside = _measured_beside(moved, asked, guard, cost, limits, seed, nudges - 1)
+        return Measured(planned, survey, suspect, beside=beside)
     if not survey.confirmed(suspect):
         return Measured(planned, survey, suspect)
     found = tuple(culprits(survey, suspect.inputs))
@@ -124,15 +131,27 @@ def demand(limits: Limits, planned: Plan) -> Demand:
     )
 
 
-def _beside(
-    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+def _nudged(survey: Survey, left: int) -> Problem | None:
+    """The function a little beside its point; None when no nudge is left."""
+    if not left:
+        return None
+    probe = survey.plan.native
+    problem = probe.problem
+    size = max(NUDGE, NUDGE_UNITS * precision.epsilon(problem.dtype))
+    step = probe.direction(derive(survey.seed, "nudge", left), range(len(problem.selected)))
+    return problem.moved([x + v * size for x, v in zip(problem.point, step, strict=True)])  # type: ignore[operator]  # every input moves
+
+
+def _measured_beside(
+    moved: Problem,
+    asked: Derivative,
+    guard: Guard,
+    cost: Cost,
+    limits: Limits,
+    seed: int,
+    nudges: int,
 ) -> Measured | None:
-    probe = start(problem, asked, guard, cost)
-    step = probe.direction(derive(seed, "nudge"), range(len(problem.selected)))
-    moved = problem.moved(
-        [x + v * NUDGE for x, v in zip(problem.point, step, strict=True)]  # type: ignore[operator]  # every input moves
-    )
     try:
-        return measure(moved, asked, guard, cost, limits, seed, at_kink=False)
+        return measure(moved, asked, guard, cost, limits, seed, nudges=nudges)
     except UsageError:  # outside the domain
         return None

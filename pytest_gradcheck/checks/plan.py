@@ -97,15 +97,19 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
             warnings.simplefilter("ignore")
             wide = start(native.problem.promoted(), native.derivative, native.guard, native.cost)
     except UsageError as error:
-        cause = error.__cause__ or error
-        return None, f"{type(cause).__name__} in float64"
+        return None, f"{_brief(error.__cause__ or error)} in float64"
     except (*OUTSIDE_DOMAIN, TypeError) as error:
-        return None, f"{type(error).__name__} in float64"
+        return None, f"{_brief(error)} in float64"
     if wide.precision != "float64":
         return None, f"the output stays {wide.precision}"
     if not native.guard.is_random and not _same_function(native, wide):
         return None, "in float64 it gives another value"
     return wide, ""
+
+
+def _brief(error: BaseException) -> str:
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__} ({told[:60]}{'…' if len(told) > 60 else ''})"
 
 
 def _same_function(native: Probe, wide: Probe) -> bool:

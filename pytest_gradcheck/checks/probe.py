@@ -24,6 +24,7 @@ from pytest_gradcheck.numerics.differences import (
     Estimate,
     Floats,
     Ladder,
+    around,
     estimate,
     first_exponents,
 )
@@ -32,6 +33,8 @@ from pytest_gradcheck.numerics.seeds import derive
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4
 MAX_RUNGS = 14
+# Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
+MOST_IN_VAIN = 2
 # What a probe outside the domain raises (log, sqrt, cholesky, a solver); anything else is a bug.
 OUTSIDE_DOMAIN = (ArithmeticError, ValueError, RuntimeError)
 
@@ -86,6 +89,16 @@ class Probe:
         dtypes = [leaf.dtype for leaf in self.outputs.leaves if leaf.dtype]
         return precision.coarsest([self.problem.dtype, *dtypes])
 
+    @property
+    def wobble(self) -> float:
+        """Largest difference between two equal calls, relative to the output."""
+        backend, largest = self.problem.backend, 0.0
+        for leaf, gap in zip(self.outputs.leaves, self.rounding, strict=True):
+            if gap:
+                size = norm(backend, leaf.value) / math.sqrt(leaf.size)
+                largest = max(largest, gap / size if size else math.inf)
+        return largest
+
     def rerun(self, point: Sequence[Array]) -> Flat:
         """The output at another point, from the same random state."""
         self.guard.rewind()
@@ -121,6 +134,7 @@ class Probe:
         cotangents: Sequence[Cotangents],
         *,
         rungs: int = 4,
+        near: int | None = None,
     ) -> Line:
         """Differences along a direction; the ladder grows where its own bound asks for it.
 
@@ -128,11 +142,13 @@ class Probe:
             direction: One array for each input, None where the input stays.
             cotangents: Sets of cotangents to project on.
             rungs: Least number of rungs.
+            near: Exponent of a step that served before; the balance of the precision by default.
         """
         unit = precision.epsilon(self.precision)
-        measured = {e: self._rung(direction, cotangents, e) for e in first_exponents(unit)}
+        first = first_exponents(unit) if near is None else around(near)
+        measured = {e: self._rung(direction, cotangents, e) for e in first}
         floor = self._floor(cotangents)
-        heading, best = 0, math.inf
+        heading, best, vain = 0, math.inf, 0
         while True:
             ladder = _ladder(measured, floor)
             found = estimate(ladder)
@@ -140,11 +156,12 @@ class Probe:
                 return Line(direction, ladder, found)
             bound = float(np.max(found.bound))
             # The ladder's own trend comes first; a way that did not help is left for the other one.
-            heading = found.extend if not heading else heading if bound < best / 2 else -heading
+            vain = 0 if bound < best / 2 else vain + 1
+            heading = found.extend if not heading else -heading if vain else heading
             best = min(best, bound)
             present = sorted(measured)
             extension = _extension(present, heading, unit) or _extension(present, -heading, unit)
-            if not extension:
+            if not extension or (vain > MOST_IN_VAIN and len(measured) >= rungs):
                 return Line(direction, ladder, found)
             for e in extension:
                 measured[e] = self._rung(direction, cotangents, e)

@@ -135,7 +135,7 @@ def bind(
 
 def label_of(fn: Any) -> str:
     """Name of a function, or of the class of a module."""
-    inner = getattr(fn, "func", fn)
+    inner = inspect.unwrap(getattr(fn, "func", fn))
     owner = getattr(inner, "__self__", None)
     if isinstance(owner, type):  # Function.apply of a custom autograd function
         return f"{owner.__name__}.{inner.__name__}"

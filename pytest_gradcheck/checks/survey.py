@@ -19,8 +19,11 @@ from pytest_gradcheck.numerics.seeds import derive
 
 LEAST_DIRECTIONS = 2  # one could be blind by chance whatever its bound
 MOST_DIRECTIONS = 8
+WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 CONFIRMING_RUNGS = 8
+SMALL_SHARE = 1e-3
+COARSE_RESOLUTION = 0.5
 CONFIRMING_DIRECTIONS = 3
 
 
@@ -88,12 +91,14 @@ class Survey:
     demand: Demand
     seed: int
     looks: list[Look] = field(default_factory=list)
+    _near: int | None = None  # the step that served last: it will do for the next direction
 
     def look(self, inputs: Sequence[int], label: str | int, rungs: int = 4) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
         probe = self.plan.probe
         direction = probe.direction(derive(self.seed, "direction", label), inputs)
-        line = probe.along(direction, self.plan.cotangents, rungs=rungs)
+        line = probe.along(direction, self.plan.cotangents, rungs=rungs, near=self._near)
+        self._near = line.estimate.exponent if line.estimate.exponent is not None else self._near
         return Look(tuple(inputs), line, compare(self.plan, line, self.demand.tolerance))
 
     def gradient_size(self, index: int) -> float:
@@ -117,6 +122,16 @@ class Survey:
         """Those of the inputs in which an error of the asked size could still hide."""
         return [i for i in inputs if not self.resolution(i) <= self.demand.resolution]
 
+    def is_coarse(self, index: int) -> bool:
+        """Whether an unresolved input is small beside the others and resolved to the half.
+
+        The gradient of such an input is less than ``SMALL_SHARE`` of the whole, and zero, a sign
+        or a factor 2 in it would still be seen.
+        """
+        sizes = [self.gradient_size(i) for i in range(len(self.plan.probe.scales))]
+        small = sizes[index] <= SMALL_SHARE * math.hypot(*sizes)
+        return small and self.resolution(index) <= COARSE_RESOLUTION
+
     def run(self) -> Look | None:
         """Look along directions until the demand is met or nothing helps; stop at a contradiction.
 
@@ -128,7 +143,7 @@ class Survey:
         still = [i for i in range(count) if i not in live]
         if still and self._add(self.look(still, "still")):
             return self.looks[-1]
-        if live and self._along_enough(live, "all"):
+        if live and self._along_enough(live, "all", self._most_together(live)):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
 
@@ -142,19 +157,22 @@ class Survey:
         self.looks.append(look)
         return look.off is not None
 
-    def _along_enough(self, inputs: Sequence[int], label: str) -> bool:
+    def _most_together(self, live: Sequence[int]) -> int:
+        return MOST_DIRECTIONS if len(live) == 1 else WORTH_TOGETHER
+
+    def _along_enough(self, inputs: Sequence[int], label: str, most: int) -> bool:
         """Look until the inputs are resolved or more directions would not do; True when off."""
-        for k in range(MOST_DIRECTIONS):
+        for k in range(most):
             if self._add(self.look(inputs, f"{label} {k}")):
                 return True
-            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs):
+            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs, most):
                 return False
         return False
 
-    def _worth_another(self, inputs: Sequence[int]) -> bool:
+    def _worth_another(self, inputs: Sequence[int], most: int) -> bool:
         # More directions help while the bound is good enough that some number of them suffices.
         hidden = min(look.hidden for look in self.looks if look.inputs == tuple(inputs))
-        best = visible_error([hidden] * MOST_DIRECTIONS, self.demand.miss_probability)
+        best = visible_error([hidden] * most, self.demand.miss_probability)
         unresolved = self.unresolved(inputs)
         return any(best <= self.demand.resolution * self.gradient_size(i) for i in unresolved)
 
@@ -163,7 +181,7 @@ class Survey:
         for round_ in range(OWN_ROUNDS):
             if not pending or pending == before:
                 return False
-            if self._along_enough(pending, f"own {round_}"):
+            if self._along_enough(pending, f"own {round_}", MOST_DIRECTIONS):
                 return True
             pending, before = self.unresolved(pending), pending
         return False

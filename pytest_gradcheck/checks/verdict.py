@@ -62,7 +62,9 @@ def _result(
         headline=_short(headline),
         findings=findings + power.circumstances(seen),
         evidence=evidence,
-        limits=limits.used(plan.probe.precision),
+        limits=limits.used(
+            plan.probe.precision, tolerance=plan.claim.dtype, rounding=plan.asis.dtype
+        ),
         context=Context(precision=plan.reason),
         advice=advice,
     )
@@ -92,6 +94,8 @@ def _beside(seen: Measured, beside: Measured, limits: Limits) -> Result:
     suspect = seen.suspect
     what = "jump" if suspect is not None and suspect.jumps else "kink"
     judged = of(beside, limits)
+    if any(finding.code == what for finding in judged.findings):  # told by a second nudge already
+        return judged
     note = Finding(
         code=what,
         severity="note",
@@ -131,7 +135,7 @@ def _low_precision(seen: Measured, limits: Limits) -> Result:
         seen,
         limits,
         "fail",
-        f"wrong gradient of {seen.label} in {dtype}: {name} is off by {worst.loss:.2%}, "
+        f"wrong gradient of {seen.label} in {dtype}: {name} is off by {power.percent(worst.loss)}, "
         f"right in float64",
         findings,
         (
@@ -153,27 +157,38 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
         return _nothing_moves(seen, limits, quiet)
     open_ = survey.unresolved(live)
     faint = [i for i in open_ if survey.is_below_noise(i)]
-    dull = [i for i in open_ if i not in faint]
+    coarse = [i for i in open_ if i not in faint and survey.is_coarse(i)]
+    dull = [i for i in open_ if i not in faint + coarse]
     notes = quiet + tuple(power.faint(seen, i) for i in faint)
+    notes += tuple(power.coarse(seen, i) for i in coarse)
     if dull or len(faint) == len(live):
         return _unresolved(seen, limits, dull or faint, notes)
-    clear = [i for i in live if i not in open_]
+    clear = [i for i in live if i not in faint]
     worst = max(survey.resolution(i) for i in clear)
     count = f"{len(clear)} input" + ("s" if len(clear) > 1 else "")
     return _result(
         seen,
         limits,
         "pass",
-        f"gradient of {label} is right in {count}: "
-        f"an error of {power.percent(worst)} would have been seen",
+        f"gradient of {label} is right in {count}; "
+        f"an error of {power.percent(worst)}{_alone(seen, limits)} would show",
         notes,
         (),
         (power.resolutions(seen, clear),),
     )
 
 
+def _alone(seen: Measured, limits: Limits) -> str:
+    """What an error in the function's own precision alone could be, if that is another one."""
+    plan = seen.plan
+    if not plan.is_in_two_precisions:
+        return ""
+    accepted = limits.number("rounding", plan.asis.dtype)
+    return f" ({power.percent(accepted)} in {plan.asis.dtype})"
+
+
 def _nothing_moves(seen: Measured, limits: Limits, quiet: tuple[Finding, ...]) -> Result:
-    what = "the output does not change"
+    what = "the output does not change to first order"
     if any(look.climbs_stairs for look in seen.survey.looks):
         what = "the output moves in steps"
     return _result(

@@ -18,11 +18,15 @@ Floats = NDArray[np.float64]
 RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + h v exact
 NOISE_FACTOR = 3.0  # three standard deviations of the rounding of one difference
 ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
+QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapolation, with room
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not
 # meet: a smooth function keeps 1/4.
 KINK_SHARE = 0.5
+JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 # Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
 STAIRCASE_RUNGS = 5
+# So many candidates at smaller steps refute one; fewer may be narrow by chance in rounding noise.
+CONTRADICTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Ladder:
         return np.exp2(np.asarray(self.exponents, dtype=np.float64))
 
     def finite(self) -> Ladder:
-        """The rungs below the largest step at which some projection was not finite."""
+        """The rungs below every step at which some projection was not finite."""
         bad = ~np.isfinite(self.first).all(axis=1)
         start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
         return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
@@ -83,6 +87,7 @@ class Estimate:
         noise: (p,) rounding error of one value, measured.
         kink: (p,) gap between the two one-sided slopes where they do not meet, else 0.
         is_staircase: Whether the value is the slope of stairs, flat in between.
+        exponent: Exponent of the step behind the widest bound; None where there is no value.
         extend: -1 when smaller steps promise a better bound, +1 for larger ones, judged on the
             projection with the widest bound.
     """
@@ -92,6 +97,7 @@ class Estimate:
     noise: Floats
     kink: Floats
     is_staircase: bool
+    exponent: int | None
     extend: int
 
 
@@ -106,8 +112,12 @@ def central_exponent(precision: float) -> int:
 
 def first_exponents(precision: float) -> tuple[int, ...]:
     """The four rungs to start with: one above the balance and two below it."""
-    centre = central_exponent(precision)
-    return tuple(centre + RATIO_EXPONENT * offset for offset in (1, 0, -1, -2))
+    return around(central_exponent(precision) - RATIO_EXPONENT)
+
+
+def around(exponent: int) -> tuple[int, ...]:
+    """The four rungs that let the step of an exponent be chosen: two above it and one below it."""
+    return tuple(exponent + RATIO_EXPONENT * offset for offset in (2, 1, 0, -1))
 
 
 def estimate(ladder: Ladder) -> Estimate:
@@ -115,7 +125,8 @@ def estimate(ladder: Ladder) -> Estimate:
 
     Candidates are the plain central differences and their first Richardson extrapolation; the
     bound of each is the larger gap to its two neighbours plus the measured rounding over the
-    step. No order is assumed: a candidate of too high an order disagrees with its neighbours.
+    step, wider where smaller steps contradict it. No order is assumed: a candidate of too high an
+    order disagrees with its neighbours.
     """
     whole = ladder.finite()
     ladder = whole.steps_only()
@@ -123,12 +134,15 @@ def estimate(ladder: Ladder) -> Estimate:
     shape = ladder.floor.shape
     if len(ladder.exponents) < 3:
         missing = np.full(shape, np.nan)
-        return Estimate(missing, np.full(shape, np.inf), ladder.floor, np.zeros(shape), False, -1)
+        return Estimate(
+            missing, np.full(shape, np.inf), ladder.floor, np.zeros(shape), False, None, -1
+        )
     steps = ladder.steps
     central = ladder.first / (2 * steps[:, None])
     extrapolated = (16 * central[1:] - central[:-1]) / 15
     noise = _noise(ladder, extrapolated)
-    values, bounds = _candidates(central, extrapolated, steps, noise)
+    values, bounds, rungs = _candidates(central, extrapolated, steps, noise)
+    bounds = _reconciled(values, bounds, rungs)
     columns = np.arange(shape[0])
     best = np.argmin(bounds, axis=0)
     worst = int(np.argmax(bounds[best, columns]))
@@ -138,6 +152,7 @@ def estimate(ladder: Ladder) -> Estimate:
         noise=noise[-1],
         kink=_kink(ladder, noise[-1]),
         is_staircase=is_staircase,
+        exponent=ladder.exponents[int(rungs[best[worst]])],
         extend=_direction(central[:, worst]),
     )
 
@@ -156,16 +171,32 @@ def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
 
 def _candidates(
     central: Floats, extrapolated: Floats, steps: Floats, noise: Floats
-) -> tuple[Floats, Floats]:
-    values, bounds = [], []
+) -> tuple[Floats, Floats, NDArray[np.intp]]:
+    values, bounds, rungs = [], [], []
     for table, offset in ((central, 0), (extrapolated, 1)):
         gaps = np.abs(np.diff(table, axis=0))
         for i in range(1, len(table) - 1):
             rung = i + offset
             rounding = NOISE_FACTOR * noise[max(rung - 2, 0)] / steps[rung]
+            rounding += QUOTIENT_ROUNDING * np.abs(table[i])
             values.append(table[i])
             bounds.append(np.maximum(gaps[i - 1], gaps[i]) + rounding)
-    return np.array(values), np.array(bounds)
+            rungs.append(rung)
+    return np.array(values), np.array(bounds), np.array(rungs)
+
+
+def _reconciled(values: Floats, bounds: Floats, rungs: NDArray[np.intp]) -> Floats:
+    """Bounds so wide that fewer than ``CONTRADICTIONS`` candidates at smaller steps lie outside.
+
+    Large steps can agree with each other on a slope that is not the one at the point: over whole
+    periods of a wave, over both sides of a pole. Smaller steps then disagree with them.
+    """
+    if len(values) < CONTRADICTIONS:
+        return bounds
+    apart = np.abs(values[:, None] - values) - bounds
+    finer = (rungs[:, None] < rungs)[:, :, None]
+    ordered: Floats = np.sort(np.where(finer, apart, 0.0), axis=1)
+    return np.maximum(bounds, ordered[:, -CONTRADICTIONS])
 
 
 def _direction(central: Floats) -> int:
@@ -188,5 +219,7 @@ def is_jump(ladder: Ladder) -> bool:
     ladder = ladder.finite()
     if len(ladder.exponents) < 3:
         return False
-    last, above = np.abs(ladder.first[-1]), np.abs(ladder.first[-3])
-    return bool(np.any((last > KINK_SHARE * above) & (last > 100 * ladder.floor) & (last > 0)))
+    last = ladder.first[-1]
+    # Noise keeps its size too, but not its value.
+    stays = np.abs(ladder.first[-3:-1] - last).max(axis=0) < JUMP_SPREAD * np.abs(last)
+    return bool(np.any(stays & (np.abs(last) > 100 * ladder.floor)))

@@ -8,9 +8,11 @@ erf(t / (|e| sqrt 2)) <= sqrt(2/pi) t/|e|; k independent directions miss it with
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 DENSITY = math.sqrt(2 / math.pi)  # twice the standard normal density at 0
+LARGEST = math.log(sys.float_info.max)  # of a logarithm whose exponential is a number
 
 
 def miss_probability(hidden: Sequence[float], error: float) -> float:
@@ -36,4 +38,5 @@ def visible_error(hidden: Sequence[float], probability: float) -> float:
     if min(hidden) == 0:
         return 0.0
     logs = math.fsum(math.log(DENSITY * t) for t in hidden)
-    return math.exp((logs - math.log(probability)) / len(hidden))
+    size = (logs - math.log(probability)) / len(hidden)
+    return math.exp(size) if size < LARGEST else math.inf

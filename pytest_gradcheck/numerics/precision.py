@@ -56,4 +56,7 @@ def power_of_two(value: float) -> float:
 
     Scaling by it is exact, so that rescaling an input by a power of two rescales every probe.
     """
-    return 2.0 ** round(math.log2(value)) if value > 0 and math.isfinite(value) else 1.0
+    if not 0 < value < math.inf:
+        return 1.0
+    mantissa, exponent = math.frexp(value)  # the mantissa lies in [1/2, 1)
+    return math.ldexp(1.0, min(exponent - (mantissa < math.sqrt(0.5)), 1023))

@@ -21,9 +21,9 @@ def failure(result: Result) -> str:
         [result.headline],
         _findings(result),
         _numbers(result),
-        [f"try: {line}" for line in result.advice],
-        [_limits(result)],
-        [_circumstances(result)] if result.context.backend else [],
+        [line for advice in result.advice for line in _wrapped("try: ", advice)],
+        _limits(result),
+        _circumstances(result) if result.context.backend else [],
         _reproduce(result),
     ]
     return "\n".join(line for part in parts for line in part)
@@ -34,7 +34,7 @@ def _findings(result: Result) -> list[str]:
     lines = []
     for finding in result.findings[:WORST]:
         if not any(finding.message in line for line in told):
-            lines.append(f"  {finding.severity}: {finding.message} [{finding.code}]")
+            lines += _wrapped(f"  {finding.severity}: ", f"{finding.message} [{finding.code}]")
     more = len(result.findings) - WORST
     return lines + ([f"  … and {more} more"] if more > 0 else [])
 
@@ -47,7 +47,7 @@ def _numbers(result: Result) -> list[str]:
 def table(evidence: Evidence) -> list[str]:
     """A table with aligned columns, the first few rows."""
     rows = [tuple(cell(value) for value in row) for row in evidence.rows[:WORST]]
-    widths = [max(len(r[i]) for r in [evidence.columns, *rows]) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(evidence.columns, *rows, strict=True)]
     lines = [_row(r, widths) for r in [evidence.columns, *rows]]
     more = len(evidence.rows) - WORST
     return lines + ([f"… and {more} more"] if more > 0 else [])
@@ -66,44 +66,43 @@ def cell(value: Scalar) -> str:
     return "-" if value is None else str(value)
 
 
-def _limits(result: Result) -> str:
+def _limits(result: Result) -> list[str]:
     told = [
         f"{use.name}={cell(use.value)} ({use.source})"
         for use in result.limits
         if isinstance(use.value, float) or use.source != "default"
     ]
-    return _wrapped("limits: ", told)
+    return _wrapped("limits: ", ", ".join(told))
 
 
-def _wrapped(head: str, items: Sequence[str]) -> str:
+def _wrapped(head: str, sentence: str) -> list[str]:
     # Four columns are left for the "E   " that pytest puts before each line.
-    return textwrap.fill(
-        ", ".join(items),
+    return textwrap.wrap(
+        sentence,
         WIDTH - 4,
         initial_indent=head,
         subsequent_indent=" " * len(head),
+        break_long_words=False,
         break_on_hyphens=False,
     )
 
 
-def _circumstances(result: Result) -> str:
+def _circumstances(result: Result) -> list[str]:
     context = result.context
-    return _wrapped(
-        "checked: ",
-        [
-            f"{context.backend} on {context.device}",
-            f"{context.dtype}",
-            f"reference in {context.precision}",
-            f"{context.evaluations} evaluations",
-            f"{context.derivatives} derivatives",
-        ],
-    )
+    told = [
+        f"{context.backend} on {context.device}",
+        f"{context.dtype}",
+        f"reference in {context.precision}",
+        f"{context.evaluations} evaluations",
+        f"{context.derivatives} derivatives",
+    ]
+    return _wrapped("checked: ", ", ".join(told))
 
 
 def _reproduce(result: Result) -> list[str]:
     context = result.context
     if not context.test:
-        return [f"reproduce: seed={context.seed}"]
+        return [f"reproduce: call it with seed={context.seed}"]
     return [f"reproduce: pytest {shlex.quote(context.test)} --gradcheck-seed={context.seed}"]
 
 
@@ -137,6 +136,8 @@ def _is_news(result: Result) -> bool:
 
 
 def _summary_lines(test: Test, result: Result) -> list[str]:
-    warned = [f"  warn: {f.message} [{f.code}]" for f in result.findings if f.severity == "warn"]
-    head = f"{result.verdict.upper()} {test.nodeid}"
-    return [head, f"  {result.headline}", *(warned if result.verdict == "pass" else [])]
+    lines = [f"{result.verdict.upper()} {test.nodeid}", *_wrapped("  ", result.headline)]
+    if result.verdict == "pass":
+        warned = (f for f in result.findings if f.severity == "warn")
+        lines += [line for f in warned for line in _wrapped("  warn: ", f"{f.message} [{f.code}]")]
+    return lines

@@ -57,7 +57,9 @@ def spoil(change):
         pytest.param(lambda g: 0 * g, "gradient-zero", "gets zero", id="zero"),
         pytest.param(lambda g: None, "gradient-missing", "none reaches params.w", id="missing"),
         pytest.param(lambda g: 1.01 * g, "gradient-factor", "1.01 times", id="percent"),
-        pytest.param(lambda g: (1 + 1e-6) * g, "gradient-factor", "times", id="millionth"),
+        pytest.param(
+            lambda g: (1 + 1e-6) * g, "gradient-factor", "gets 1 + 1e-06 times", id="millionth"
+        ),
         pytest.param(lambda g: np.roll(g, 1), "wrong-gradient", "is off by", id="rolled"),
         pytest.param(lambda g: g + 0.1, "wrong-gradient", "is off by", id="constant"),
         pytest.param(
@@ -231,3 +233,9 @@ def test_a_value_that_is_huge_beside_its_change():
     f = lambda x: float(1e8 + np.sin(x).sum())  # noqa: E731
     assert check_gradient(f, X, grad=np.cos).verdict == "pass"
     assert check_gradient(f, X, grad=lambda x: 1.1 * np.cos(x)).verdict == "fail"
+
+
+def test_a_stationary_point_is_called_what_it_is():
+    result = check_gradient(lambda x: ((x - 1) ** 2).sum(), np.ones(3), grad=lambda x: 2 * (x - 1))
+    assert result.verdict == "vacuous"
+    assert "does not change to first order" in result.headline

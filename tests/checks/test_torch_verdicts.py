@@ -30,9 +30,10 @@ def codes(result):
     ],
     ids=["relu", "abs", "max", "sort", "pool", "clamp", "wide", "jump"],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_kinks_are_not_accused(f, x, dtype):
-    assert check_gradient(f, x.to(dtype)).verdict == "pass"
+    for seed in range(3):
+        assert check_gradient(f, x.to(dtype), seed=seed).verdict == "pass"
 
 
 def test_a_wrong_gradient_is_found_at_a_kink_too():
@@ -151,3 +152,74 @@ def test_functional_calls_take_parameters_as_a_dict():
 def test_complex_inputs_and_outputs():
     z = torch.randn(4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     assert check_gradient(lambda z: z**2 * z.conj(), z).verdict == "pass"
+
+
+class OneSided(torch.autograd.Function):
+    """A sine whose backward is off in float32 alone."""
+
+    error = 0.0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * x.cos() * (1 + OneSided.error if x.dtype == torch.float32 else 1)
+
+
+def test_the_limit_that_decided_is_the_limit_that_is_shown(monkeypatch):
+    x = torch.linspace(-2, 2, 50)
+    monkeypatch.setattr(OneSided, "error", 1e-2)
+    wrong = check_gradient(OneSided.apply, x)
+    assert wrong.verdict == "fail"
+    assert ("rounding", 5e-3) in [(use.name, use.value) for use in wrong.limits]
+    monkeypatch.setattr(OneSided, "error", 3e-3)
+    accepted = check_gradient(OneSided.apply, x)
+    assert accepted.verdict == "pass"
+    assert "(0.5 % in float32)" in accepted.headline
+
+
+def test_another_kernel_without_a_graph_is_not_called_nondeterministic():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    result = check_gradient(layer, torch.randn(2, 3, 8), wrt="src")
+    assert result.verdict == "pass"
+    assert "nondeterministic" not in codes(result)
+
+
+def test_a_deep_network_with_fading_gradients_passes():
+    torch.manual_seed(0)
+    layers = [part for _ in range(12) for part in (torch.nn.Linear(32, 32), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(32, 1))
+    result = check_gradient(model, torch.randn(16, 32))
+    assert result.verdict == "pass", result.headline
+
+
+def test_the_small_gradient_of_a_deep_layer_is_still_checked():
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g
+
+    torch.manual_seed(0)
+    layers = [part for _ in range(8) for part in (torch.nn.Linear(32, 32), torch.nn.ReLU())]
+    first, rest = torch.nn.Linear(4, 32), torch.nn.Sequential(*layers)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.rest = first, rest
+
+        def forward(self, x):
+            return self.rest(Scaled.apply(self.first(x)))
+
+    result = check_gradient(Model(), torch.randn(16, 4))
+    assert result.verdict == "fail"
+    assert {f.where for f in result.findings} <= {"first.weight", "first.bias", "x"}
+    assert "2 times" in result.headline
