@@ -9,13 +9,14 @@ from typing import Any
 
 from pytest_gradcheck.backends import Guard
 from pytest_gradcheck.checks import derivative, plan, rounding, verdict
+from pytest_gradcheck.checks.bind import Wrt, bind
 from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
 from pytest_gradcheck.checks.locate import culprits
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import Cost
-from pytest_gradcheck.checks.problem import Problem, Wrt, bind
+from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.survey import Demand, Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
