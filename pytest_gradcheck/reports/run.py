@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gradcheck.results import SCHEMA_VERSION, VERDICTS, Result, result_from_plain
+from pytest_gradcheck.results import (
+    SCHEMA_VERSION,
+    VERDICTS,
+    Result,
+    escaped,
+    result_from_plain,
+    unescaped,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +38,11 @@ class Test:
     def to_plain(self) -> dict[str, Any]:
         """The test as builtins."""
         return {
-            "nodeid": self.nodeid,
+            "nodeid": escaped(self.nodeid),
             "phase": self.phase,
             "attempt": self.attempt,
             "outcome": self.outcome,
-            "worker": self.worker,
+            "worker": escaped(self.worker),
             "results": [result.to_plain() for result in self.results],
         }
 
@@ -72,7 +79,7 @@ class Run:
         verdicts = [result.verdict for result in self.results]
         return {
             "schema": SCHEMA_VERSION,
-            "tool": {"name": "pytest-gradcheck", "version": self.version},
+            "tool": {"name": "pytest-gradcheck", "version": escaped(self.version)},
             "totals": {"checks": len(verdicts)} | {v: verdicts.count(v) for v in VERDICTS},
             "tests": [test.to_plain() for test in self.tests],
             "extra": dict(self.extra),
@@ -81,14 +88,20 @@ class Run:
 
 def test_from_plain(plain: dict[str, Any]) -> Test:
     """The test whose plain form is given."""
-    results = tuple(result_from_plain(item) for item in plain["results"])
-    return Test(**plain | {"results": results})
+    return Test(
+        nodeid=unescaped(plain["nodeid"]),
+        phase=plain["phase"],
+        attempt=plain["attempt"],
+        outcome=plain["outcome"],
+        worker=unescaped(plain["worker"]),
+        results=tuple(result_from_plain(item) for item in plain["results"]),
+    )
 
 
 def run_from_plain(plain: dict[str, Any]) -> Run:
     """The run whose plain form is given, such as a JSON report that was read."""
     return Run(
         tests=tuple(test_from_plain(item) for item in plain["tests"]),
-        version=plain["tool"]["version"],
+        version=unescaped(plain["tool"]["version"]),
         extra=tuple(plain["extra"].items()),
     )

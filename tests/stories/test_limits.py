@@ -1,5 +1,7 @@
 """Where a limit may be written, which place wins, and what a bad value says."""
 
+import itertools
+
 import pytest
 
 CHECK = """
@@ -73,13 +75,13 @@ def test_the_environment_reaches_the_workers(project, monkeypatch, way, addopts,
     }
 
 
-# Each place is tried with all weaker ones beside it: (place, value) from the weakest on.
+# From the weakest on, with the value that is written there.
 PLACES = {"default": 0.01, "ini": 0.02, "flag": 0.03, "hook": 0.04, "marker": 0.05, "call": 0.06}
 
 
-@pytest.mark.parametrize("strongest", PLACES)
-def test_the_stronger_place_wins(project, strongest):
-    present = list(PLACES)[: list(PLACES).index(strongest) + 1]
+@pytest.mark.parametrize(("weaker", "stronger"), [*itertools.combinations(PLACES, 2)])
+def test_the_stronger_place_wins(project, weaker, stronger):
+    present = {weaker, stronger}
     args = []
     if "ini" in present:
         args += ["-o", "gradcheck_resolution=0.02"]
@@ -100,8 +102,16 @@ def test_the_stronger_place_wins(project, strongest):
         """
     )
     project.run(*args).assert_outcomes(passed=1)
-    assert limit(project)["source"] == strongest
-    assert limit(project)["value"] == PLACES[strongest]
+    assert limit(project)["source"] == stronger
+    assert limit(project)["value"] == PLACES[stronger]
+
+
+def test_what_is_written_nowhere_is_a_default(project):
+    project.tests(CHECK)
+    project.run().assert_outcomes(passed=1)
+    (result,) = project.results()
+    assert {use["source"] for use in result["limits"]} == {"default"}
+    assert limit(project)["value"] == PLACES["default"]
 
 
 def test_the_closest_marker_wins(project):

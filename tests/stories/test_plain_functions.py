@@ -113,6 +113,9 @@ def test_the_functions_work_without_pytest(project):
     run = project.pytester.runpython("script.py")
     assert run.ret == 0
     run.stdout.fnmatch_lines(
-        ["pass", "fail; wrong gradient of square: x has the wrong sign; reproduce: seed=*"],
+        [
+            "pass",
+            "fail; wrong gradient of square: x has the wrong sign; reproduce: call it with seed=*",
+        ],
         consecutive=True,
     )

@@ -1,5 +1,7 @@
 """The JSON report: strict, whole or absent, and never at the cost of a verdict."""
 
+import errno
+
 import pytest
 
 MIXED = """
@@ -118,10 +120,27 @@ def test_one_lost_report_does_not_take_the_others_along(project):
     assert project.totals() == {"checks": 1, "pass": 1}
 
 
-def test_a_value_that_json_cannot_hold_leaves_the_older_report(project):
+def test_a_text_that_utf8_cannot_hold_is_written_as_an_escape(project):
     project.file(
         "conftest.py",
-        "def pytest_gradcheck_report(config, run):\n    return {'when': object()}",
+        "def pytest_gradcheck_report(config, run):\n    return {'file': 'caf\\udce9'}",
+    )
+    project.tests(RIGHT)
+    project.run().assert_outcomes(passed=1)
+    assert project.report()["extra"] == {"file": "caf\udce9"}
+
+
+NOT_JSON = {
+    "object()": "Object of type object is not JSON serializable",
+    "float('nan')": "Out of range float values are not JSON compliant*",
+}
+
+
+@pytest.mark.parametrize(("value", "why"), NOT_JSON.items(), ids=["object", "nan"])
+def test_a_value_that_json_cannot_hold_leaves_the_older_report(project, value, why):
+    project.file(
+        "conftest.py",
+        f"def pytest_gradcheck_report(config, run):\n    return {{'when': {value}}}",
     )
     project.tests(RIGHT)
     project.report_path.write_text("old", encoding="utf-8")
@@ -132,8 +151,26 @@ def test_a_value_that_json_cannot_hold_leaves_the_older_report(project):
     run.stdout.fnmatch_lines(
         [
             f"report not written: json:{project.report_path}: a plugin added a value that JSON "
-            "cannot hold (Object of type object is not JSON serializable); the verdicts above stand"
+            f"cannot hold ({why}); the verdicts above stand"
         ]
+    )
+    assert project.report_path.read_text(encoding="utf-8") == "old"
+    assert files(project) == before
+
+
+def test_a_full_disk_leaves_the_older_report(project, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    project.tests(RIGHT)
+    project.report_path.write_text("old", encoding="utf-8")
+    before = files(project)
+    monkeypatch.setattr("pathlib.Path.replace", full)  # the last step of writing
+    run = project.run("-p", "no:cacheprovider")
+    monkeypatch.undo()
+    assert run.ret == pytest.ExitCode.TESTS_FAILED
+    run.stdout.fnmatch_lines(
+        ["report not written: *: No space left on device; give a path that can be written; *"]
     )
     assert project.report_path.read_text(encoding="utf-8") == "old"
     assert files(project) == before

@@ -33,7 +33,7 @@ def test_verbose_shows_what_passed_too(project):
     project.tests(MIXED)
     lines = section(project.run("-v"))
     assert lines[:2] == ["2 checks: 1 passed, 1 failed", "PASS test_sample.py::test_right"]
-    assert lines[2].startswith("  gradient of square is right in 1 input: an error of ")
+    assert lines[2].startswith("  gradient of square is right in 1 input; an error of ")
     assert lines[3] == "FAIL test_sample.py::test_wrong"
 
 

@@ -126,13 +126,11 @@ def test_an_offered_backend_is_found_and_judged(tiny, way):
     verdicts = {"test_right": ["pass"], "test_half": ["fail"], "test_named": ["pass"]}
     assert tiny.verdicts() == verdicts
     assert {result["context"]["backend"] for result in tiny.results()} == {"tiny"}
-    run.stdout.fnmatch_lines(
-        [
-            "E * pytest_gradcheck.GradCheckError: wrong gradient of energy: x gets 0.5 times the "
-            "right one",
-            "E * pytest_gradcheck.UsageError: tiny has no derivatives of its own; give grad=",
-        ]
-    )
+    told = [line.removeprefix("E").strip() for line in run.stdout.lines]
+    wrong = "wrong gradient of energy: x gets 0.5 times the right one"
+    assert f"pytest_gradcheck.GradCheckError: {wrong}" in told
+    misuse = "tiny has no derivatives of its own; give grad="
+    assert f"pytest_gradcheck.UsageError: {misuse}" in told
 
 
 def test_an_offered_backend_is_gone_after_the_run(tiny):

@@ -33,7 +33,7 @@ HEADLINES = {
     "test_island": "undecided on island: it is not finite (or raises) on both sides of the point "
     "at every step",
     "test_constant": "nothing to check in constant: every gradient is zero and the output does "
-    "not change",
+    "not change to first order",
 }
 
 
@@ -62,7 +62,8 @@ def test_an_idle_marked_test_fails_without_a_traceback(project):
         [
             "*_ test_idle _*",
             "vacuous: the test is marked gradcheck, and nothing was checked in it",
-            "try: use the fixture gradcheck or assert_gradient in the test, or remove the marker",
+            "try: use the fixture gradcheck or assert_gradient in the test, or remove the",
+            "     marker",
         ],
         consecutive=True,
     )
