@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple, get_args
 
 from pytest_gradcheck.errors import UsageError
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 Scalar = str | bool | int | float | None
 Value = float | str
 Source = Literal["call", "marker", "hook", "flag", "ini", "default"]

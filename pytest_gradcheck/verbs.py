@@ -19,6 +19,8 @@ from pytest_gradcheck.errors import GradCheckError, GradCheckWarning
 from pytest_gradcheck.reports import text
 from pytest_gradcheck.results import Context, Result
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 _PACKAGE = str(Path(__file__).parent)
 P = ParamSpec("P")
 

@@ -27,7 +27,8 @@ ROOMS = {
     "backends": (SHARED, ()),
     "backends.numpy": (SHARED, ()),
     # Every backend may use NumPy, and so the file that knows NumPy's arrays.
-    "backends.torch": ({*SHARED, "backends.numpy", "torch"}, ()),
+    "backends.torch": ({*SHARED, "backends.torch_state", "torch"}, ()),
+    "backends.torch_state": ({*SHARED, "backends.numpy", "torch"}, ()),
     "backends.jax": ({*SHARED, "backends.numpy", "jax"}, ()),
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pytest_gradcheck.backends.protocol import Array, Backend, Flat, Function, Guard, Leaf
 from pytest_gradcheck.errors import UsageError
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 __all__ = [
     "Array",
     "Backend",

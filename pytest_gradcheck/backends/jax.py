@@ -20,12 +20,13 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
-    Generator,
-    NumpyGenerator,
-    PythonGenerator,
     StateGuard,
+    global_generators,
+    private_generators,
     reachable,
 )
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 # Older releases have the switch of 64-bit mode among the experiments.
 _enable_x64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -104,7 +105,7 @@ class JaxBackend:
     def guard(self, *roots: Any) -> Iterator[Guard]:
         """Hold Python's and NumPy's generators and reachable ``nnx`` modules; 64-bit mode on."""
         modules = _nnx_modules(roots)
-        generators: list[Generator] = [PythonGenerator(), NumpyGenerator()]
+        generators = [*global_generators(), *private_generators(roots)]
         _USER_MODE.append(bool(jax.config.jax_enable_x64))
         try:
             held = StateGuard(generators, [*held_arrays(roots), *modules])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy as np
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
 from pytest_gradcheck.backends.state import (
-    NumpyGenerator,
-    PythonGenerator,
     StateGuard,
+    global_generators,
+    private_generators,
     reachable,
 )
 from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 _NO_DERIVATIVE = (
     "NumPy has no derivatives of its own: give the hand-written one as grad=, vjp= or jac=, "
@@ -79,7 +82,7 @@ class NumpyBackend:
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold Python's and NumPy's generators, and the arrays that the functions carry along."""
-        return StateGuard((PythonGenerator(), NumpyGenerator()), held_arrays(roots))
+        return StateGuard([*global_generators(), *private_generators(roots)], held_arrays(roots))
 
 
 def held_arrays(roots: Sequence[Any]) -> list[Callable[[], None]]:
@@ -92,9 +95,9 @@ def _restorer(value: Any) -> Callable[[], None] | None:
         before = value.copy()
         return lambda: _write_back(value, before)
     attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict) and any(isinstance(v, np.ndarray) for v in attributes.values()):
+    if isinstance(attributes, dict) and not isinstance(value, (FunctionType, ModuleType, type)):
         kept = dict(attributes)
-        return lambda: _reset(attributes, kept)
+        return lambda: reset(attributes, kept)
     return None
 
 
@@ -103,7 +106,10 @@ def _write_back(value: np.ndarray, before: np.ndarray) -> None:
         value[...] = before
 
 
-def _reset(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+def reset(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Make a dictionary what it was, if it is not: the same keys with the same objects."""
+    if attributes.keys() == kept.keys() and all(attributes[k] is kept[k] for k in kept):
+        return
     attributes.clear()
     attributes.update(kept)
 

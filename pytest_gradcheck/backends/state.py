@@ -71,6 +71,64 @@ class NumpyGenerator:
         np.random.set_state(state)
 
 
+class PrivatePython:
+    """A ``random.Random`` that a function carries along."""
+
+    draws = True
+
+    def __init__(self, generator: random.Random) -> None:
+        self._generator = generator
+
+    def get(self) -> Any:
+        """The state now."""
+        return self._generator.getstate()
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two states are equal."""
+        return bool(a == b)
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+        self._generator.setstate(state)
+
+
+class PrivateNumpy:
+    """A ``numpy.random.Generator`` that a function carries along."""
+
+    draws = True
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._bits = generator.bit_generator
+
+    def get(self) -> Any:
+        """The state now."""
+        return self._bits.state
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two states are equal; arrays inside compare by their text."""
+        return repr(a) == repr(b)
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+        self._bits.state = state
+
+
+def global_generators() -> list[Generator]:
+    """Python's and NumPy's global generators."""
+    return [PythonGenerator(), NumpyGenerator()]
+
+
+def private_generators(roots: Iterable[Any]) -> list[Generator]:
+    """Python's and NumPy's generator objects among what functions carry along."""
+    found: list[Generator] = []
+    for value in reachable(roots):
+        if isinstance(value, random.Random):
+            found.append(PrivatePython(value))
+        elif isinstance(value, np.random.Generator):
+            found.append(PrivateNumpy(value))
+    return found
+
+
 class StateGuard:
     """Holds global generators and whatever else a backend adds; restores on exit, always.
 

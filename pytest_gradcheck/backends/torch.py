@@ -1,10 +1,10 @@
-"""PyTorch: tensors on any device, functions, modules through ``torch.func.functional_call``."""
+"""PyTorch: tensors on any device, functions, modules with other tensors put in their places."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,15 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import tree
-from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
-from pytest_gradcheck.backends.state import (
-    Generator,
-    NumpyGenerator,
-    PythonGenerator,
-    StateGuard,
-    reachable,
-)
+from pytest_gradcheck.backends.torch_state import guard, swapped
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
 class TorchBackend:
@@ -115,121 +110,7 @@ class TorchBackend:
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold generators, modules reachable from the roots, default dtype and grad mode."""
-        modules = [value for value in reachable(roots) if isinstance(value, nn.Module)]
-        restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
-        generators: list[Generator] = [PythonGenerator(), NumpyGenerator(), _Flags()]
-        generators += _generators()
-        return StateGuard(generators, restorers)
-
-
-class _Flags:
-    """Default dtype and grad mode: kept like a generator, set back before every run."""
-
-    draws = False
-
-    def get(self) -> Any:
-        return torch.get_default_dtype(), torch.is_grad_enabled()
-
-    def same(self, a: Any, b: Any) -> bool:
-        return bool(a == b)
-
-    def set(self, state: Any) -> None:
-        dtype, grad = state
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-
-
-class _CpuGenerator:
-    """The default generator of the CPU."""
-
-    draws = True
-
-    def get(self) -> Any:
-        return torch.get_rng_state()
-
-    def same(self, a: Any, b: Any) -> bool:
-        return bool(torch.equal(a, b))
-
-    def set(self, state: Any) -> None:
-        torch.set_rng_state(state)
-
-
-class _CudaGenerator(_CpuGenerator):
-    """The default generator of one CUDA device."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def get(self) -> Any:
-        return torch.cuda.get_rng_state(self._index)
-
-    def set(self, state: Any) -> None:
-        torch.cuda.set_rng_state(state, self._index)
-
-
-def _generators() -> list[_CpuGenerator]:
-    # An uninitialised CUDA context has no state to lose, and asking would create it.
-    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-    return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
-
-
-def _held_modules(modules: list[nn.Module]) -> Sequence[Callable[[], None]]:
-    parts = {id(part): part for module in modules for part in module.modules()}
-    return [functools.partial(_set_mode, part, part.training) for part in parts.values()] + [
-        functools.partial(_restore, tensor, *_held(tensor))
-        for tensor in _tensors_of(list(parts.values()))
-    ]
-
-
-def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for module in modules:
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            found[id(tensor)] = tensor
-    return list(found.values())
-
-
-def _held_tensors(roots: Sequence[Any]) -> Sequence[Callable[[], None]]:
-    loose = (v for v in reachable(roots) if isinstance(v, Tensor) and _holdable(v))
-    return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
-
-
-def _holdable(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not torch.nn.parameter.is_lazy(tensor)
-
-
-def _held(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
-    grad = tensor.grad if tensor.is_leaf else None
-    kept = None if grad is None else grad.detach().clone()
-    return tensor.detach().clone(), tensor.requires_grad, grad, kept
-
-
-def _restore(
-    tensor: Tensor, value: Tensor, requires_grad: bool, grad: Tensor | None, kept: Tensor | None
-) -> None:
-    with torch.no_grad():
-        if not _identical(tensor, value):
-            tensor.detach().copy_(value)
-        if grad is not None and kept is not None and not _identical(grad, kept):
-            grad.copy_(kept)
-    if tensor.is_leaf:
-        tensor.grad = grad
-        tensor.requires_grad_(requires_grad)
-
-
-def _identical(a: Tensor, b: Tensor) -> bool:
-    # Not torch.equal: NaN is identical to itself, and 0.0 is not -0.0.
-    same = a.shape == b.shape and a.dtype == b.dtype
-    return bool(same and torch.equal(_bits(a), _bits(b)))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().contiguous().reshape(-1)
-    return (torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8)
-
-
-def _set_mode(module: nn.Module, training: bool) -> None:
-    module.training = training
+        return guard(roots)
 
 
 def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
@@ -240,20 +121,17 @@ def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
 
 
 def _functional(module: nn.Module, names: tuple[str, ...], values: Sequence[Any]) -> Any:
-    parameters = dict(zip(names, values, strict=True))
-    dtype = _promoted_to(module, parameters)
+    own = dict(module.named_parameters())
+    others = {id(own[name]): value for name, value in zip(names, values, strict=True)}
+    dtype = {own[name].dtype: value.dtype for name, value in zip(names, values, strict=True)}
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # Fresh buffers each time: what a batch norm or a counter writes is gone after the call.
-        buffers = {name: _buffer(b, dtype) for name, b in module.named_buffers()}
-        return torch.func.functional_call(module, (parameters, buffers), args, kwargs)
+        fresh = {id(b): _buffer(b, dtype) for b in module.buffers()}
+        with swapped(module, others | fresh):
+            return module(*args, **kwargs)
 
     return call
-
-
-def _promoted_to(module: nn.Module, parameters: dict[str, Any]) -> dict[torch.dtype, torch.dtype]:
-    own = dict(module.named_parameters())
-    return {own[name].dtype: value.dtype for name, value in parameters.items()}
 
 
 def _buffer(buffer: Tensor, precisions: dict[torch.dtype, torch.dtype]) -> Tensor:

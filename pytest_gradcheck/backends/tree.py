@@ -12,6 +12,8 @@ from typing import Any
 
 from pytest_gradcheck.backends.protocol import Flat, Leaf
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 Rebuild = Callable[[Sequence[Any]], Any]
 Expand = Callable[[Any], "tuple[list[tuple[str, Any]], Rebuild] | None"]
 Describe = Callable[[str, Any], Leaf]

@@ -13,6 +13,8 @@ from pytest_gradcheck.backends import Backend, Flat, Leaf, tree
 from pytest_gradcheck.checks.problem import Call, Problem, kind_of, label_of
 from pytest_gradcheck.errors import UsageError
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 Wrt = int | str | Sequence[int | str] | None
 
 

@@ -21,6 +21,8 @@ from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
 Gradient = Sequence[Array | None]
 
 

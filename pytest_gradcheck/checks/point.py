@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+from pytest_gradcheck import backends
 from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks.derivative import Derivative
 from pytest_gradcheck.checks.probe import Cost, Probe, norm
 from pytest_gradcheck.checks.problem import Problem, kind_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
 def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) -> Probe:
@@ -73,6 +76,13 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
     real = [leaf for leaf in outputs.leaves if leaf.dtype and leaf.size]
     if not real:
         got = ", ".join(kind_of(leaf.value) for leaf in outputs.leaves) or "nothing"
+        owners = {backends.owner(leaf.value) for leaf in outputs.leaves} - {None}
+        if owners - {problem.backend.name}:
+            other = sorted(str(owner) for owner in owners)[0]
+            raise UsageError(
+                f"{problem.label} returned {got} for inputs of {problem.backend.name}; "
+                f"name backend={other!r}, or give inputs of {other}"
+            )
         if any(leaf.dtype for leaf in outputs.leaves):
             raise UsageError(f"{problem.label} returned arrays without elements: {got}")
         raise UsageError(

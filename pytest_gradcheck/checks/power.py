@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pytest_gradcheck.checks.measured import Measured
-from pytest_gradcheck.numerics.precision import epsilon, real_part
+from pytest_gradcheck.numerics.precision import real_part
 from pytest_gradcheck.results import Evidence, Finding
-
-# Another kernel (with and without a graph) or another order of summation may cost so much.
-WOBBLE_UNITS = 64.0
 
 
 def independent(seen: Measured, index: int) -> Finding:
@@ -81,14 +78,13 @@ def circumstances(seen: Measured) -> tuple[Finding, ...]:
     """What limits the meaning of the verdict, whatever it is."""
     plan = seen.plan
     findings: list[Finding] = []
-    wobble = plan.native.wobble
-    if wobble > WOBBLE_UNITS * epsilon(plan.native.precision):
+    if not plan.native.is_repeatable:
         findings.append(
             Finding(
                 code="nondeterministic",
                 severity="warn",
                 message="two equal calls of the function differ, random state set back in between",
-                numbers=(("difference", wobble),),
+                numbers=(("difference", plan.native.wobble),),
             )
         )
     cut = [leaf for leaf in plan.native.outputs.leaves if leaf.dtype and not leaf.trainable]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Guard
-from pytest_gradcheck.checks.derivative import Cotangents, Derivative
+from pytest_gradcheck.checks import growth
+from pytest_gradcheck.checks.derivative import Cotangents, Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
-    RATIO_EXPONENT,
     Estimate,
     Floats,
     Ladder,
@@ -30,11 +30,10 @@ from pytest_gradcheck.numerics.differences import (
 )
 from pytest_gradcheck.numerics.seeds import derive
 
-# A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
-HIGHEST = 4
-MAX_RUNGS = 14
-# Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
-MOST_IN_VAIN = 2
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+# Another kernel (with and without a graph) or another order of summation may cost so much.
+WOBBLE_UNITS = 64.0
 # What a probe outside the domain raises (log, sqrt, cholesky, a solver); anything else is a bug.
 OUTSIDE_DOMAIN = (ArithmeticError, ValueError, RuntimeError)
 
@@ -90,6 +89,11 @@ class Probe:
         return precision.coarsest([self.problem.dtype, *dtypes])
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether equal calls give equal values, last bits apart."""
+        return self.wobble <= WOBBLE_UNITS * precision.epsilon(self.precision)
+
+    @property
     def wobble(self) -> float:
         """Largest difference between two equal calls, relative to the output."""
         backend, largest = self.problem.backend, 0.0
@@ -111,7 +115,14 @@ class Probe:
         """The derivative under test, from the same random state."""
         self.guard.rewind()
         self.cost.derivatives += 1
-        return self.derivative.gradient(self.problem, self.outputs, cotangents)
+        try:
+            return self.derivative.gradient(self.problem, self.outputs, cotangents)
+        except (UsageError, WrongDerivative):
+            raise
+        except Exception as error:  # the user's own code; chained, so that its traceback is shown
+            raise UsageError(
+                f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
+            ) from error
 
     def direction(self, seed: int, inputs: Sequence[int]) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.
@@ -119,12 +130,25 @@ class Probe:
         Each input is scaled by a power of two near its root mean square, and rounded so that at
         the smallest first step x + h v differs from x by h v.
         """
+        return self._direction(seed, {index: self.scales[index] for index in inputs})
+
+    def relative_direction(self, seed: int, inputs: Sequence[int]) -> list[Array | None]:
+        """A random direction in which each element moves in proportion to its own size.
+
+        It stays on this side of a pole or an edge that only small elements are near.
+        """
+        point, scales = self.problem.point, self.scales
+        return self._direction(
+            seed, {i: abs(point[i]) + (point[i] == 0) * scales[i] for i in inputs}
+        )
+
+    def _direction(self, seed: int, sizes: dict[int, Any]) -> list[Array | None]:
         problem = self.problem
+        step = 2.0 ** first_exponents(precision.epsilon(self.precision))[-1]
         direction: list[Array | None] = [None] * len(problem.selected)
-        for index in inputs:
+        for index, size in sizes.items():
             x = problem.point[index]
-            v = problem.backend.normal(x, derive(seed, problem.names[index])) * self.scales[index]
-            step = 2.0 ** first_exponents(precision.epsilon(self.precision))[-1]
+            v = problem.backend.normal(x, derive(seed, problem.names[index])) * size
             direction[index] = ((x + v * step) - x) * (1 / step)
         return direction
 
@@ -150,20 +174,22 @@ class Probe:
         floor = self._floor(cotangents)
         heading, best, vain = 0, math.inf, 0
         while True:
-            ladder = _ladder(measured, floor)
+            ladder = growth.ladder_of(measured, floor)
             found = estimate(ladder)
-            if len(measured) >= rungs and _good(found, ladder, unit):
+            if len(measured) >= rungs and growth.is_good(found, ladder, unit):
                 return Line(direction, ladder, found)
             bound = float(np.max(found.bound))
             # The ladder's own trend comes first; a way that did not help is left for the other one.
-            vain = 0 if bound < best / 2 else vain + 1
+            vain = 0 if bound < best / 2 or best == math.inf else vain + 1
             heading = found.extend if not heading else -heading if vain else heading
             best = min(best, bound)
             present = sorted(measured)
-            extension = _extension(present, heading, unit) or _extension(present, -heading, unit)
-            if not extension or (vain > MOST_IN_VAIN and len(measured) >= rungs):
+            more = growth.extension(present, heading, unit) or growth.extension(
+                present, -heading, unit
+            )
+            if not more or (vain > growth.MOST_IN_VAIN and len(measured) >= rungs):
                 return Line(direction, ladder, found)
-            for e in extension:
+            for e in more:
                 measured[e] = self._rung(direction, cotangents, e)
 
     def is_finite_around(self, index: int) -> bool:
@@ -249,29 +275,3 @@ def norm(backend: Any, x: Array) -> float:
 
 def _shapes(outputs: Flat) -> str:
     return ", ".join(str(leaf.shape) for leaf in outputs.leaves)
-
-
-def _ladder(measured: dict[int, tuple[Floats, Floats]], floor: Floats) -> Ladder:
-    exponents = tuple(sorted(measured, reverse=True))
-    first = np.array([measured[e][0] for e in exponents])
-    second = np.array([measured[e][1] for e in exponents])
-    return Ladder(exponents, first, second, floor)
-
-
-def _good(found: Estimate, ladder: Ladder, unit: float) -> bool:
-    # eps**0.4 (5e-7 in float64) leaves two directions enough for an error of 1 %.
-    if not np.isfinite(found.bound).all() or not ladder.moved().any():
-        return False
-    size = float(np.abs(found.value).max())
-    return bool((found.bound <= unit**0.4 * size).all())
-
-
-def _extension(exponents: list[int], extend: int, unit: float) -> list[int]:
-    lowest = round(math.log2(unit))
-    if len(exponents) >= MAX_RUNGS:
-        return []
-    if extend > 0:
-        wanted = [exponents[-1] + RATIO_EXPONENT * i for i in (1, 2)]
-    else:
-        wanted = [exponents[0] - RATIO_EXPONENT * i for i in (1, 2)]
-    return [e for e in wanted if lowest <= e <= HIGHEST]

@@ -115,7 +115,10 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
         ("reference", worst.reference),
         ("bound", worst.bound),
     )
-    if any(c.kink for c in look.comparisons) or look.jumps:
+    if not seen.plan.native.is_repeatable:
+        code, why = "unrepeatable", "two equal calls of the function give different values"
+        advice = "make it a function of its inputs: no counter, no generator of its own"
+    elif any(c.kink for c in look.comparisons) or look.jumps:
         code, why = "kink", "the function has kinks or jumps at the point and beside it"
         advice = "give a point where the function is smooth"
     else:
@@ -218,6 +221,17 @@ def _no_reference(seen: Measured, limits: Limits) -> Result:
     )
 
 
+def _sharper(seen: Measured, resolution: float) -> str:
+    if "not promoted" in seen.plan.reason:
+        return (
+            "make the function work in float64: pass the module itself, or call .double() on "
+            "what the function closes over"
+        )
+    if resolution < 0.5:
+        return f"give a smoother point, or accept it with resolution={2 * resolution:.1g}"
+    return "give a smoother point, or a function with less rounding inside"
+
+
 def _unresolved(
     seen: Measured, limits: Limits, dull: list[int], notes: tuple[Finding, ...]
 ) -> Result:
@@ -241,9 +255,6 @@ def _unresolved(
         "undecided",
         f"undecided on {seen.label}: {power.blindness(worst)} would not have been seen",
         findings + notes,
-        (
-            "give float64 inputs, or a smoother point; or accept it with "
-            f"resolution={min(1.0, 2 * worst):.1g}",
-        ),
+        (_sharper(seen, worst),),
         (power.resolutions(seen, dull),),
     )

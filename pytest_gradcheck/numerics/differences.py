@@ -143,6 +143,7 @@ def estimate(ladder: Ladder) -> Estimate:
     noise = _noise(ladder, extrapolated)
     values, bounds, rungs = _candidates(central, extrapolated, steps, noise)
     bounds = _reconciled(values, bounds, rungs)
+    bounds = np.where(_is_spike(ladder, noise[-1]), np.inf, bounds)
     columns = np.arange(shape[0])
     best = np.argmin(bounds, axis=0)
     worst = int(np.argmax(bounds[best, columns]))
@@ -153,7 +154,7 @@ def estimate(ladder: Ladder) -> Estimate:
         kink=_kink(ladder, noise[-1]),
         is_staircase=is_staircase,
         exponent=ladder.exponents[int(rungs[best[worst]])],
-        extend=_direction(central[:, worst]),
+        extend=-1 if np.isinf(bounds[:, worst]).any() else _direction(central[:, worst]),
     )
 
 
@@ -212,6 +213,19 @@ def _kink(ladder: Ladder, noise: Floats) -> Floats:
     stays = gaps[1] > KINK_SHARE * gaps[0]
     visible = np.abs(ladder.second[-1]) > 10 * NOISE_FACTOR * noise
     return np.where(stays & visible, gaps[1], 0.0)
+
+
+def _is_spike(ladder: Ladder, noise: Floats) -> NDArray[np.bool_]:
+    """(p,) where the value at the point is unlike both sides at every step, however small.
+
+    The second difference of a smooth function falls to a sixteenth with the step, across a kink
+    to a quarter; where it stays, the steps are too large for what is at the point (a pole).
+    """
+    sizes = np.abs(ladder.second[-3:])
+    stays = (sizes[1:] > KINK_SHARE * sizes[:-1]).all(axis=0)
+    visible = sizes[-1] > 10 * NOISE_FACTOR * noise
+    spike: NDArray[np.bool_] = stays & visible
+    return spike
 
 
 def is_jump(ladder: Ladder) -> bool:

@@ -1,5 +1,6 @@
 """The state guard: everything that a probe may disturb is bit-identical afterwards."""
 
+import copy
 import random
 
 import numpy as np
@@ -174,10 +175,90 @@ def test_a_random_function_is_differentiated_at_one_draw():
     assert not [f for f in result.findings if f.code == "nondeterministic"]
 
 
-def test_a_generator_of_its_own_is_named():
-    own = np.random.default_rng(0)
+@pytest.mark.parametrize(
+    "own",
+    [np.random.default_rng(0), random.Random(0)],
+    ids=["numpy", "python"],
+)
+def test_a_generator_of_its_own_is_set_back_and_kept(own):
+    expected = copy.deepcopy(own).random()
     result = check_gradient(
-        lambda x: float((x**2).sum() + own.normal()), np.ones(3), grad=lambda x: 2 * x
+        lambda x: float((x**2).sum() * own.random()), np.ones(3), jac=lambda x: 2 * x * expected
     )
+    assert result.verdict == "pass"
+    assert own.random() == expected
+
+
+def test_a_torch_generator_of_its_own_is_set_back_and_kept():
+    own = torch.Generator().manual_seed(3)
+    before = own.get_state()
+
+    def f(x):
+        return (x * torch.rand(3, generator=own)).sum()
+
+    assert check_gradient(f, torch.ones(3)).verdict == "pass"
+    assert torch.equal(own.get_state(), before)
+
+
+def test_a_function_with_a_counter_is_not_accused():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return float((x**2).sum() * len(calls))
+
+    result = check_gradient(f, np.ones(3), grad=lambda x: 2 * x)
     assert result.verdict == "undecided"
-    assert "nondeterministic" in [f.code for f in result.findings]
+    assert {"unrepeatable", "nondeterministic"} <= {f.code for f in result.findings}
+
+
+def test_a_part_used_twice_keeps_its_parameters():
+    shared = torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(shared, torch.nn.Tanh(), shared)
+    weight, before = shared.weight, shared.weight.detach().clone()
+    assert check_gradient(model, torch.randn(2, 3)).verdict == "pass"
+    assert shared.weight is weight
+    assert torch.equal(weight, before)
+
+
+def test_tied_weights_are_one_input_and_keep_their_tie():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    result = check_gradient(model, torch.randn(2, 3))
+    assert result.verdict == "pass"
+    assert [row[0] for row in result.table("resolution").rows][:1] == ["0.weight"]
+    assert model[2].weight is model[0].weight
+
+
+def test_a_module_that_rebuilds_itself_is_put_together_again():
+    model = network()
+    before = module_state(model)
+    weight = model[0].weight
+
+    def rebuilding(x):
+        model[0].weight = torch.nn.Parameter(torch.ones(4, 3))
+        model[0].extra = "text"
+        model.register_buffer("new", torch.ones(1))
+        torch.use_deterministic_algorithms(True)
+        return model(x)
+
+    check_gradient(rebuilding, torch.randn(4, 3))
+    assert model[0].weight is weight
+    assert not hasattr(model[0], "extra")
+    assert not torch.are_deterministic_algorithms_enabled()
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_plain_attributes_of_an_instance_survive():
+    class Counter:
+        count = 0
+
+        def __call__(self, x):
+            self.count += 1
+            return float((x**2).sum())
+
+    counter = Counter()
+    assert check_gradient(counter, np.ones(3), grad=lambda x: 2 * x).verdict == "pass"
+    assert counter.count == 0

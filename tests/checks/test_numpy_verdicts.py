@@ -239,3 +239,38 @@ def test_a_stationary_point_is_called_what_it_is():
     result = check_gradient(lambda x: ((x - 1) ** 2).sum(), np.ones(3), grad=lambda x: 2 * (x - 1))
     assert result.verdict == "vacuous"
     assert "does not change to first order" in result.headline
+
+
+def test_steps_that_cross_a_pole_are_not_trusted():
+    def f(x):
+        return x[0] / x[1]
+
+    def grad(x):
+        return np.array([1 / x[1], -x[0] / x[1] ** 2])
+
+    for small in (1e-1, 1e-3, 1e-6, 1e-9):
+        for seed in range(5):
+            result = check_gradient(f, np.array([1.0, small]), grad=grad, seed=seed)
+            assert result.verdict in ("pass", "undecided"), (small, seed, result.headline)
+
+
+@pytest.mark.parametrize("x", [[1e-3, 1.0, 1e3], [1e-6, 0.3, 0.7]], ids=["wide", "probability"])
+def test_elements_of_different_size_near_the_edge_of_a_domain(x):
+    result = check_gradient(np.log, np.array(x), vjp=lambda w, x: w / x)
+    assert result.verdict == "pass", result.headline
+
+
+def test_a_function_that_writes_into_its_input_is_not_accused():
+    def f(x):
+        x *= 2
+        return (x**2).sum()
+
+    assert check_gradient(f, np.ones(3), grad=lambda x: 8 * x).verdict == "pass"
+
+
+def test_a_gradient_for_an_empty_input_is_ignored():
+    def f(x, y):
+        return (x**2).sum() + y.sum()
+
+    result = check_gradient(f, X, np.zeros(0), grad=lambda x, y: (2 * x, np.ones(0)))
+    assert result.verdict == "pass"

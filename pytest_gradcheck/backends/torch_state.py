@@ -1,0 +1,186 @@
+"""PyTorch's state: generators, flags, and the tensors that modules hold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends.numpy import held_arrays, reset
+from pytest_gradcheck.backends.state import (
+    Generator,
+    StateGuard,
+    global_generators,
+    private_generators,
+    reachable,
+)
+
+
+def guard(roots: Sequence[Any]) -> StateGuard:
+    """Holds generators, flags, and the modules and tensors that functions carry along."""
+    carried = list(reachable(roots))
+    modules = [value for value in carried if isinstance(value, nn.Module)]
+    generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
+    generators += private_generators(roots)
+    generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
+    return StateGuard(generators, restorers)
+
+
+@contextmanager
+def swapped(module: nn.Module, tensors: dict[int, Any]) -> Iterator[None]:
+    """Other tensors in the place of a module's own, wherever it or a part shared twice holds them.
+
+    Not ``torch.func.functional_call``: it does not put back the tensors of a module that stands in
+    two places (torch 2.13).
+    """
+    parts = list(module.modules())
+    kept = [(part, dict(part._parameters), dict(part._buffers)) for part in parts]
+    try:
+        for part in parts:
+            for held in (part._parameters, part._buffers):
+                held.update({n: tensors.get(id(t), t) for n, t in held.items()})
+        yield
+    finally:
+        for part, parameters, buffers in kept:
+            reset(part._parameters, parameters)
+            reset(part._buffers, buffers)
+
+
+class _Flags:
+    """Flags that a function may set: kept like a generator, set back before every run."""
+
+    draws = False
+
+    def get(self) -> Any:
+        return (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+    def same(self, a: Any, b: Any) -> bool:
+        return bool(a == b)
+
+    def set(self, state: Any) -> None:
+        dtype, grad, deterministic, warn_only = state
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+class _CpuGenerator:
+    """The default generator of the CPU."""
+
+    draws = True
+
+    def get(self) -> Any:
+        return torch.get_rng_state()
+
+    def same(self, a: Any, b: Any) -> bool:
+        return bool(torch.equal(a, b))
+
+    def set(self, state: Any) -> None:
+        torch.set_rng_state(state)
+
+
+class _Private(_CpuGenerator):
+    """A generator that the function carries along."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def get(self) -> Any:
+        return self._generator.get_state()
+
+    def set(self, state: Any) -> None:
+        self._generator.set_state(state)
+
+
+class _CudaGenerator(_CpuGenerator):
+    """The default generator of one CUDA device."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def get(self) -> Any:
+        return torch.cuda.get_rng_state(self._index)
+
+    def set(self, state: Any) -> None:
+        torch.cuda.set_rng_state(state, self._index)
+
+
+def _generators() -> list[_CpuGenerator]:
+    # An uninitialised CUDA context has no state to lose, and asking would create it.
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
+
+
+def _held_modules(modules: list[nn.Module]) -> Sequence[Callable[[], None]]:
+    """Restorers of values, then of which tensor, part, mode or attribute stands where.
+
+    They run last to first: each module gets its own tensors back before their values.
+    """
+    parts = {id(part): part for module in modules for part in module.modules()}
+    values = [
+        functools.partial(_restore, tensor, *_held(tensor))
+        for tensor in _tensors_of(list(parts.values()))
+    ]
+    places = [
+        functools.partial(reset, held, dict(held))
+        for part in parts.values()
+        for held in (part._parameters, part._buffers, part._modules, part.__dict__)
+    ]
+    return [*values, *places]
+
+
+def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    for module in modules:
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _held_tensors(roots: Sequence[Any]) -> Sequence[Callable[[], None]]:
+    loose = (v for v in reachable(roots) if isinstance(v, Tensor) and _holdable(v))
+    return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
+
+
+def _holdable(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not torch.nn.parameter.is_lazy(tensor)
+
+
+def _held(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
+    grad = tensor.grad if tensor.is_leaf else None
+    kept = None if grad is None else grad.detach().clone()
+    return tensor.detach().clone(), tensor.requires_grad, grad, kept
+
+
+def _restore(
+    tensor: Tensor, value: Tensor, requires_grad: bool, grad: Tensor | None, kept: Tensor | None
+) -> None:
+    with torch.no_grad():
+        if not _identical(tensor, value):
+            tensor.detach().copy_(value)
+        if grad is not None and kept is not None and not _identical(grad, kept):
+            grad.copy_(kept)
+    if tensor.is_leaf:
+        tensor.grad = grad
+        tensor.requires_grad_(requires_grad)
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    # Not torch.equal: NaN is identical to itself, and 0.0 is not -0.0.
+    same = a.shape == b.shape and a.dtype == b.dtype
+    return bool(same and torch.equal(_bits(a), _bits(b)))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return (torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8)

@@ -1,0 +1,44 @@
+"""When a ladder of differences is good enough, and which steps to add where it is not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pytest_gradcheck.numerics.differences import RATIO_EXPONENT, Estimate, Floats, Ladder
+
+# A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
+HIGHEST = 4
+MAX_RUNGS = 14
+# Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
+MOST_IN_VAIN = 2
+
+
+def ladder_of(measured: dict[int, tuple[Floats, Floats]], floor: Floats) -> Ladder:
+    """The differences by falling step."""
+    exponents = tuple(sorted(measured, reverse=True))
+    first = np.array([measured[e][0] for e in exponents])
+    second = np.array([measured[e][1] for e in exponents])
+    return Ladder(exponents, first, second, floor)
+
+
+def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
+    """Whether two directions would see an error of 1 % with this bound."""
+    # eps**0.4 (5e-7 in float64) leaves two directions enough for an error of 1 %.
+    if not np.isfinite(found.bound).all() or not ladder.moved().any():
+        return False
+    size = float(np.abs(found.value).max())
+    return bool((found.bound <= unit**0.4 * size).all())
+
+
+def extension(exponents: list[int], extend: int, unit: float) -> list[int]:
+    """Exponents of two more steps in a direction; none where the ladder may not grow."""
+    lowest = round(math.log2(unit))
+    if len(exponents) >= MAX_RUNGS:
+        return []
+    if extend > 0:
+        wanted = [exponents[-1] + RATIO_EXPONENT * i for i in (1, 2)]
+    else:
+        wanted = [exponents[0] - RATIO_EXPONENT * i for i in (1, 2)]
+    return [e for e in wanted if lowest <= e <= HIGHEST]
