@@ -33,7 +33,8 @@ print(took * 1e3, ",".join(m for m in {heavy!r} if m in sys.modules) or "none")
 def once(module: str) -> tuple[float, str]:
     """Milliseconds and heavy packages of one fresh interpreter."""
     program = PROGRAM.format(module=module, heavy=HEAVY)
-    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
     took, loaded = out.stdout.split()
     return float(took), loaded
 

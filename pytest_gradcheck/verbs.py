@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from pytest_gradcheck import collector as collecting
-from pytest_gradcheck.errors import GradCheckError, GradCheckWarning
+from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
 from pytest_gradcheck.reports import text
 from pytest_gradcheck.results import Context, Result
 
@@ -109,16 +110,23 @@ def check_gradient(
         value_and_grad=value_and_grad,
         backend=backend,
         device=device or collector.device or None,
-        label=label,
+        label=None if label is None else str(label),
     )
     context = Context(
-        seed=collector.test_seed() if seed is None else seed,
+        seed=collector.test_seed() if seed is None else _whole(seed),
         location=_location(),
         test=collector.test,
     )
     result = check(question, narrowed, context)
     collector.add(result)
     return result
+
+
+def _whole(seed: int) -> int:
+    try:
+        return operator.index(seed)  # a NumPy integer would not cross to another process
+    except TypeError:
+        raise UsageError(f"seed={seed!r} is not allowed; allowed: an integer") from None
 
 
 def _given(**values: object) -> dict[str, object]:

@@ -30,6 +30,8 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 # least some units in the last place, so that the point moves at all.
 NUDGE = 2.0**-9
 NUDGE_UNITS = 8.0
+# An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
+RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 3  # coarse numbers may stay tied after one, and each goes further
 
 
@@ -129,10 +131,12 @@ def measure(
 
 def demand(limits: Limits, planned: Plan) -> Demand:
     """What the limits ask for in the precisions of a plan."""
+    tolerance = limits.number("tolerance", planned.claim.dtype)
+    asked = limits.number("resolution", planned.probe.precision)
     return Demand(
-        resolution=limits.number("resolution", planned.probe.precision),
+        resolution=min(1.0, max(asked, RESOLVED_PER_TOLERANCE * tolerance)),
         miss_probability=limits.number("miss_probability"),
-        tolerance=limits.number("tolerance", planned.claim.dtype),
+        tolerance=tolerance,
     )
 
 

@@ -200,7 +200,8 @@ class Survey:
         return any(best <= self.demand.resolution * self.gradient_size(i) for i in unresolved)
 
     def _alone(self, live: Sequence[int]) -> bool:
-        pending, before = self.unresolved(live), list(live)
+        pending: list[int] = self.unresolved(live)
+        before: list[int] = []
         for round_ in range(OWN_ROUNDS):
             if not pending or pending == before:
                 return False

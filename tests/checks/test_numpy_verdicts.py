@@ -1,11 +1,13 @@
 """Known answers: right derivatives pass, wrong ones fail with the input and the pattern named."""
 
+from pathlib import PurePosixPath as Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gradcheck import check_gradient
+from pytest_gradcheck import UsageError, check_gradient
 
 RNG = np.random.default_rng(0)
 
@@ -274,3 +276,28 @@ def test_a_gradient_for_an_empty_input_is_ignored():
 
     result = check_gradient(f, X, np.zeros(0), grad=lambda x, y: (2 * x, np.ones(0)))
     assert result.verdict == "pass"
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-4, 1e-3, 1e-2])
+def test_a_tolerance_accepts_what_is_within_it_and_not_more(tolerance):
+    def f(x):
+        return np.sin(x).sum()
+
+    within = check_gradient(
+        f, X, grad=lambda x: (1 + tolerance / 2) * np.cos(x), tolerance=tolerance
+    )
+    assert within.verdict == "pass", within.headline
+    beyond = check_gradient(
+        f, X, grad=lambda x: (1 + 100 * tolerance) * np.cos(x), tolerance=tolerance
+    )
+    assert beyond.verdict == "fail"
+
+
+def test_a_seed_is_an_integer_of_any_kind_and_a_label_any_text():
+    result = check_gradient(
+        np.exp, X[0], vjp=lambda w, x: w * np.exp(x), seed=np.int64(3), label=Path("a/b")
+    )
+    assert type(result.context.seed) is int
+    assert result.label == "a/b"
+    with pytest.raises(UsageError, match=r"seed=1\.5 is not allowed; allowed: an integer"):
+        check_gradient(np.exp, X[0], vjp=lambda w, x: w, seed=1.5)
