@@ -132,9 +132,11 @@ def measure(
 def demand(limits: Limits, planned: Plan) -> Demand:
     """What the limits ask for in the precisions of a plan."""
     tolerance = limits.number("tolerance", planned.claim.dtype)
-    asked = limits.number("resolution", planned.probe.precision)
+    resolution = limits.number("resolution", planned.probe.precision)
+    if limits.use("resolution").source == "default":
+        resolution = min(1.0, max(resolution, RESOLVED_PER_TOLERANCE * tolerance))
     return Demand(
-        resolution=min(1.0, max(asked, RESOLVED_PER_TOLERANCE * tolerance)),
+        resolution=resolution,
         miss_probability=limits.number("miss_probability"),
         tolerance=tolerance,
     )
