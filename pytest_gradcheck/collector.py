@@ -26,7 +26,8 @@ class Collector:
 
     Args:
         test: Node id, empty outside pytest.
-        limits: Limits of each verb, as flags, ini and markers left them.
+        resolve: Gives the limits of a verb, as flags, ini, hooks and markers leave them; asked
+            once for each verb, when a check needs them.
         seed: Seed from the command line; None derives it from ``test``.
         device: Device that inputs are moved to, empty to leave them.
         is_report_only: Whether no verdict fails its test.
@@ -34,12 +35,13 @@ class Collector:
     """
 
     test: str = ""
-    limits: dict[str, Limits] = field(default_factory=dict)
+    resolve: Callable[[str], Limits] = Limits
     seed: int | None = None
     device: str = ""
     is_report_only: bool = False
     on_result: Listener | None = None
     count: int = 0
+    _limits: dict[str, Limits] = field(default_factory=dict)
     _fresh: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
@@ -56,7 +58,9 @@ class Collector:
 
     def limits_for(self, check: str) -> Limits:
         """The limits of a verb before a call narrows them."""
-        return self.limits.get(check, Limits(check))
+        if check not in self._limits:
+            self._limits[check] = self.resolve(check)
+        return self._limits[check]
 
     def test_seed(self) -> int:
         """The seed of this test: as given, else 31 bits of a hash of its name."""

@@ -34,8 +34,8 @@ def pytest_gradcheck_limits(
 ) -> Mapping[str, float | str] | None:
     """Change limits for an item; the first answer that is not None counts.
 
-    Called in the process that runs the item, once for each verb, before its setup. The answer
-    stands above flags and ini and below markers and calls.
+    Called in the process that runs the item, once for each verb, when a check first needs them.
+    The answer stands above flags and ini and below markers and calls.
 
     Args:
         item: The test.

@@ -27,6 +27,7 @@ JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a
 STAIRCASE_RUNGS = 5
 # So many candidates at smaller steps refute one; fewer may be narrow by chance in rounding noise.
 CONTRADICTIONS = 3
+DECISIVE = 4.0  # a single one refutes that is further off than so many of its own bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +188,18 @@ def _candidates(
 
 
 def _reconciled(values: Floats, bounds: Floats, rungs: NDArray[np.intp]) -> Floats:
-    """Bounds so wide that fewer than ``CONTRADICTIONS`` candidates at smaller steps lie outside.
+    """Bounds so wide that few candidates at smaller steps lie outside, and none lies far outside.
 
     Large steps can agree with each other on a slope that is not the one at the point: over whole
     periods of a wave, over both sides of a pole. Smaller steps then disagree with them.
     """
     if len(values) < CONTRADICTIONS:
         return bounds
-    apart = np.abs(values[:, None] - values) - bounds
     finer = (rungs[:, None] < rungs)[:, :, None]
-    ordered: Floats = np.sort(np.where(finer, apart, 0.0), axis=1)
-    return np.maximum(bounds, ordered[:, -CONTRADICTIONS])
+    apart = np.where(finer, np.abs(values[:, None] - values), 0.0)
+    outside: Floats = np.sort(apart - bounds, axis=1)[:, -CONTRADICTIONS]
+    far_outside: Floats = (apart - DECISIVE * bounds).max(axis=1)
+    return np.maximum(bounds, np.maximum(outside, far_outside))
 
 
 def _direction(central: Floats) -> int:

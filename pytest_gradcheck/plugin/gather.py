@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gradcheck import __version__
 from pytest_gradcheck.plugin.session import SETTINGS, guarded
-from pytest_gradcheck.reports import json, text
-from pytest_gradcheck.reports.run import Run, Test
-from pytest_gradcheck.results import result_from_plain
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.reports.run import Run
 
 
 class Gatherer:
     """The results of a run, as the reports of its tests arrive.
+
+    The renderers are imported when there is something to render: most sessions have nothing.
 
     Args:
         config: The session's configuration.
@@ -26,7 +28,7 @@ class Gatherer:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._tests: list[Test] = []
+        self._tests: list[dict[str, Any]] = []  # plain, as they came
         self._written: list[str] = []
         self._failed: list[str] = []
 
@@ -38,20 +40,28 @@ class Gatherer:
         node = getattr(report, "node", None)
         gateway = getattr(node, "gateway", None)
         self._tests.append(
-            Test(
-                nodeid=carried["test"],
-                phase=report.when or "",
-                attempt=carried["attempt"],
-                outcome=report.outcome,
-                worker=getattr(gateway, "id", ""),
-                results=tuple(result_from_plain(plain) for plain in carried["results"]),
-            )
+            {
+                "nodeid": carried["test"],
+                "phase": report.when or "",
+                "attempt": carried["attempt"],
+                "outcome": report.outcome,
+                "worker": getattr(gateway, "id", ""),
+                "results": carried["results"],
+            }
         )
 
     @property
     def run(self) -> Run:
         """The run so far."""
-        return Run(tests=tuple(self._tests), version=__version__)
+        from pytest_gradcheck import __version__
+        from pytest_gradcheck.reports.run import Run, Test
+        from pytest_gradcheck.results import result_from_plain
+
+        tests = (
+            Test(**test | {"results": tuple(result_from_plain(plain) for plain in test["results"])})
+            for test in self._tests
+        )
+        return Run(tests=tuple(tests), version=__version__)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -70,12 +80,16 @@ class Gatherer:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _extended(self, run: Run) -> Run:
+        from pytest_gradcheck.reports.run import Run
+
         hook = self._config.hook.pytest_gradcheck_report
         answers = guarded(hook, config=self._config, run=run)
         extra = {key: value for answer in reversed(answers) for key, value in answer.items()}
         return Run(tests=run.tests, version=run.version, extra=tuple(extra.items()))
 
     def _write(self, kind: str, path: Path, run: Run) -> None:
+        from pytest_gradcheck.reports import json
+
         try:
             json.write(json.render(run), path)
             self._written.append(f"report: {kind} in {path}")
@@ -86,18 +100,25 @@ class Gatherer:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """A section when a check ran; one line under ``-q``; nothing otherwise."""
-        run, verbosity = self.run, self._config.get_verbosity()
+        verbosity = self._config.get_verbosity()
+        if self._tests:
+            self._summarise(terminalreporter, verbosity)
+        if verbosity >= 0:
+            for line in self._written:
+                terminalreporter.write_line(line)
+        for line in self._failed:
+            terminalreporter.write_line(line, red=True)
+
+    def _summarise(self, terminalreporter: pytest.TerminalReporter, verbosity: int) -> None:
+        from pytest_gradcheck.reports import text
+
+        run = self.run
         if run.results and verbosity < 0:
             terminalreporter.write_line(text.one_line(run))
         elif run.results:
             terminalreporter.write_sep("=", "gradient checks")
             for line in text.summary(run, verbosity):
                 terminalreporter.write_line(line)
-        if verbosity >= 0:
-            for line in self._written:
-                terminalreporter.write_line(line)
-        for line in self._failed:
-            terminalreporter.write_line(line, red=True)
 
 
 def _only_lists(option: argparse.Namespace) -> bool:

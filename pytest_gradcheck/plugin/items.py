@@ -6,7 +6,8 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.plugin import markers
 from pytest_gradcheck.plugin.options import VERBS
 from pytest_gradcheck.plugin.session import SETTINGS, guarded
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.results import Result
 
 COLLECTOR = pytest.StashKey[Collector]()
 NAME = pytest.StashKey[str]()
@@ -32,15 +36,40 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Open the collector of a test for all its phases and attempts."""
-    collector = Collector(test=item.stash.get(NAME, item.nodeid))
+    settings = item.config.stash[SETTINGS]
+    collector = Collector(
+        test=item.stash.get(NAME, item.nodeid),
+        resolve=partial(_limits, item),
+        seed=settings.seed,
+        device=settings.device,
+        is_report_only=settings.is_report_only,
+        on_result=partial(_finished, item),
+    )
     item.stash[COLLECTOR] = collector
     with Collecting(collector):
         return (yield)
 
 
+def _finished(item: pytest.Item, result: Result) -> None:
+    guarded(item.ihook.pytest_gradcheck_finished, item=item, result=result)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Set the limits before the fixtures run, for they may check something too."""
-    _prepare(item, item.stash[COLLECTOR])
+    """Start counting anew for each attempt, and refuse a marker that is used wrongly.
+
+    The limits themselves wait until a check asks for them: most tests of a suite never do.
+    """
+    collector = item.stash[COLLECTOR]
+    collector.count = 0
+    misuse = ""
+    try:
+        for verb in VERBS:
+            if item.get_closest_marker(verb) is not None:
+                collector.limits_for(verb)
+    except UsageError as error:
+        misuse = str(error)
+    if misuse:
+        pytest.fail(misuse, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,33 +83,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     return answer
 
 
-def _prepare(item: pytest.Item, collector: Collector) -> None:
-    settings = item.config.stash[SETTINGS]
-    collector.count = 0
-    collector.seed, collector.device = settings.seed, settings.device
-    collector.is_report_only = settings.is_report_only
-    collector.on_result = lambda result: guarded(
-        item.ihook.pytest_gradcheck_finished, item=item, result=result
-    )
-    misuse = ""
-    try:
-        collector.limits = {limits.check: _limits(item, limits) for limits in settings.limits}
-    except UsageError as error:
-        misuse = str(error)
-    if misuse:
-        pytest.fail(misuse, pytrace=False)
-
-
-def _limits(item: pytest.Item, limits: Limits) -> Limits:
-    changed = guarded(
-        item.ihook.pytest_gradcheck_limits,
-        item=item,
-        check=limits.check,
-        limits=limits,
-    )
+def _limits(item: pytest.Item, verb: str) -> Limits:
+    limits = item.config.stash[SETTINGS].limits[verb]
+    changed = guarded(item.ihook.pytest_gradcheck_limits, item=item, check=verb, limits=limits)
     if changed:
         limits = limits.narrowed("hook", "pytest_gradcheck_limits", changed)
-    return markers.narrowed(item, limits.check, limits)
+    return markers.narrowed(item, verb, limits)
 
 
 def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
@@ -112,7 +120,9 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Put the results of a phase, as plain builtins, on its report."""
     report = yield
-    collector = item.stash.get(COLLECTOR, Collector())  # empty where a phase was never opened
+    collector = item.stash.get(COLLECTOR, None)
+    if collector is None:  # a phase that was never opened
+        return report
     fresh = collector.take()
     attempt = getattr(item, "execution_count", 1)  # of pytest-rerunfailures
     # A later attempt replaces what earlier ones found, also when it found nothing itself.

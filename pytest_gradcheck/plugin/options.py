@@ -28,7 +28,7 @@ class Settings(NamedTuple):
         reports: Pairs of format and path.
     """
 
-    limits: tuple[Limits, ...]
+    limits: dict[str, Limits]
     seed: int | None
     device: str
     is_report_only: bool
@@ -89,7 +89,7 @@ def settings(config: pytest.Config) -> Settings:
     """
     try:
         return Settings(
-            limits=tuple(_limits(config, verb) for verb in VERBS),
+            limits={verb: _limits(config, verb) for verb in VERBS},
             seed=_seed(config.getoption("--gradcheck-seed")),
             device=config.getoption("--gradcheck-device"),
             is_report_only=config.getoption("--gradcheck-report-only"),
