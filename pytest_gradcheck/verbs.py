@@ -34,6 +34,9 @@ def check_gradient(
     vjp: Callable[..., Any] | None = None,
     jac: Callable[..., Any] | None = None,
     value_and_grad: bool = False,
+    modes: Sequence[str] = ("reverse",),
+    order: int = 1,
+    intended: str | None = None,
     backend: str | None = None,
     device: str | None = None,
     seed: int | None = None,
@@ -60,6 +63,11 @@ def check_gradient(
         vjp: Hand-written ``vjp(cotangent, *args)``; the cotangent has the structure of the output.
         jac: Hand-written Jacobian ``jac(*args)`` of shape output + input.
         value_and_grad: ``fn`` itself returns ``(value, gradient)``.
+        modes: Which of the framework's modes to check: ``reverse``, ``forward`` (also against
+            reverse), ``batched`` (``vmap`` over cotangents).
+        order: 2 checks the derivative of the gradient too, by every mode that is asked for.
+        intended: The reason why the derivative is meant to differ from that of the function (a
+            straight-through estimator); a difference is then reported and not failed.
         backend: ``numpy``, ``torch`` or ``jax``; found from the values by default.
         device: Device to move the inputs to, as the framework names it.
         seed: Seed of the random directions; a hash of the test's name by default.
@@ -84,7 +92,8 @@ def check_gradient(
         >>> check_gradient(np.sin, np.array([0.5, 1.0]), jac=lambda x: np.diag(np.cos(x))).verdict
         'pass'
     """
-    from pytest_gradcheck.checks.gradient import Question, check
+    from pytest_gradcheck.checks.gradient import check
+    from pytest_gradcheck.checks.question import Question
 
     collector = collecting.current()
     narrowed = collector.limits_for("gradcheck").narrowed(
@@ -108,6 +117,9 @@ def check_gradient(
         vjp=vjp,
         jac=jac,
         value_and_grad=value_and_grad,
+        modes=modes,
+        order=order,
+        intended=intended,
         backend=backend,
         device=device or collector.device or None,
         label=None if label is None else str(label),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from pytest_gradcheck.backends import Guard
-from pytest_gradcheck.checks import derivative, plan, rounding, verdict
-from pytest_gradcheck.checks.bind import Wrt, bind
+from pytest_gradcheck.checks import contracts, derivative, modes, plan, rounding, verdict
+from pytest_gradcheck.checks.bind import bind
 from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
 from pytest_gradcheck.checks.locate import culprits
 from pytest_gradcheck.checks.measured import Measured
@@ -17,6 +15,7 @@ from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import Cost
 from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.question import Question
 from pytest_gradcheck.checks.survey import Demand, Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
@@ -33,23 +32,6 @@ NUDGE_UNITS = 8.0
 # An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
 RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 3  # coarse numbers may stay tied after one, and each goes further
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A call of the verb: the function, its arguments and what was said about the derivative."""
-
-    fn: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    wrt: Wrt = None
-    grad: Callable[..., Any] | None = None
-    vjp: Callable[..., Any] | None = None
-    jac: Callable[..., Any] | None = None
-    value_and_grad: bool = False
-    backend: str | None = None
-    device: str | None = None
-    label: str | None = None
 
 
 def check(question: Question, limits: Limits, context: Context) -> Result:
@@ -76,6 +58,10 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
         try:
             seen = measure(problem, asked, guard, cost, limits, context.seed)
             judged = verdict.of(seen, limits)
+            found = contracts.findings(seen.plan, context.seed)
+            if judged.verdict != "fail":
+                found += modes.findings(seen, question, limits, context.seed)
+            judged = verdict.joined(judged, found)
         except WrongDerivative as error:
             judged = verdict.of_form(problem, error, limits)
     return replace(

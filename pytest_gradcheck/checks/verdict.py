@@ -11,7 +11,7 @@ from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.survey import Look
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
+from pytest_gradcheck.results import SEVERITIES, Context, Evidence, Finding, Result, Verdict
 
 
 def of(seen: Measured, limits: Limits) -> Result:
@@ -43,6 +43,20 @@ def of_form(problem: Problem, error: WrongDerivative, limits: Limits) -> Result:
         advice=(advice,) if advice else (),
         context=Context(precision=problem.dtype),
     )
+
+
+def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
+    """A verdict together with what other questions about the same derivative found."""
+    if not found:
+        return judged
+    wrong = [finding for finding in found if finding.severity == "fail"]
+    findings = tuple(sorted((*judged.findings, *found), key=lambda f: SEVERITIES.index(f.severity)))
+    if not wrong or judged.verdict == "fail":
+        return replace(judged, findings=findings)
+    findings = (*wrong, *(finding for finding in findings if finding not in wrong))
+    advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
+    headline = _short(f"wrong gradient of {judged.label}: {wrong[0].message}")
+    return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
 
 
 def _result(
