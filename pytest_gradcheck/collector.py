@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pytest_gradcheck.limits import Limits
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from pytest_gradcheck.results import Result
 
 Listener: TypeAlias = "Callable[[Result], None]"
+
+
+class Progress(Protocol):
+    """Shows how far a long check is."""
+
+    def __call__(self, label: str, evaluations: int) -> None:
+        """Count one evaluation of a check."""
+
+    def close(self) -> None:
+        """The check is over."""
 
 
 @dataclass
@@ -32,6 +42,7 @@ class Collector:
         device: Device that inputs are moved to, empty to leave them.
         is_report_only: Whether no verdict fails its test.
         on_result: Called with each result.
+        progress: Told of each evaluation while a check runs: its label, and how many so far.
     """
 
     test: str = ""
@@ -40,6 +51,7 @@ class Collector:
     device: str = ""
     is_report_only: bool = False
     on_result: Listener | None = None
+    progress: Progress | None = None
     count: int = 0
     _limits: dict[str, Limits] = field(default_factory=dict)
     _fresh: list[Result] = field(default_factory=list)

@@ -60,6 +60,8 @@ class Limit(NamedTuple):
         high: Upper end of the allowed range, allowed itself.
         choices: The allowed words, for a limit that is not a number.
         unit: Unit of the value.
+        suffix: Ends a number in another unit, such as the ``s`` in ``30s``; the default is then a
+            word.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Limit(NamedTuple):
     high: float = math.inf
     choices: tuple[str, ...] = ()
     unit: str = ""
+    suffix: str = ""
 
     @property
     def flag(self) -> str:
@@ -87,6 +90,8 @@ class Limit(NamedTuple):
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.suffix:
+            return f"a number of {self.unit}, seconds such as 30{self.suffix}, or {self.default}"
         return f"a number in ({self.low:g}, {self.high:g}]"
 
     def default_for(self, dtype: str) -> Value:
@@ -105,10 +110,13 @@ class Limit(NamedTuple):
             if isinstance(value, str) and value in self.choices:
                 return value
             raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
-        number = _number(value)
+        if self.suffix and value == self.default:
+            return str(value)
+        is_other = bool(self.suffix) and isinstance(value, str) and value.endswith(self.suffix)
+        number = _number(str(value).removesuffix(self.suffix) if is_other else value)
         if number is None or not self.low < number <= self.high:
             raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
-        return number
+        return f"{number:g}{self.suffix}" if is_other else number
 
 
 def _number(value: object) -> float | None:
@@ -160,6 +168,24 @@ LIMITS: tuple[Limit, ...] = (
         low=0.0,
         high=1.0,
         unit="relative, norm of the input's gradient",
+    ),
+    Limit(
+        name="at_kink",
+        checks=("gradcheck",),
+        default="accept",
+        help="What to do at a kink: accept a value between both slopes, nudge the point, or fail",
+        source="a value between the slopes on both sides is right",
+        choices=("accept", "nudge", "fail"),
+    ),
+    Limit(
+        name="budget",
+        checks=("gradcheck",),
+        default="unlimited",
+        help="Evaluations, or seconds such as 30s, after which a check stops looking",
+        source="a check stops by itself when more would not help",
+        low=0.0,
+        unit="evaluations",
+        suffix="s",
     ),
     Limit(
         name="undecided",

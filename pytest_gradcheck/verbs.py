@@ -45,6 +45,8 @@ def check_gradient(
     miss_probability: float | None = None,
     tolerance: float | None = None,
     rounding: float | None = None,
+    at_kink: str | None = None,
+    budget: float | str | None = None,
     undecided: str | None = None,
     vacuous: str | None = None,
     **kwargs: Any,
@@ -77,6 +79,10 @@ def check_gradient(
         tolerance: Relative error of an input's gradient that is accepted as right.
         rounding: Relative difference accepted between a gradient in its own precision and the
             same in float64.
+        at_kink: ``accept`` (the default) checks beside a kink and asks that the value at it lies
+            between the slopes on both sides; ``nudge`` only checks beside it; ``fail`` fails.
+        budget: Number of evaluations, or seconds such as ``"30s"``, after which the check stops
+            looking and says what it left unchecked.
         undecided: ``warn`` or ``fail``: what ``assert_gradient`` does with that verdict.
         vacuous: ``warn`` or ``fail``, likewise. Defaults of all limits: ``docs/limits.md``.
         **kwargs: Keyword arguments of ``fn``, differentiated like the others.
@@ -104,6 +110,8 @@ def check_gradient(
             miss_probability=miss_probability,
             tolerance=tolerance,
             rounding=rounding,
+            at_kink=at_kink,
+            budget=budget,
             undecided=undecided,
             vacuous=vacuous,
         ),
@@ -119,7 +127,7 @@ def check_gradient(
         value_and_grad=value_and_grad,
         modes=modes,
         order=order,
-        intended=intended,
+        intended=_reason(intended),
         backend=backend,
         device=device or collector.device or None,
         label=None if label is None else str(label),
@@ -129,9 +137,22 @@ def check_gradient(
         location=_location(),
         test=collector.test,
     )
-    result = check(question, narrowed, context)
+    try:
+        result = check(question, narrowed, context, collector.progress)
+    finally:
+        if collector.progress is not None:
+            collector.progress.close()
     collector.add(result)
     return result
+
+
+def _reason(intended: object) -> str | None:
+    if intended is None or (isinstance(intended, str) and intended.strip()):
+        return intended
+    raise UsageError(
+        f"intended={intended!r} is not allowed; allowed: the reason in words why the derivative "
+        f"is meant to differ"
+    )
 
 
 def _whole(seed: int) -> int:

@@ -36,7 +36,7 @@ ROOMS = {
     "verbs": ({*VALUES, "collector", "reports.text"}, {"checks"}),
     "plugin": (
         {*VALUES, "", "collector", "hookspecs", "pytest", "reports"},
-        {"backends", "verbs"},
+        {"backends", "verbs", "tqdm"},  # a bar on the terminal is drawn by a library
     ),
     "testing": ({*SHARED, "numerics"}, ()),
 }

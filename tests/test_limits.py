@@ -16,7 +16,7 @@ from pytest_gradcheck.limits import LIMITS, SOURCES, Limit, Limits, LimitUse, li
 from pytest_gradcheck.numerics.precision import EPSILON
 
 DOCS = Path(__file__).parents[1] / "docs"
-NUMERIC = [limit for limit in LIMITS if not limit.choices]
+NUMERIC = [limit for limit in LIMITS if not limit.choices and not limit.suffix]
 WORDS = [limit for limit in LIMITS if limit.choices]
 
 
@@ -147,6 +147,17 @@ def test_every_choice_is_taken(limit):
     assert [limit.parse(word, "here") for word in limit.choices] == list(limit.choices)
 
 
+def test_a_budget_is_a_number_or_seconds():
+    (budget,) = (limit for limit in LIMITS if limit.suffix)
+    assert budget.parse("200", "here") == 200.0
+    assert budget.parse(200, "here") == 200.0
+    assert budget.parse("1.5s", "here") == "1.5s"
+    assert budget.parse("unlimited", "here") == "unlimited"
+    for value in (0, -1, "0s", "s", "soon", None, True, [3], "3m"):
+        with pytest.raises(UsageError, match="seconds such as 30s"):
+            budget.parse(value, "here")
+
+
 def test_numpy_numbers_and_texts_become_builtins():
     (limit,) = (limit for limit in LIMITS if limit.name == "tolerance")
     for value in (np.float32(0.5), np.float64(0.5), "0.5", " 5e-1 "):
@@ -214,7 +225,8 @@ def test_the_verb_has_a_keyword_for_each_limit(verb):
         assert f"        {name}:" in check_gradient.__doc__
 
 
-VALUES = {limit.name: limit.high for limit in NUMERIC} | {limit.name: "warn" for limit in WORDS}
+VALUES = {limit.name: limit.high for limit in NUMERIC}
+VALUES |= {limit.name: limit.choices[1] for limit in WORDS} | {"budget": "30s"}
 
 
 @pytest.mark.parametrize("name", limits_of("gradcheck"))

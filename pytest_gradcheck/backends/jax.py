@@ -101,6 +101,11 @@ class JaxBackend:
             copy = jnp.array(x, dtype=dtype or None)
             return jax.device_put(copy, _device(device)) if device else copy
 
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """The numbers on the CPU, in float32 where NumPy itself lacks the precision."""
+        host = np.asarray(x)
+        return host.astype(np.float32) if str(host.dtype) == "bfloat16" else host
+
     @contextmanager
     def guard(self, *roots: Any) -> Iterator[Guard]:
         """Hold Python's and NumPy's generators and reachable ``nnx`` modules; 64-bit mode on."""

@@ -80,6 +80,10 @@ class NumpyBackend:
             raise UsageError(f"device={device!r} is not known to NumPy; allowed: cpu")
         return np.array(x, dtype=dtype or None)
 
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """The array itself."""
+        return np.asarray(x)
+
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold Python's and NumPy's generators, and the arrays that the functions carry along."""
         return StateGuard([*global_generators(), *private_generators(roots)], held_arrays(roots))

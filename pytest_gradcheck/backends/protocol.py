@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Array = Any  # an array of some framework: the one edge where types end
 Function = Callable[[Sequence[Array]], Any]  # flat inputs -> the user's own nested output
@@ -137,6 +140,9 @@ class Backend(Protocol):
         Raises:
             TypeError: The precision does not exist there.
         """
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """The same numbers as a NumPy array of real or complex type; for moderate sizes."""
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold random generators, flags and the state reachable from ``roots``; restore on exit."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,6 +108,12 @@ class TorchBackend:
             return torch.as_tensor(x, dtype=wanted, device=device or None).clone()
         with torch.inference_mode(False), torch.no_grad():
             return x.detach().to(dtype=wanted, device=device or None, copy=True)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """The numbers on the CPU, in float64 where NumPy lacks the precision."""
+        x = x.detach().cpu().resolve_conj().resolve_neg()
+        wide: np.ndarray = (_wide(x) if x.dtype in _PROMOTED else x).numpy()
+        return wide
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold generators, modules reachable from the roots, default dtype and grad mode."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_gradcheck.checks.plan import Gradient, Plan
-from pytest_gradcheck.checks.probe import Line
+from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.probe import Line, Shares
 from pytest_gradcheck.numerics import precision
 
 # A Gaussian projection of an error of norm t exceeds 4 t once in 16,000 directions.
@@ -64,15 +64,22 @@ class Comparison:
         return self.claimed / self.reference if abs(self.reference) > self.bound else math.nan
 
 
-def compare(plan: Plan, line: Line, tolerance: float) -> tuple[Comparison, ...]:
-    """One comparison for each set of cotangents."""
+def compare(plan: Plan, line: Line, shares: Shares, tolerance: float) -> tuple[Comparison, ...]:
+    """One comparison for each set of cotangents.
+
+    Args:
+        plan: Gives the claim.
+        line: What was measured.
+        shares: For each input that moved, the share of its own size by which it did.
+        tolerance: Relative error of an input's gradient that is accepted.
+    """
     found = line.estimate
     return tuple(
         Comparison(
-            claimed=_pairing(plan, gradient, line),
+            claimed=plan.probe.pairing(gradient, line.direction),
             reference=float(found.value[j]),
             bound=float(found.bound[j]),
-            slack=_slack(plan, j, line, tolerance),
+            slack=_slack(plan, j, line, shares, tolerance),
             kink=float(found.kink[j]),
             is_staircase=found.is_staircase,
         )
@@ -80,24 +87,15 @@ def compare(plan: Plan, line: Line, tolerance: float) -> tuple[Comparison, ...]:
     )
 
 
-def _pairing(plan: Plan, gradient: Gradient, line: Line) -> float:
-    inner = plan.probe.problem.backend.inner
-    return math.fsum(
-        inner(g, v)
-        for g, v in zip(gradient, line.direction, strict=True)
-        if g is not None and v is not None
-    )
-
-
-def _slack(plan: Plan, j: int, line: Line, tolerance: float) -> float:
+def _slack(plan: Plan, j: int, line: Line, shares: Shares, tolerance: float) -> float:
     """Accepted error of a claimed number.
 
     The tolerance goes with the size of the gradient in the inputs that moved. A gradient that is
     zero by cancellation is rounded like the numbers that cancel: like the whole gradient, or like
     the value itself where all of it cancels.
     """
-    parts = zip(plan.claim.norms[j], plan.probe.scales, line.direction, strict=True)
-    moved = math.hypot(*(n * s for n, s, v in parts if v is not None))
+    norms, scales = plan.claim.norms[j], plan.probe.scales
+    moved = math.hypot(*(norms[i] * scales[i] * share for i, share in shares.items()))
     cancelled = cancellation(plan, j) + float(line.ladder.floor[j])
     return TOLERANCE_FACTOR * (tolerance * moved + cancelled)
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from pytest_gradcheck.backends import Guard
-from pytest_gradcheck.checks import contracts, derivative, modes, plan, rounding, verdict
+from pytest_gradcheck.checks import amended, contracts, derivative, modes, verdict
 from pytest_gradcheck.checks.bind import bind
-from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
-from pytest_gradcheck.checks.locate import culprits
+from pytest_gradcheck.checks.cost import Cost
+from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
-from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.point import start
-from pytest_gradcheck.checks.probe import Cost
-from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.question import Question
-from pytest_gradcheck.checks.survey import Demand, Survey
-from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.seeds import derive
-from pytest_gradcheck.results import Context, Result
+from pytest_gradcheck.results import Context, Finding, Result
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-# Far beyond the largest step at which a kink could still be felt, near enough to x; in 16 bits at
-# least some units in the last place, so that the point moves at all.
-NUDGE = 2.0**-9
-NUDGE_UNITS = 8.0
-# An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
-RESOLVED_PER_TOLERANCE = 32.0
-NUDGES = 3  # coarse numbers may stay tied after one, and each goes further
 
-
-def check(question: Question, limits: Limits, context: Context) -> Result:
+def check(
+    question: Question,
+    limits: Limits,
+    context: Context,
+    progress: Callable[[str, int], None] | None = None,
+) -> Result:
     """Measure and judge; the caller has resolved limits, seed and place.
 
     Raises:
@@ -52,16 +43,15 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     )
     if question.label:
         problem = replace(problem, label=question.label)
-    cost = Cost()
+    cost = _cost(limits, problem.label, progress)
     functions = (question.fn, question.grad, question.vjp, question.jac, *question.args)
     with problem.backend.guard(*functions) as guard:
         try:
             seen = measure(problem, asked, guard, cost, limits, context.seed)
             judged = verdict.of(seen, limits)
-            found = contracts.findings(seen.plan, context.seed)
-            if judged.verdict != "fail":
-                found += modes.findings(seen, question, limits, context.seed)
-            judged = verdict.joined(judged, found)
+            if question.intended is not None:
+                judged = amended.intended(judged, question.intended)
+            judged = amended.joined(judged, _more(seen, question, judged, limits, context.seed))
         except WrongDerivative as error:
             judged = verdict.of_form(problem, error, limits)
     return replace(
@@ -79,76 +69,29 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     )
 
 
-def measure(
-    problem: Problem,
-    asked: Derivative,
-    guard: Guard,
-    cost: Cost,
-    limits: Limits,
-    seed: int,
-    *,
-    nudges: int = NUDGES,
-) -> Measured:
-    """Take the numbers at a point; beside it where the function has a kink or a jump there.
-
-    Raises:
-        UsageError: The function cannot be differentiated there.
-        WrongDerivative: The derivative is wrong by its form.
-    """
-    planned = plan.make(start(problem, asked, guard, cost), seed)
-    survey = Survey(planned, demand(limits, planned), seed)
-    suspect = survey.run() or survey.spoilt_by_jump()
-    if suspect is None:
-        lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
-        return Measured(planned, survey, lossy=lossy)
-    if not planned.native.is_repeatable:
-        return Measured(planned, survey, suspect)
-    if suspect.jumps or any(c.kink for c in suspect.comparisons):
-        moved = _nudged(survey, nudges)
-        if moved is None:
-            return Measured(planned, survey, suspect)
-        beside = _measured_beside(moved, asked, guard, cost, limits, seed, nudges - 1)
-        return Measured(planned, survey, suspect, beside=beside)
-    if not survey.confirmed(suspect):
-        return Measured(planned, survey, suspect)
-    found = tuple(culprits(survey, suspect.inputs))
-    return Measured(planned, survey, suspect, culprits=found)
-
-
-def demand(limits: Limits, planned: Plan) -> Demand:
-    """What the limits ask for in the precisions of a plan."""
-    tolerance = limits.number("tolerance", planned.claim.dtype)
-    resolution = limits.number("resolution", planned.probe.precision)
-    if limits.use("resolution").source == "default":
-        resolution = min(1.0, max(resolution, RESOLVED_PER_TOLERANCE * tolerance))
-    return Demand(
-        resolution=resolution,
-        miss_probability=limits.number("miss_probability"),
-        tolerance=tolerance,
-    )
-
-
-def _nudged(survey: Survey, left: int) -> Problem | None:
-    """The function a little beside its point; None when no nudge is left."""
+def _more(
+    seen: Measured, question: Question, judged: Result, limits: Limits, seed: int
+) -> tuple[Finding, ...]:
+    """What other questions about the same derivative found."""
+    found = contracts.findings(seen.plan, seed)
+    if judged.verdict == "fail":
+        return found
+    if not seen.plan.probe.cost.is_spent:
+        return found + modes.findings(seen, question, limits, seed)
+    left = [mode for mode in question.modes if mode != "reverse"]
+    left += ["order 2"] if question.order == 2 else []
     if not left:
-        return None
-    probe = survey.plan.native
-    problem = probe.problem
-    size = max(NUDGE, NUDGE_UNITS * precision.epsilon(problem.dtype))
-    step = probe.direction(derive(survey.seed, "nudge", left), range(len(problem.selected)))
-    return problem.moved([x + v * size for x, v in zip(problem.point, step, strict=True)])  # type: ignore[operator]  # every input moves
+        return found
+    told = f"the budget was spent; left unchecked: {', '.join(left)}"
+    return (*found, Finding(code="budget", severity="warn", message=told))
 
 
-def _measured_beside(
-    moved: Problem,
-    asked: Derivative,
-    guard: Guard,
-    cost: Cost,
-    limits: Limits,
-    seed: int,
-    nudges: int,
-) -> Measured | None:
-    try:
-        return measure(moved, asked, guard, cost, limits, seed, nudges=nudges)
-    except UsageError:  # outside the domain
-        return None
+def _cost(limits: Limits, label: str, progress: Callable[[str, int], None] | None) -> Cost:
+    cost, budget = Cost(), limits.use("budget").value
+    if isinstance(budget, float):
+        cost.most = budget
+    elif budget != "unlimited":
+        cost.deadline = time.monotonic() + float(str(budget).removesuffix("s"))
+    if progress is not None:
+        cost.tell = functools.partial(progress, label)
+    return cost

@@ -6,8 +6,9 @@ import math
 
 from pytest_gradcheck import backends
 from pytest_gradcheck.backends import Array, Flat, Guard
+from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
-from pytest_gradcheck.checks.probe import Cost, Probe, norm
+from pytest_gradcheck.checks.probe import Probe, norm
 from pytest_gradcheck.checks.problem import Problem, kind_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -40,7 +41,7 @@ def _first_run(blank: Probe) -> Flat:
     if blank.cost.evaluations:  # the guard learns from the first run of all
         blank.guard.rewind()
     try:
-        blank.cost.evaluations += 1
+        blank.cost.evaluated()
         return problem.backend.forward(
             lambda x: blank.derivative.value(problem, x), problem.fresh()
         )

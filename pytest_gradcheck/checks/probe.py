@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +16,19 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks import growth
+from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Cotangents, Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
+    NOISE_FACTOR,
+    ROUNDING_UNITS,
     Estimate,
     Floats,
     Ladder,
     around,
+    central_exponent,
     estimate,
     first_exponents,
 )
@@ -37,13 +41,7 @@ WOBBLE_UNITS = 64.0
 # What a probe outside the domain raises (log, sqrt, cholesky, a solver); anything else is a bug.
 OUTSIDE_DOMAIN = (ArithmeticError, ValueError, RuntimeError)
 
-
-@dataclass(slots=True)
-class Cost:
-    """Runs so far."""
-
-    evaluations: int = 0
-    derivatives: int = 0
+Shares = Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +104,7 @@ class Probe:
     def rerun(self, point: Sequence[Array]) -> Flat:
         """The output at another point, from the same random state."""
         self.guard.rewind()
-        self.cost.evaluations += 1
+        self.cost.evaluated()
         return self.problem.backend.evaluate(
             lambda x: self.derivative.value(self.problem, x), point
         )
@@ -124,32 +122,39 @@ class Probe:
                 f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
             ) from error
 
-    def direction(self, seed: int, inputs: Sequence[int]) -> list[Array | None]:
+    def direction(self, seed: int, shares: Shares) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.
 
         Each input is scaled by a power of two near its root mean square, and rounded so that at
         the smallest first step x + h v differs from x by h v.
-        """
-        return self._direction(seed, {index: self.scales[index] for index in inputs})
 
-    def relative_direction(self, seed: int, inputs: Sequence[int]) -> list[Array | None]:
+        Args:
+            seed: Seed of the direction.
+            shares: For each input that moves, the share of its own size by which it does.
+        """
+        return self._direction(seed, {i: self.scales[i] * share for i, share in shares.items()})
+
+    def relative_direction(self, seed: int, shares: Shares) -> list[Array | None]:
         """A random direction in which each element moves in proportion to its own size.
 
         It stays on this side of a pole or an edge that only small elements are near.
         """
         point, scales = self.problem.point, self.scales
-        return self._direction(
-            seed, {i: abs(point[i]) + (point[i] == 0) * scales[i] for i in inputs}
-        )
+        sizes = {i: abs(point[i]) + (point[i] == 0) * scales[i] for i in shares}
+        return self._direction(seed, {i: size * shares[i] for i, size in sizes.items()})
 
-    def _direction(self, seed: int, sizes: dict[int, Any]) -> list[Array | None]:
+    def _direction(self, seed: int, sizes: Mapping[int, Any]) -> list[Array | None]:
         problem = self.problem
         step = 2.0 ** first_exponents(precision.epsilon(self.precision))[-1]
         direction: list[Array | None] = [None] * len(problem.selected)
         for index, size in sizes.items():
             x = problem.point[index]
-            v = problem.backend.normal(x, derive(seed, problem.names[index])) * size
-            direction[index] = ((x + v * step) - x) * (1 / step)
+            v = problem.backend.normal(x, derive(seed, problem.names[index]))
+            v = v * (size * step)
+            v += x  # in place where the framework can: these arrays are as large as the model
+            v -= x
+            v *= 1 / step
+            direction[index] = v
         return direction
 
     def along(
@@ -159,6 +164,7 @@ class Probe:
         *,
         rungs: int = 4,
         near: int | None = None,
+        enough: float = 0.0,
     ) -> Line:
         """Differences along a direction; the ladder grows where its own bound asks for it.
 
@@ -167,6 +173,7 @@ class Probe:
             cotangents: Sets of cotangents to project on.
             rungs: Least number of rungs.
             near: Exponent of a step that served before; the balance of the precision by default.
+            enough: A bound that is not worth improving.
         """
         unit = precision.epsilon(self.precision)
         first = first_exponents(unit) if near is None else around(near)
@@ -176,9 +183,10 @@ class Probe:
         while True:
             ladder = growth.ladder_of(measured, floor)
             found = estimate(ladder)
-            if len(measured) >= rungs and growth.is_good(found, ladder, unit):
-                return Line(direction, ladder, found)
             bound = float(np.max(found.bound))
+            good = bound <= enough or growth.is_good(found, ladder, unit)
+            if len(measured) >= rungs and good:
+                return Line(direction, ladder, found)
             # The ladder's own trend comes first; a way that did not help is left for the other one.
             vain = 0 if bound < best / 2 or best == math.inf else vain + 1
             heading = found.extend if not heading else -heading if vain else heading
@@ -187,19 +195,20 @@ class Probe:
             more = growth.extension(present, heading, unit) or growth.extension(
                 present, -heading, unit
             )
-            if not more or (vain > growth.MOST_IN_VAIN and len(measured) >= rungs):
+            if (
+                not more
+                or self.cost.is_spent
+                or (vain > growth.MOST_IN_VAIN and len(measured) >= rungs)
+            ):
                 return Line(direction, ladder, found)
             for e in more:
                 measured[e] = self._rung(direction, cotangents, e)
 
-    def is_finite_around(self, index: int) -> bool:
-        """Whether the function is finite on both sides of the point, along one input."""
-        direction = self.direction(0, [index])
-        ones = [
-            tuple(abs(leaf.value) * 0 + 1 if leaf.dtype else None for leaf in self.outputs.leaves)
-        ]
-        smallest = first_exponents(precision.epsilon(self.precision))[-1]
-        return bool(np.isfinite(self._rung(direction, ones, smallest)[0]).all())
+    def pairing(self, gradient: Sequence[Array | None], direction: Sequence[Array | None]) -> float:
+        """Inner product of a gradient with a direction, over all inputs that both have."""
+        inner = self.problem.backend.inner
+        pairs = zip(gradient, direction, strict=True)
+        return math.fsum(inner(g, v) for g, v in pairs if g is not None and v is not None)
 
     def _rung(
         self,
@@ -211,8 +220,8 @@ class Probe:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what a probe off the point warns is not news
-                plus = self.rerun(self._shifted(direction, step))
-                minus = self.rerun(self._shifted(direction, -step))
+                plus = self.rerun(self.shifted(direction, step))
+                minus = self.rerun(self.shifted(direction, -step))
         except OUTSIDE_DOMAIN:
             missing = np.full(len(cotangents), np.nan)
             return missing, missing
@@ -220,11 +229,15 @@ class Probe:
         self.require_same_shapes(minus)
         return self._project(plus, minus, cotangents)
 
-    def _shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
-        return [
-            self.problem.backend.convert(x) if v is None else x + v * step
-            for x, v in zip(self.problem.point, direction, strict=True)
-        ]
+    def shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
+        """The point moved along a direction."""
+        shifted = []
+        for x, v in zip(self.problem.point, direction, strict=True):
+            moved = self.problem.backend.convert(x) if v is None else v * step
+            if v is not None:
+                moved += x
+            shifted.append(moved)
+        return shifted
 
     def _project(
         self, plus: Flat, minus: Flat, cotangents: Sequence[Cotangents]
@@ -243,6 +256,11 @@ class Probe:
                     first[j] += inner(weights[m], whole)
                     second[j] += inner(weights[m], bend)
         return first, second
+
+    def least_bound(self, cotangents: Sequence[Cotangents]) -> float:
+        """Bound that rounding alone leaves at the step where it balances truncation."""
+        step = 2.0 ** central_exponent(precision.epsilon(self.precision))
+        return NOISE_FACTOR * ROUNDING_UNITS * float(self._floor(cotangents).max()) / step
 
     def _floor(self, cotangents: Sequence[Cotangents]) -> Floats:
         # Independent rounding of each output element, added in quadrature over the projection.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import Comparison, compare, strongest
 from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.probe import Line
+from pytest_gradcheck.checks.probe import Line, Shares
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import is_jump
 from pytest_gradcheck.numerics.power import visible_error
@@ -26,6 +26,7 @@ MOST_DIRECTIONS = 8
 WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 CONFIRMING_RUNGS = 8
+ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
 SMALL_SHARE = 1e-3
 COARSE_RESOLUTION = 0.5
 CONFIRMING_DIRECTIONS = 3
@@ -49,11 +50,22 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """One direction: which inputs moved, what was measured, and the comparison."""
+    """One direction: which inputs moved, what was measured, and the comparison.
 
-    inputs: tuple[int, ...]
+    Args:
+        shares: For each input that moved, the share of its own size by which it did.
+        line: The differences.
+        comparisons: One for each set of cotangents.
+    """
+
+    shares: Shares
     line: Line
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The inputs that moved."""
+        return tuple(self.shares)
 
     @property
     def off(self) -> Comparison | None:
@@ -68,9 +80,14 @@ class Look:
         return seen and self.off is None
 
     @property
-    def hidden(self) -> float:
-        """Root mean square over the sets of cotangents of what could hide."""
-        return math.sqrt(sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons))
+    def bound(self) -> float:
+        """Root mean square over the sets of cotangents of the bounds; infinite where unknown."""
+        return math.sqrt(sum(c.bound**2 for c in self.comparisons) / len(self.comparisons))
+
+    def hidden(self, index: int) -> float:
+        """What could hide in an input's scaled gradient, root mean square over the cotangents."""
+        hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)
+        return math.sqrt(hidden) / self.shares[index]
 
     @property
     def stood_still(self) -> bool:
@@ -81,6 +98,11 @@ class Look:
     def climbs_stairs(self) -> bool:
         """Whether the function is flat at small steps and moves over many larger ones."""
         return self.line.estimate.is_staircase
+
+    @property
+    def has_kink(self) -> bool:
+        """Whether the slopes on both sides of the point differ."""
+        return any(c.kink for c in self.comparisons)
 
     @property
     def jumps(self) -> bool:
@@ -103,26 +125,48 @@ class Survey:
     seed: int
     looks: list[Look] = field(default_factory=list)
     _near: int | None = None  # the step that served last: it will do for the next direction
+    _bound: float = 0.0  # that of the last look
 
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
-        probe = self.plan.probe
-        direction = probe.direction(derive(self.seed, "direction", label), inputs)
-        look = self._measured(inputs, direction, near=self._near)
+        shares = self.shares(inputs)
+        direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
+        look = self._measured(shares, direction, near=self._near, enough=ENOUGH * self._bound)
         served = look.line.estimate.exponent
         self._near = served if served is not None else self._near
+        self._bound = look.bound
         return look
+
+    def shares(self, inputs: Sequence[int]) -> dict[int, float]:
+        """Shares of their own sizes by which inputs move together, so that each is seen alike.
+
+        One whose gradient is large beside the others moves less. Only the claimed sizes decide on
+        that: a claim too large still shows, as far off as it is; one too small lets its input
+        move most.
+        """
+        sizes = {i: self.gradient_size(i) for i in inputs}
+        # What two directions like the last one resolve; less than that would not be seen.
+        bound = self._bound or self.plan.probe.least_bound(self.plan.cotangents)
+        visible = visible_error([2 * bound] * 2, self.demand.miss_probability)
+        wanted = max(min(sizes.values()), visible / self.demand.resolution)
+        return {
+            i: precision.power_of_two(wanted / size) if size > wanted else 1.0
+            for i, size in sizes.items()
+        }
 
     def _measured(
         self,
-        inputs: Sequence[int],
+        shares: Shares,
         direction: Sequence[Array | None],
         *,
         rungs: int = 4,
         near: int | None = None,
+        enough: float = 0.0,
     ) -> Look:
-        line = self.plan.probe.along(direction, self.plan.cotangents, rungs=rungs, near=near)
-        return Look(tuple(inputs), line, compare(self.plan, line, self.demand.tolerance))
+        line = self.plan.probe.along(
+            direction, self.plan.cotangents, rungs=rungs, near=near, enough=enough
+        )
+        return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
 
     def gradient_size(self, index: int) -> float:
         """Root mean square, over the sets of cotangents, of an input's scaled gradient norm."""
@@ -131,14 +175,14 @@ class Survey:
 
     def resolution(self, index: int) -> float:
         """Smallest relative error of an input's gradient that would have been seen."""
-        hidden = [look.hidden for look in self.looks if index in look.inputs]
+        hidden = [look.hidden(index) for look in self.looks if index in look.shares]
         size = self.gradient_size(index)
         seen = visible_error(hidden, self.demand.miss_probability)
         return seen / size if size else math.inf
 
     def is_below_noise(self, index: int) -> bool:
         """Whether an input moves the function by less than the function's own rounding."""
-        hidden = [look.hidden for look in self.looks if index in look.inputs]
+        hidden = [look.hidden(index) for look in self.looks if index in look.shares]
         return bool(hidden) and self.gradient_size(index) <= min(hidden)
 
     def unresolved(self, inputs: Sequence[int]) -> list[int]:
@@ -161,20 +205,29 @@ class Survey:
         Returns:
             The contradicting look, or None.
         """
-        count = len(self.plan.probe.scales)
-        live = [i for i in range(count) if self.gradient_size(i) > 0]
-        still = [i for i in range(count) if i not in live]
+        live = self.live
+        still = [i for i in range(self.count) if i not in live]
         if still and self._add(self.look(still, "still")):
             return self.looks[-1]
         if live and self._along_enough(live, "all", self._most_together(live)):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
 
-    def spoilt_by_jump(self) -> Look | None:
-        """A look at a jump, if that is why some input stayed unresolved."""
-        live = [i for i in range(len(self.plan.probe.scales)) if self.gradient_size(i) > 0]
-        jumps = [look for look in self.looks if look.jumps]
-        return jumps[0] if jumps and self.unresolved(live) else None
+    def spoilt(self) -> Look | None:
+        """A look at a jump or a kink at the point, if that is why some input stayed unresolved."""
+        rough = [look for look in self.looks if look.jumps or look.has_kink]
+        open_ = self.unresolved(self.live) or not all(i in self.live for i in range(self.count))
+        return rough[0] if rough and open_ else None
+
+    @property
+    def count(self) -> int:
+        """Number of inputs under test."""
+        return len(self.plan.probe.scales)
+
+    @property
+    def live(self) -> list[int]:
+        """The inputs with a gradient that is not zero."""
+        return [i for i in range(self.count) if self.gradient_size(i) > 0]
 
     def _add(self, look: Look) -> bool:
         self.looks.append(look)
@@ -185,25 +238,31 @@ class Survey:
 
     def _along_enough(self, inputs: Sequence[int], label: str, most: int) -> bool:
         """Look until the inputs are resolved or more directions would not do; True when off."""
+        self._near, self._bound = None, 0.0  # other inputs, other steps
         for k in range(most):
             if self._add(self.look(inputs, f"{label} {k}")):
                 return True
             if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs, most):
                 return False
+            if self.plan.probe.cost.is_spent:
+                return False
         return False
 
     def _worth_another(self, inputs: Sequence[int], most: int) -> bool:
         # More directions help while the bound is good enough that some number of them suffices.
-        hidden = min(look.hidden for look in self.looks if look.inputs == tuple(inputs))
-        best = visible_error([hidden] * most, self.demand.miss_probability)
-        unresolved = self.unresolved(inputs)
-        return any(best <= self.demand.resolution * self.gradient_size(i) for i in unresolved)
+        miss = self.demand.miss_probability
+        looks = [look for look in self.looks if look.inputs == tuple(inputs)]
+        return any(
+            visible_error([min(look.hidden(i) for look in looks)] * most, miss)
+            <= self.demand.resolution * self.gradient_size(i)
+            for i in self.unresolved(inputs)
+        )
 
     def _alone(self, live: Sequence[int]) -> bool:
         pending: list[int] = self.unresolved(live)
         before: list[int] = []
         for round_ in range(OWN_ROUNDS):
-            if not pending or pending == before:
+            if not pending or pending == before or self.plan.probe.cost.is_spent:
                 return False
             if self._along_enough(pending, f"own {round_}", MOST_DIRECTIONS):
                 return True
@@ -218,13 +277,13 @@ class Survey:
         and another one with steps in proportion to each element. Where one of them sees well
         enough and sides with the claim, nothing is accused. At last a fresh direction must show it.
         """
-        direction, inputs = suspect.line.direction, suspect.inputs
-        if self._measured(inputs, direction, rungs=CONFIRMING_RUNGS).off is None:
+        direction, inputs, shares = suspect.line.direction, suspect.inputs, suspect.shares
+        if self._measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
             return False
         unit = precision.epsilon(self.plan.probe.precision)
-        finer = self._measured(inputs, direction, near=round(math.log2(unit) * FINE_SHARE))
-        own = self.plan.probe.relative_direction(derive(self.seed, "relative"), inputs)
-        if finer.supports or self._measured(inputs, own).supports:
+        finer = self._measured(shares, direction, near=round(math.log2(unit) * FINE_SHARE))
+        own = self.plan.probe.relative_direction(derive(self.seed, "relative"), shares)
+        if finer.supports or self._measured(shares, own).supports:
             return False
         fresh = (f"confirm {k}" for k in range(CONFIRMING_DIRECTIONS))
         return any(self.look(inputs, label).off is not None for label in fresh)

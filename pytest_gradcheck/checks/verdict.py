@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_gradcheck.checks import accuse, power
+from pytest_gradcheck.checks.amended import outside, short
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.derivative import WrongDerivative
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.survey import Look
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.results import SEVERITIES, Context, Evidence, Finding, Result, Verdict
+from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
 
 
 def of(seen: Measured, limits: Limits) -> Result:
     """The verdict on what was measured."""
     if seen.culprits:
         return _wrong(seen, limits)
+    if seen.is_rough and limits.use("at_kink").value == "fail":
+        return _forbidden(seen, limits)
     if seen.beside is not None:
         return _beside(seen, seen.beside, limits)
     if seen.suspect is not None:
@@ -37,26 +40,12 @@ def of_form(problem: Problem, error: WrongDerivative, limits: Limits) -> Result:
         check="gradient",
         label=problem.label,
         verdict=verdict,
-        headline=_short(f"{words} {problem.label}: {what}"),
+        headline=short(f"{words} {problem.label}: {what}"),
         findings=(finding,),
         limits=limits.used(problem.dtype),
         advice=(advice,) if advice else (),
         context=Context(precision=problem.dtype),
     )
-
-
-def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
-    """A verdict together with what other questions about the same derivative found."""
-    if not found:
-        return judged
-    wrong = [finding for finding in found if finding.severity == "fail"]
-    findings = tuple(sorted((*judged.findings, *found), key=lambda f: SEVERITIES.index(f.severity)))
-    if not wrong or judged.verdict == "fail":
-        return replace(judged, findings=findings)
-    findings = (*wrong, *(finding for finding in findings if finding not in wrong))
-    advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
-    headline = _short(f"wrong gradient of {judged.label}: {wrong[0].message}")
-    return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
 
 
 def _result(
@@ -73,7 +62,7 @@ def _result(
         check="gradient",
         label=plan.probe.problem.label,
         verdict=verdict,
-        headline=_short(headline),
+        headline=short(headline),
         findings=findings + power.circumstances(seen),
         evidence=evidence,
         limits=limits.used(
@@ -84,40 +73,63 @@ def _result(
     )
 
 
-def _short(sentence: str) -> str:
-    return sentence if len(sentence) < 100 else sentence[:98] + "…"
-
-
 def _wrong(seen: Measured, limits: Limits) -> Result:
     findings = tuple(accuse.accusation(seen, culprit) for culprit in seen.culprits)
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
+    advice = tuple(accuse.ADVICE[pattern] for pattern in patterns)
+    if seen.is_right_beside:
+        findings += (
+            Finding(
+                code="right-beside",
+                severity="note",
+                message="a little beside the given point the gradient is right",
+            ),
+        )
+        advice = (
+            "look for a test for equality, or for kinks that cancel at this very point "
+            "(relu(x) - relu(-x) at 0)",
+        )
     return _result(
         seen,
         limits,
         "fail",
         f"wrong gradient of {seen.label}: {first.message}{others}",
         findings,
-        tuple(accuse.ADVICE[pattern] for pattern in patterns),
+        advice,
         (accuse.table(seen), accuse.steps(seen, seen.culprits[0])),
     )
 
 
 def _beside(seen: Measured, beside: Measured, limits: Limits) -> Result:
-    suspect = seen.suspect
-    what = "jump" if suspect is not None and suspect.jumps else "kink"
     judged = of(beside, limits)
-    if any(finding.code == what for finding in judged.findings):  # told by a second nudge already
-        return judged
+    if seen.outside is not None and judged.verdict == "pass":
+        return outside(judged, seen.outside)
+    code = "jump" if seen.jumps else "kink"
     note = Finding(
-        code=what,
+        code=code,
         severity="note",
-        message=f"the function has a {what} at the given point; its gradient was checked beside it",
+        message=f"the function has a {code} at the given point; its gradient was checked beside it",
     )
     if judged.verdict == "pass":
-        note = replace(note, severity="warn" if what == "jump" else "note")
+        note = replace(note, severity="warn" if note.code == "jump" else "note")
     return replace(judged, findings=(*judged.findings, note))
+
+
+def _forbidden(seen: Measured, limits: Limits) -> Result:
+    code = "jump" if seen.jumps else "kink"
+    message = f"the function has a {code} at the given point"
+    finding = Finding(code=code, severity="fail", message=message)
+    place = limits.use("at_kink").place or "default"
+    return _result(
+        seen,
+        limits,
+        "fail",
+        f"no gradient of {seen.label}: {message}",
+        (finding,),
+        (f"give another point, or allow it: at_kink='accept' (now 'fail', {place})",),
+    )
 
 
 def _unconfirmed(seen: Measured, limits: Limits) -> Result:
@@ -132,7 +144,7 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
     if not seen.plan.native.is_repeatable:
         code, why = "unrepeatable", "two equal calls of the function give different values"
         advice = "make it a function of its inputs: no counter, no generator of its own"
-    elif any(c.kink for c in look.comparisons) or look.jumps:
+    elif seen.is_rough:
         code, why = "kink", "the function has kinks or jumps at the point and beside it"
         advice = "give a point where the function is smooth"
     else:
@@ -263,12 +275,25 @@ def _unresolved(
         for i in dull
     )
     worst = max(survey.resolution(i) for i in dull)
+    advice = _sharper(seen, worst)
+    if survey.plan.probe.cost.is_spent:
+        findings = (_spent(seen, limits, dull), *findings)
+        advice = "raise budget=, or check fewer inputs at a time with wrt="
     return _result(
         seen,
         limits,
         "undecided",
         f"undecided on {seen.label}: {power.blindness(worst)} would not have been seen",
         findings + notes,
-        (_sharper(seen, worst),),
+        (advice,),
         (power.resolutions(seen, dull),),
+    )
+
+
+def _spent(seen: Measured, limits: Limits, dull: list[int]) -> Finding:
+    names = ", ".join(seen.name(i) for i in dull[:5]) + (", …" if len(dull) > 5 else "")
+    return Finding(
+        code="budget",
+        severity="fail",
+        message=f"the budget ({limits.use('budget').value}) was spent; left unchecked: {names}",
     )

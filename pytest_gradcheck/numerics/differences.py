@@ -22,6 +22,8 @@ QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapo
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not
 # meet: a smooth function keeps 1/4.
 KINK_SHARE = 0.5
+FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
+SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 # Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
 STAIRCASE_RUNGS = 5
@@ -143,7 +145,7 @@ def estimate(ladder: Ladder) -> Estimate:
     extrapolated = (16 * central[1:] - central[:-1]) / 15
     noise = _noise(ladder, extrapolated)
     values, bounds, rungs = _candidates(central, extrapolated, steps, noise)
-    bounds = _reconciled(values, bounds, rungs)
+    bounds = _reconciled(values, bounds + _bends(ladder, noise[-1]), rungs)
     bounds = np.where(_is_spike(ladder, noise[-1]), np.inf, bounds)
     columns = np.arange(shape[0])
     best = np.argmin(bounds, axis=0)
@@ -182,9 +184,34 @@ def _candidates(
             rounding = NOISE_FACTOR * noise[max(rung - 2, 0)] / steps[rung]
             rounding += QUOTIENT_ROUNDING * np.abs(table[i])
             values.append(table[i])
-            bounds.append(np.maximum(gaps[i - 1], gaps[i]) + rounding)
+            bounds.append(_spread(gaps[i - 1], gaps[i]) + rounding)
             rungs.append(rung)
     return np.array(values), np.array(bounds), np.array(rungs)
+
+
+def _spread(coarser: Floats, finer: Floats) -> Floats:
+    """Bound of a truncation error from the gaps to both neighbours.
+
+    Gaps that shrink fast are larger than the error. Where they do not, convergence is slow and
+    irregular (order 1/2 among many kinks) or rounding rules.
+    """
+    return np.maximum(coarser, finer) * np.where(finer <= FAST * coarser, 1.0, SLOW_FACTOR)
+
+
+def _bends(ladder: Ladder, noise: Floats) -> Floats:
+    """What a kink between the point and the step may cost each candidate.
+
+    Where the one-sided slopes do not draw together with the step, a kink lies within it: the
+    central difference is a mean of both slopes, off by up to half their gap, and neighbouring
+    steps agree on the same mean.
+    """
+    gaps = np.abs(ladder.second) / ladder.steps[:, None]
+    stays = gaps[1:] > KINK_SHARE * gaps[:-1]
+    visible = np.abs(ladder.second[1:]) > 10 * NOISE_FACTOR * noise
+    cost = np.where(stays & visible, gaps[1:] / 2, 0.0)
+    cost = np.maximum.accumulate(cost[::-1], axis=0)[::-1]  # within a larger step as well
+    extrapolated = (16 * cost[1:] + cost[:-1]) / 15
+    return np.concatenate([cost[:-1], extrapolated[:-1]])
 
 
 def _reconciled(values: Floats, bounds: Floats, rungs: NDArray[np.intp]) -> Floats:
@@ -210,11 +237,20 @@ def _direction(central: Floats) -> int:
 
 
 def _kink(ladder: Ladder, noise: Floats) -> Floats:
-    # (f(x+hv) - f(x))/h and (f(x) - f(x-hv))/h differ by second/h: of order h where f is smooth.
-    gaps = np.abs(ladder.second[-2:]) / ladder.steps[-2:, None]
-    stays = gaps[1] > KINK_SHARE * gaps[0]
-    visible = np.abs(ladder.second[-1]) > 10 * NOISE_FACTOR * noise
-    return np.where(stays & visible, gaps[1], 0.0)
+    """(p,) gap between the one-sided slopes at the smallest step where rounding lets it be seen.
+
+    (f(x+hv) - f(x))/h and (f(x) - f(x-hv))/h differ by second/h: of order h where f is smooth.
+    """
+    visible = 10 * NOISE_FACTOR * noise
+    seen = np.abs(ladder.second) > visible
+    kink = np.zeros(noise.shape)
+    for column in np.flatnonzero(seen[1:].any(axis=0)):
+        last = int(np.flatnonzero(seen[:, column])[-1])
+        gaps = np.abs(ladder.second[:, column]) / ladder.steps
+        hides = gaps[last] * ladder.steps[last + 1 :] <= visible[column]
+        if hides.all() and gaps[last] > KINK_SHARE * gaps[last - 1]:
+            kink[column] = gaps[last]
+    return kink
 
 
 def _is_spike(ladder: Ladder, noise: Floats) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from pytest_gradcheck.errors import GradCheckError, UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.plugin import markers
 from pytest_gradcheck.plugin.options import VERBS
+from pytest_gradcheck.plugin.progress import Progress, on_terminal
 from pytest_gradcheck.plugin.session import SETTINGS, guarded
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 COLLECTOR = pytest.StashKey[Collector]()
 NAME = pytest.StashKey[str]()
+PROGRESS = pytest.StashKey["Progress | None"]()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -44,10 +46,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         device=settings.device,
         is_report_only=settings.is_report_only,
         on_result=partial(_finished, item),
+        progress=_progress(item.config),
     )
     item.stash[COLLECTOR] = collector
     with Collecting(collector):
         return (yield)
+
+
+def _progress(config: pytest.Config) -> Progress | None:
+    if PROGRESS not in config.stash:  # when the terminal is there, once for all tests
+        config.stash[PROGRESS] = on_terminal(config)
+    return config.stash[PROGRESS]
 
 
 def _finished(item: pytest.Item, result: Result) -> None:

@@ -167,6 +167,8 @@ def test_each_limit_names_its_own_source(project, way):
     found = {use["name"]: (use["value"], use["source"], use["place"]) for use in result["limits"]}
     assert found == {
         "rounding": (1e-8, "default", "float64"),
+        "at_kink": ("accept", "default", "float64"),
+        "budget": ("unlimited", "default", "float64"),
         "resolution": (0.02, "marker", "@pytest.mark.gradcheck"),
         "miss_probability": (1e-5, "flag", "--gradcheck-miss-probability"),
         "tolerance": (1e-7, "ini", "pytest.toml: gradcheck_tolerance"),

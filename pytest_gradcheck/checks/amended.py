@@ -1,0 +1,78 @@
+"""A verdict in the light of what else is known: an intention, a kink, other questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pytest_gradcheck.checks import accuse
+from pytest_gradcheck.checks.kinks import Slope
+from pytest_gradcheck.results import SEVERITIES, Finding, Result
+
+# Findings on the form of a derivative, which no intention excuses.
+OF_FORM = {"gradient-count", "gradient-shape", "gradient-dtype", "gradient-nonfinite"}
+
+
+def short(sentence: str) -> str:
+    """A headline under 100 characters."""
+    return sentence if len(sentence) < 100 else sentence[:98] + "…"
+
+
+def intended(judged: Result, reason: str) -> Result:
+    """The verdict where the derivative is meant to differ from that of the function."""
+    if any(finding.code in OF_FORM for finding in judged.findings):
+        return judged
+    if judged.verdict == "pass":
+        told = f"the derivative agrees with the function, so that intended={reason!r} is not needed"
+        unused = Finding(code="intended-unused", severity="warn", message=told)
+        return replace(judged, findings=(unused, *judged.findings))
+    note = Finding(
+        code="intended",
+        severity="note",
+        message=f"the derivative is meant to differ: {reason}",
+    )
+    measured = tuple(replace(finding, severity="note") for finding in judged.findings)
+    return replace(
+        judged,
+        verdict="pass",
+        headline=short(f"gradient of {judged.label} differs as intended: {reason}"),
+        findings=(note, *measured),
+        advice=(),
+    )
+
+
+def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
+    """A verdict together with what other questions about the same derivative found."""
+    if not found:
+        return judged
+    wrong = [finding for finding in found if finding.severity == "fail"]
+    findings = tuple(sorted((*judged.findings, *found), key=lambda f: SEVERITIES.index(f.severity)))
+    if not wrong or judged.verdict == "fail":
+        return replace(judged, findings=findings)
+    findings = (*wrong, *(finding for finding in findings if finding not in wrong))
+    advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
+    headline = short(f"wrong gradient of {judged.label}: {wrong[0].message}")
+    return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
+
+
+def outside(judged: Result, slope: Slope) -> Result:
+    """A pass beside a kink, where the value at the kink is none that belongs to it."""
+    finding = Finding(
+        code="not-a-subgradient",
+        severity="fail" if slope.by_hand else "warn",
+        where=slope.output,
+        message=f"at the kink the slope {slope.claimed:.3g} is claimed, outside of "
+        f"{slope.left:.3g} before and {slope.right:.3g} after it",
+        numbers=(("claimed", slope.claimed), ("left", slope.left), ("right", slope.right)),
+    )
+    judged = replace(judged, findings=(finding, *judged.findings))
+    if not slope.by_hand:
+        return judged
+    return replace(
+        judged,
+        verdict="fail",
+        headline=short(f"wrong gradient of {judged.label} at a kink: right beside it only"),
+        advice=(
+            "share the gradient among tied elements or give it to one of them; at_kink='nudge' "
+            "leaves the point itself out",
+        ),
+    )

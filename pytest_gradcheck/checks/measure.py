@@ -1,0 +1,113 @@
+"""The numbers of a point, or of one beside it where the function has a kink or a jump there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pytest_gradcheck.backends import Guard
+from pytest_gradcheck.checks import kinks, plan, rounding
+from pytest_gradcheck.checks.cost import Cost
+from pytest_gradcheck.checks.derivative import Derivative
+from pytest_gradcheck.checks.locate import culprits
+from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.point import start
+from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.survey import Demand, Survey
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.seeds import derive
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+# Far beyond the largest step at which a kink could still be felt, near enough to x; in 16 bits at
+# least some units in the last place, so that the point moves at all.
+NUDGE = 2.0**-9
+NUDGE_UNITS = 8.0
+# An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
+RESOLVED_PER_TOLERANCE = 32.0
+NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
+
+
+def measure(
+    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+) -> Measured:
+    """Take the numbers at a point; beside it where the function has a kink or a jump there.
+
+    Raises:
+        UsageError: The function cannot be differentiated there.
+        WrongDerivative: The derivative is wrong by its form.
+    """
+    seen = _at(problem, asked, guard, cost, limits, seed)
+    if seen.culprits:
+        beside = _beside(next(_nudged(seen.survey)), asked, guard, cost, limits, seed)
+        if beside is None or not beside.is_clear:
+            return seen
+        outside = kinks.outside_slope(seen.survey)
+        if outside is not None and limits.use("at_kink").value == "accept":
+            return replace(seen, culprits=(), beside=beside, outside=outside)
+        return replace(seen, is_right_beside=True)
+    if not seen.is_rough or limits.use("at_kink").value == "fail":
+        return seen
+    besides = (_beside(moved, asked, guard, cost, limits, seed) for moved in _nudged(seen.survey))
+    told = [beside for beside in _until_smooth(besides) if beside is not None]
+    if limits.use("at_kink").value == "accept":
+        seen = replace(seen, outside=kinks.outside_slope(seen.survey))
+    return replace(seen, beside=told[-1] if told else None)
+
+
+def _at(
+    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+) -> Measured:
+    planned = plan.make(start(problem, asked, guard, cost), seed)
+    survey = Survey(planned, demand(limits, planned), seed)
+    suspect = survey.run() or survey.spoilt()
+    if suspect is None:
+        lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
+        return Measured(planned, survey, lossy=lossy)
+    seen = Measured(planned, survey, suspect)
+    if not planned.native.is_repeatable or seen.is_rough or not survey.confirmed(suspect):
+        return seen
+    return replace(seen, culprits=tuple(culprits(survey, suspect.inputs)))
+
+
+def _until_smooth(besides: Iterator[Measured | None]) -> Iterator[Measured | None]:
+    for beside in besides:
+        yield beside
+        if beside is not None and not beside.is_rough and beside.survey.live:
+            return
+
+
+def _beside(
+    moved: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+) -> Measured | None:
+    try:
+        return _at(moved, asked, guard, cost, limits, seed)
+    except UsageError:  # outside the domain
+        return None
+
+
+def _nudged(survey: Survey) -> Iterator[Problem]:
+    """The function at points a little beside its own."""
+    probe = survey.plan.native
+    problem = probe.problem
+    size = max(NUDGE, NUDGE_UNITS * precision.epsilon(problem.dtype))
+    everything = dict.fromkeys(range(len(problem.selected)), 1.0)
+    for k in range(NUDGES):
+        step = probe.direction(derive(survey.seed, "nudge", k), everything)
+        yield problem.moved([x + v * size for x, v in zip(problem.point, step, strict=True)])  # type: ignore[operator]  # every input moves
+
+
+def demand(limits: Limits, planned: Plan) -> Demand:
+    """What the limits ask for in the precisions of a plan."""
+    tolerance = limits.number("tolerance", planned.claim.dtype)
+    resolution = limits.number("resolution", planned.probe.precision)
+    if limits.use("resolution").source == "default":
+        resolution = min(1.0, max(resolution, RESOLVED_PER_TOLERANCE * tolerance))
+    return Demand(
+        resolution=resolution,
+        miss_probability=limits.number("miss_probability"),
+        tolerance=tolerance,
+    )

@@ -1,0 +1,63 @@
+"""A budget ends the search, what was left is said, and an interrupt leaves everything restored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_gradcheck import check_gradient
+
+
+def fading(depth=12, width=40):
+    torch.manual_seed(0)
+    layers = [m for _ in range(depth) for m in (torch.nn.Linear(width, width), torch.nn.GELU())]
+    return torch.nn.Sequential(*layers).double()
+
+
+def test_the_budget_ends_the_search_and_names_what_is_left():
+    model, x = fading(), torch.randn(4, 40).double()
+    free = check_gradient(model, x)
+    result = check_gradient(model, x, budget=9)
+    assert result.context.evaluations < 12 < free.context.evaluations
+    assert result.verdict == "undecided"
+    assert result.findings[0].code == "budget"
+    assert "left unchecked: " in result.findings[0].message
+    assert "budget=" in result.advice[0]
+
+
+def test_a_budget_in_seconds():
+    result = check_gradient(fading(), torch.randn(4, 40).double(), budget="0.001s")
+    assert result.findings[0].code == "budget"
+
+
+def test_a_wrong_gradient_is_still_accused():
+    result = check_gradient(np.sin, np.ones(3), vjp=lambda w, x: 2 * w * np.cos(x), budget=10)
+    assert result.verdict == "fail"
+
+
+def test_modes_that_were_left_are_named():
+    result = check_gradient(torch.sin, torch.ones(3), modes=("reverse", "forward"), budget=15)
+    assert "forward" in next(f for f in result.findings if f.code == "budget").message
+
+
+def test_an_interrupt_leaves_everything_as_it_was():
+    model, count = torch.nn.Linear(3, 2), 0
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def interrupted(x):
+        nonlocal count
+        count += 1
+        model.weight.data.add_(1.0)
+        torch.rand(3)
+        if count == 7:
+            raise KeyboardInterrupt
+        return model(x)
+
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        check_gradient(interrupted, torch.ones(3))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.weight.requires_grad
