@@ -110,10 +110,11 @@ class JaxBackend:
     def guard(self, *roots: Any) -> Iterator[Guard]:
         """Hold Python's and NumPy's generators and reachable ``nnx`` modules; 64-bit mode on."""
         modules = _nnx_modules(roots)
-        generators = [*global_generators(), *private_generators(roots)]
+        carried = list(reachable(roots))
+        generators = [*global_generators(), *private_generators(carried)]
         _USER_MODE.append(bool(jax.config.jax_enable_x64))
         try:
-            held = StateGuard(generators, [*held_arrays(roots), *modules])
+            held = StateGuard(generators, [*held_arrays(carried), *modules])
             with held as state, _enable_x64(True):
                 yield state
         finally:

@@ -5,7 +5,7 @@ The derivative under test is hand-written, so ``vjp`` and ``jvp`` refuse; everyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import FunctionType, ModuleType
 from typing import Any
@@ -86,12 +86,15 @@ class NumpyBackend:
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold Python's and NumPy's generators, and the arrays that the functions carry along."""
-        return StateGuard([*global_generators(), *private_generators(roots)], held_arrays(roots))
+        carried = list(reachable(roots))
+        return StateGuard(
+            [*global_generators(), *private_generators(carried)], held_arrays(carried)
+        )
 
 
-def held_arrays(roots: Sequence[Any]) -> list[Callable[[], None]]:
-    """Restorers of every array and instance dictionary that functions carry along."""
-    return [restorer for value in reachable(roots) if (restorer := _restorer(value)) is not None]
+def held_arrays(carried: Iterable[Any]) -> list[Callable[[], None]]:
+    """Restorers of every array and instance dictionary among what functions carry along."""
+    return [restorer for value in carried if (restorer := _restorer(value)) is not None]
 
 
 def _restorer(value: Any) -> Callable[[], None] | None:

@@ -118,10 +118,10 @@ def global_generators() -> list[Generator]:
     return [PythonGenerator(), NumpyGenerator()]
 
 
-def private_generators(roots: Iterable[Any]) -> list[Generator]:
+def private_generators(carried: Iterable[Any]) -> list[Generator]:
     """Python's and NumPy's generator objects among what functions carry along."""
     found: list[Generator] = []
-    for value in reachable(roots):
+    for value in carried:
         if isinstance(value, random.Random):
             found.append(PrivatePython(value))
         elif isinstance(value, np.random.Generator):

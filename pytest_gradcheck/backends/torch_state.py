@@ -25,9 +25,9 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     carried = list(reachable(roots))
     modules = [value for value in carried if isinstance(value, nn.Module)]
     generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
-    generators += private_generators(roots)
+    generators += private_generators(carried)
     generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
-    restorers = [*held_arrays(roots), *_held_modules(modules), *_held_tensors(roots)]
+    restorers = [*held_arrays(carried), *_held_modules(modules), *_held_tensors(carried)]
     return StateGuard(generators, restorers)
 
 
@@ -147,8 +147,8 @@ def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
     return list(found.values())
 
 
-def _held_tensors(roots: Sequence[Any]) -> Sequence[Callable[[], None]]:
-    loose = (v for v in reachable(roots) if isinstance(v, Tensor) and _holdable(v))
+def _held_tensors(carried: Sequence[Any]) -> Sequence[Callable[[], None]]:
+    loose = (v for v in carried if isinstance(v, Tensor) and _holdable(v))
     return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
 
 

@@ -32,6 +32,21 @@ def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
     return bool((found.bound <= unit**0.4 * size).all())
 
 
+def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
+    """Three rungs that will do for another direction, judged by one like it; none where not.
+
+    Where the plain central differences of the two smallest steps agree well, those around the
+    smallest need no extrapolation.
+    """
+    central = ladder.first / (2 * ladder.steps[:, None])
+    if len(central) < 4 or not np.isfinite(central[-2:]).all():
+        return ()
+    gap, size = np.abs(central[-1] - central[-2]), np.abs(central[-1])
+    last = ladder.exponents[-1]
+    good = (2 * gap <= unit**0.4 * size).all() and bool((size > 0).all())
+    return (last + RATIO_EXPONENT, last, last - RATIO_EXPONENT) if good else ()
+
+
 def extension(exponents: list[int], extend: int, unit: float) -> list[int]:
     """Exponents of two more steps in a direction; none where the ladder may not grow."""
     lowest = round(math.log2(unit))

@@ -8,6 +8,7 @@ differences are sharp, its rounding by comparing the two.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -22,7 +23,13 @@ from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe, norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import first_exponents
+from pytest_gradcheck.numerics.differences import (
+    NOISE_FACTOR,
+    ROUNDING_UNITS,
+    Floats,
+    central_exponent,
+    first_exponents,
+)
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -45,7 +52,7 @@ class Claim:
     norms: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What is compared with what.
 
@@ -64,6 +71,17 @@ class Plan:
     asis: Claim
     claim: Claim
     reason: str
+
+    @functools.cached_property
+    def floor(self) -> Floats:
+        """(sets,) least rounding error of one projected value."""
+        return self.probe.floor(self.cotangents)
+
+    @property
+    def least_bound(self) -> float:
+        """Bound that rounding alone leaves at the step where it balances truncation."""
+        step = 2.0 ** central_exponent(precision.epsilon(self.probe.precision))
+        return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.max()) / step
 
     @property
     def is_in_two_precisions(self) -> bool:

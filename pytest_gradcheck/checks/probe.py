@@ -6,28 +6,27 @@ and turns outputs into numbers by inner products with the cotangents.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Guard
-from pytest_gradcheck.checks import growth
+from pytest_gradcheck.checks import edges, growth
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Cotangents, Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
-    NOISE_FACTOR,
-    ROUNDING_UNITS,
+    RATIO_EXPONENT,
     Estimate,
     Floats,
     Ladder,
-    around,
     central_exponent,
     estimate,
     first_exponents,
@@ -59,7 +58,7 @@ class Line:
     estimate: Estimate
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Probe:
     """A function at a point, with its output there.
 
@@ -80,7 +79,7 @@ class Probe:
     rounding: tuple[float, ...]
     scales: tuple[float, ...] = field(default=())
 
-    @property
+    @functools.cached_property
     def precision(self) -> str:
         """The coarsest real precision of inputs and outputs: what the differences are made of."""
         dtypes = [leaf.dtype for leaf in self.outputs.leaves if leaf.dtype]
@@ -161,9 +160,10 @@ class Probe:
         self,
         direction: Sequence[Array | None],
         cotangents: Sequence[Cotangents],
+        floor: Floats,
         *,
-        rungs: int = 4,
-        near: int | None = None,
+        rungs: int = 3,
+        first: tuple[int, ...] = (),
         enough: float = 0.0,
     ) -> Line:
         """Differences along a direction; the ladder grows where its own bound asks for it.
@@ -171,14 +171,14 @@ class Probe:
         Args:
             direction: One array for each input, None where the input stays.
             cotangents: Sets of cotangents to project on.
+            floor: Least rounding of one value, for each set.
             rungs: Least number of rungs.
-            near: Exponent of a step that served before; the balance of the precision by default.
+            first: Rungs to begin with; around the balance of the precision by default.
             enough: A bound that is not worth improving.
         """
         unit = precision.epsilon(self.precision)
-        first = first_exponents(unit) if near is None else around(near)
+        first = first or first_exponents(unit)
         measured = {e: self._rung(direction, cotangents, e) for e in first}
-        floor = self._floor(cotangents)
         heading, best, vain = 0, math.inf, 0
         while True:
             ladder = growth.ladder_of(measured, floor)
@@ -209,6 +209,40 @@ class Probe:
         inner = self.problem.backend.inner
         pairs = zip(gradient, direction, strict=True)
         return math.fsum(inner(g, v) for g, v in pairs if g is not None and v is not None)
+
+    def along_one_side(
+        self, direction: Sequence[Array | None], cotangents: Sequence[Cotangents], floor: Floats
+    ) -> Line | None:
+        """Differences from the point on, along the first inward turn of a direction.
+
+        For a function that ends at its point: a bound, a probability of zero. None where no turn
+        leads inside.
+        """
+        unit = precision.epsilon(self.precision)
+        exponents = tuple(central_exponent(unit) - RATIO_EXPONENT * k for k in range(-1, 6))
+        for turned in edges.turns(direction, self.problem.point):
+            ahead = [self._ahead(turned, cotangents, exponents[-1])]
+            if not np.isfinite(ahead[0]).all():
+                continue
+            ahead[:0] = [self._ahead(turned, cotangents, e) for e in exponents[:-1]]
+            ladder = Ladder.one_sided(exponents, np.array(ahead), floor)
+            found = estimate(ladder)
+            if not (found.bound < np.abs(found.value)).any() and found.value.any():
+                return None  # the slope grows without end towards the edge
+            return Line(turned, ladder, replace(found, bound=found.bound * edges.HALF_NORMAL))
+        return None
+
+    def _ahead(
+        self, direction: Sequence[Array | None], cotangents: Sequence[Cotangents], exponent: int
+    ) -> Floats:
+        missing = np.full(len(cotangents), np.nan)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                moved = self.rerun(self.shifted(direction, 2.0**exponent))
+        except OUTSIDE_DOMAIN:
+            return missing
+        return self._project(moved, self.outputs, cotangents)[0]
 
     def _rung(
         self,
@@ -250,19 +284,15 @@ class Probe:
             if not centre.dtype:
                 continue
             above, below = up.value - centre.value, centre.value - down.value
-            whole, bend = up.value - down.value, above - below
             for j, weights in enumerate(cotangents):
                 if weights[m] is not None:
-                    first[j] += inner(weights[m], whole)
-                    second[j] += inner(weights[m], bend)
+                    after, before = inner(weights[m], above), inner(weights[m], below)
+                    first[j] += after + before
+                    second[j] += after - before
         return first, second
 
-    def least_bound(self, cotangents: Sequence[Cotangents]) -> float:
-        """Bound that rounding alone leaves at the step where it balances truncation."""
-        step = 2.0 ** central_exponent(precision.epsilon(self.precision))
-        return NOISE_FACTOR * ROUNDING_UNITS * float(self._floor(cotangents).max()) / step
-
-    def _floor(self, cotangents: Sequence[Cotangents]) -> Floats:
+    def floor(self, cotangents: Sequence[Cotangents]) -> Floats:
+        """(sets,) least rounding error of one value, projected on each set of cotangents."""
         # Independent rounding of each output element, added in quadrature over the projection.
         backend, floor = self.problem.backend, np.zeros(len(cotangents))
         for m, leaf in enumerate(self.outputs.leaves):
@@ -287,7 +317,7 @@ class Probe:
 
 def norm(backend: Any, x: Array) -> float:
     """Euclidean norm of an array, real or complex."""
-    size = abs(x)
+    size = abs(x) if "complex" in str(x.dtype) else x  # a pairing may be bilinear
     return math.sqrt(backend.inner(size, size))
 
 

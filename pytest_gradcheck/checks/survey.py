@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.compare import Comparison, compare, strongest
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Line, Shares
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import is_jump
+from pytest_gradcheck.numerics.differences import around, is_jump
 from pytest_gradcheck.numerics.power import visible_error
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -124,16 +125,17 @@ class Survey:
     demand: Demand
     seed: int
     looks: list[Look] = field(default_factory=list)
-    _near: int | None = None  # the step that served last: it will do for the next direction
+    _first: tuple[int, ...] = ()  # steps that served last: they will do for the next direction
     _bound: float = 0.0  # that of the last look
 
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
         shares = self.shares(inputs)
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
-        look = self._measured(shares, direction, near=self._near, enough=ENOUGH * self._bound)
-        served = look.line.estimate.exponent
-        self._near = served if served is not None else self._near
+        look = self._measured(shares, direction, first=self._first, enough=ENOUGH * self._bound)
+        served, unit = look.line.estimate.exponent, precision.epsilon(self.plan.probe.precision)
+        if served is not None:
+            self._first = growth.narrow(look.line.ladder, unit) or around(served)
         self._bound = look.bound
         return look
 
@@ -146,7 +148,7 @@ class Survey:
         """
         sizes = {i: self.gradient_size(i) for i in inputs}
         # What two directions like the last one resolve; less than that would not be seen.
-        bound = self._bound or self.plan.probe.least_bound(self.plan.cotangents)
+        bound = self._bound or self.plan.least_bound
         visible = visible_error([2 * bound] * 2, self.demand.miss_probability)
         wanted = max(min(sizes.values()), visible / self.demand.resolution)
         return {
@@ -159,13 +161,16 @@ class Survey:
         shares: Shares,
         direction: Sequence[Array | None],
         *,
-        rungs: int = 4,
-        near: int | None = None,
+        rungs: int = 3,
+        first: tuple[int, ...] = (),
         enough: float = 0.0,
     ) -> Look:
-        line = self.plan.probe.along(
-            direction, self.plan.cotangents, rungs=rungs, near=near, enough=enough
+        plan = self.plan
+        line = plan.probe.along(
+            direction, plan.cotangents, plan.floor, rungs=rungs, first=first, enough=enough
         )
+        if line.estimate.exponent is None:
+            line = plan.probe.along_one_side(direction, plan.cotangents, plan.floor) or line
         return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
 
     def gradient_size(self, index: int) -> float:
@@ -238,7 +243,7 @@ class Survey:
 
     def _along_enough(self, inputs: Sequence[int], label: str, most: int) -> bool:
         """Look until the inputs are resolved or more directions would not do; True when off."""
-        self._near, self._bound = None, 0.0  # other inputs, other steps
+        self._first, self._bound = (), 0.0  # other inputs, other steps
         for k in range(most):
             if self._add(self.look(inputs, f"{label} {k}")):
                 return True
@@ -281,7 +286,7 @@ class Survey:
         if self._measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
             return False
         unit = precision.epsilon(self.plan.probe.precision)
-        finer = self._measured(shares, direction, near=round(math.log2(unit) * FINE_SHARE))
+        finer = self._measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
         own = self.plan.probe.relative_direction(derive(self.seed, "relative"), shares)
         if finer.supports or self._measured(shares, own).supports:
             return False

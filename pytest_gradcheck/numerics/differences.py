@@ -22,6 +22,7 @@ QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapo
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not
 # meet: a smooth function keeps 1/4.
 KINK_SHARE = 0.5
+ONE_SIDED_NOISE = 4.0  # rounding of (4 D(h/4) - D(h))/3 beside that of a central difference
 FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
 SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
@@ -58,6 +59,24 @@ class Ladder:
         bad = ~np.isfinite(self.first).all(axis=1)
         start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
         return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
+
+    @classmethod
+    def one_sided(cls, exponents: tuple[int, ...], ahead: Floats, floor: Floats) -> Ladder:
+        """The ladder of a function that ends at the point, from its side that is there.
+
+        The first extrapolation of forward differences, (4 D(h/4) - D(h))/3, has order 2 like a
+        central difference and takes its place.
+
+        Args:
+            exponents: (m,) as above.
+            ahead: (m, p) forward differences f(x + h v) - f(x).
+            floor: (p,) as above.
+        """
+        steps = np.exp2(np.asarray(exponents, dtype=np.float64))[:, None]
+        slopes = ahead / steps
+        second_order = (4 * slopes[1:] - slopes[:-1]) / 3
+        first = second_order * 2 * steps[1:]
+        return cls(exponents[1:], first, np.zeros_like(first), ONE_SIDED_NOISE * floor)
 
     def steps_only(self) -> Ladder:
         """Without the small steps at which a staircase stands still, if it is one.
