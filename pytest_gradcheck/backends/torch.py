@@ -87,7 +87,8 @@ class TorchBackend:
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal tensor on the device of another one, from a private generator."""
         generator = torch.Generator(device=like.device).manual_seed(seed)
-        wide = _PROMOTED.get(like.dtype, like.dtype)
+        # 24 bits are plenty for a direction, and drawn four times as fast as 53
+        wide = torch.complex64 if like.is_complex() else torch.float32
         draw = torch.randn(like.shape, generator=generator, dtype=wide, device=like.device)
         # torch draws complex numbers of variance 1 in all; here each part has variance 1
         return (draw * 2**0.5 if wide.is_complex else draw).to(like.dtype)
@@ -126,18 +127,24 @@ def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
     if not isinstance(node, nn.Module):
         return None
     parameters = dict(node.named_parameters())
-    return list(parameters.items()), functools.partial(_functional, node, tuple(parameters))
+    parts = list(node.modules())
+    return list(parameters.items()), functools.partial(_functional, node, parts, parameters)
 
 
-def _functional(module: nn.Module, names: tuple[str, ...], values: Sequence[Any]) -> Any:
-    own = dict(module.named_parameters())
-    others = {id(own[name]): value for name, value in zip(names, values, strict=True)}
-    dtype = {own[name].dtype: value.dtype for name, value in zip(names, values, strict=True)}
+def _functional(
+    module: nn.Module,
+    parts: Sequence[nn.Module],
+    own: dict[str, nn.Parameter],
+    values: Sequence[Any],
+) -> Any:
+    others = {id(mine): value for mine, value in zip(own.values(), values, strict=True)}
+    dtype = {mine.dtype: value.dtype for mine, value in zip(own.values(), values, strict=True)}
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # Fresh buffers each time: what a batch norm or a counter writes is gone after the call.
-        fresh = {id(b): _buffer(b, dtype) for b in module.buffers()}
-        with swapped(module, others | fresh):
+        held = (b for part in parts for b in part._buffers.values() if b is not None)
+        fresh = {id(b): _buffer(b, dtype) for b in held}
+        with swapped(parts, others | fresh):
             return module(*args, **kwargs)
 
     return call

@@ -32,16 +32,16 @@ def guard(roots: Sequence[Any]) -> StateGuard:
 
 
 @contextmanager
-def swapped(module: nn.Module, tensors: dict[int, Any]) -> Iterator[None]:
-    """Other tensors in the place of a module's own, wherever it or a part shared twice holds them.
+def swapped(parts: Sequence[nn.Module], tensors: dict[int, Any]) -> Iterator[None]:
+    """Other tensors in the place of those of a module's parts, wherever they stand.
 
     Not ``torch.func.functional_call``: it does not put back the tensors of a module that stands in
     two places (torch 2.13).
     """
-    parts = list(module.modules())
-    kept = [(part, dict(part._parameters), dict(part._buffers)) for part in parts]
+    holders = [part for part in parts if part._parameters or part._buffers]
+    kept = [(part, dict(part._parameters), dict(part._buffers)) for part in holders]
     try:
-        for part in parts:
+        for part in holders:
             for held in (part._parameters, part._buffers):
                 held.update({n: tensors.get(id(t), t) for n, t in held.items()})
         yield
