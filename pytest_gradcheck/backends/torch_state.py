@@ -183,4 +183,8 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 def _bits(tensor: Tensor) -> Tensor:
     flat = tensor.detach().contiguous().reshape(-1)
-    return (torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+    return flat.view(_INTEGERS.get(flat.element_size(), torch.uint8))
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
