@@ -29,17 +29,29 @@ _KEEPS_SCALARS = int(np.__version__.partition(".")[0]) >= 2
 
 def can_host(x: Any) -> bool:
     """Whether NumPy may stand in for an array: it lies where JAX puts new arrays, on the CPU."""
-    if not isinstance(x, (np.ndarray, np.generic)) and not _is_at_home(x):
+    if not _is_numpy(x) and not _is_at_home(x):
         return False
-    return str(x.dtype) in _KEPT and (_KEEPS_SCALARS or x.ndim > 0)
+    return _is_cpu_home() and _can_keep(x, str(x.dtype))
+
+
+def _can_keep(x: Any, dtype: str) -> bool:
+    return dtype in _KEPT and (_KEEPS_SCALARS or x.ndim > 0)
+
+
+def _is_numpy(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def _is_cpu_home() -> bool:
+    """Whether new arrays go to the CPU, and nobody said anything else."""
+    return jax.config.jax_default_device is None and jax.default_backend() == "cpu"
 
 
 def _is_at_home(x: Any) -> bool:
-    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or not _is_cpu_home():
         return False
-    if jax.config.jax_default_device is not None or jax.default_backend() != "cpu":
-        return False
-    return bool(x.devices() == {jax.local_devices()[0]})
+    is_plain = isinstance(x.dtype, np.dtype)  # and no random key
+    return is_plain and bool(x.devices() == {jax.local_devices()[0]})
 
 
 def hosted(x: Any) -> Any:
@@ -50,12 +62,13 @@ def hosted(x: Any) -> Any:
 def handed(x: Any) -> Any:
     """A NumPy array as a JAX array with a buffer of its own; anything else as it is."""
     # A buffer of its own, since the user's function may donate what it is given.
-    return jax.numpy.array(x) if isinstance(x, (np.ndarray, np.generic)) else x
+    return jax.numpy.array(x) if _is_numpy(x) else x
 
 
 def copied(x: Any, dtype: str) -> Array:
     """A copy in the same place, in a precision where named, in 64-bit mode where that needs it."""
-    if can_host(x) and (not dtype or dtype in _KEPT):
+    x = np.asarray(x) if _is_at_home(x) else x
+    if _is_numpy(x) and _is_cpu_home() and _can_keep(x, dtype or str(x.dtype)):
         return np.array(x, dtype=dtype or None)
     wide = dtype in WIDE or str(getattr(x, "dtype", "")) in WIDE
     with enable_x64(True if wide else bool(jax.config.jax_enable_x64)):
@@ -74,7 +87,7 @@ def inner(a: Array, b: Array) -> float:
 
 
 def _is_near(x: Array) -> bool:
-    return isinstance(x, (np.ndarray, np.generic)) or _is_at_home(x)
+    return _is_numpy(x) or _is_at_home(x)
 
 
 def _widened(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""JAX's nested values taken apart: pytrees, and modules of Equinox and Flax (``nnx``, ``linen``)."""
+"""JAX's nested values taken apart: pytrees, and modules of Equinox and of Flax."""
 
 from __future__ import annotations
 
@@ -135,4 +135,11 @@ def describe(path: str, value: Any) -> Leaf:
 def _device_of(value: Any) -> str:
     if not isinstance(value, jax.Array):
         return "cpu"
-    return ", ".join(sorted(str(device) for device in value.devices()))
+    return ", ".join(sorted(map(_named, value.devices())))
+
+
+def _named(device: Any) -> str:
+    """A name that ``jax.devices`` takes, where the device's own (``TFRT_CPU_0``) is none."""
+    if device.platform != "cpu":
+        return str(device)
+    return f"cpu:{device.id}" if device.id else "cpu"

@@ -198,6 +198,35 @@ def reachable(roots: Iterable[Any], depth: int = 4) -> Iterator[Any]:
             pending.extend((child, left - 1) for child in _carried(value))
 
 
+class Snapshot:
+    """What functions carry along at one time, held to be compared with what it is later."""
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self._roots = tuple(roots)
+        self._then = self._now()
+
+    def is_same(self) -> bool:
+        """Whether every name, item and attribute still holds the same object and numbers."""
+        now = self._now()
+        return len(now) == len(self._then) and all(map(_is_same, self._then, now))
+
+    def _now(self) -> list[list[Any]]:
+        return [[value, *_content(value)] for value in reachable(self._roots)]
+
+
+def _content(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return [value.tobytes() if value.dtype != object else value.tolist()]
+    sized = isinstance(value, (list, tuple, set, dict))
+    return [len(value) if sized else None, *_carried(value)]
+
+
+def _is_same(then: list[Any], now: list[Any]) -> bool:
+    if isinstance(then[0], np.ndarray):
+        return then[0] is now[0] and bool(then[1] == now[1])
+    return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
+
+
 def _carried(value: Any) -> list[Any]:
     if isinstance(value, MethodType):
         return [value.__self__, value.__func__]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_gradcheck.backends import Array, Flat, Leaf
+from pytest_gradcheck.backends import Array, Flat, Function, Leaf
 from pytest_gradcheck.checks.problem import Call, Problem
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -31,8 +31,8 @@ class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a f
 class Derivative(Protocol):
     """One way of getting the gradient under test."""
 
-    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
-        """The nested output of the function itself."""
+    def function(self, problem: Problem) -> Function:
+        """The function itself, of the inputs under test."""
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -45,9 +45,9 @@ class Derivative(Protocol):
 
 
 class _Plain:
-    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
-        """The nested output of the function itself."""
-        return problem.call(point)()
+    def function(self, problem: Problem) -> Function:
+        """The function itself, of the inputs under test."""
+        return problem.run
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Automatic(_Plain):
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
     ) -> list[Array | None]:
         """The framework's vector-Jacobian product."""
-        return problem.backend.vjp(lambda x: problem.call(x)(), problem.point, cotangents)
+        return problem.backend.vjp(problem.run, problem.point, cotangents)
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class HandJac(_Plain):
 class ValueAndGrad:
     """A function that returns ``(value, gradient)`` itself."""
 
-    def value(self, problem: Problem, point: Sequence[Array]) -> Any:
+    def function(self, problem: Problem) -> Function:
         """The first of the two."""
-        return self._both(problem.call(point))[0]
+        return lambda point: self._both(problem.call(point))[0]
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents

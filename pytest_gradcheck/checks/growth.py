@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from pytest_gradcheck.numerics.differences import RATIO_EXPONENT, Estimate, Floats, Ladder
+from pytest_gradcheck.numerics.differences import Estimate
+from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4

@@ -20,7 +20,7 @@ from pytest_gradcheck.checks.outputs import leaf_name, sides, unit_cotangents, v
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.survey import FINE_SHARE, Survey
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import Floats
+from pytest_gradcheck.numerics.ladder import Floats
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

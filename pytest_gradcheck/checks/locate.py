@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_gradcheck.checks.compare import Comparison, strongest
-from pytest_gradcheck.checks.survey import Look, Survey
+from pytest_gradcheck.checks.look import Look
+from pytest_gradcheck.checks.survey import Survey
 
 MOST_CULPRITS = 5
 

@@ -10,6 +10,7 @@ from pytest_gradcheck.checks import kinks, plan, rounding
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
 from pytest_gradcheck.checks.locate import culprits
+from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.point import start
@@ -29,6 +30,7 @@ NUDGE_UNITS = 8.0
 # An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
 RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
+ATTEMPTS = 2  # a contradiction that was refuted is forgotten once
 
 
 def measure(
@@ -63,20 +65,32 @@ def _at(
 ) -> Measured:
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
-    suspect = survey.run() or survey.spoilt()
+    suspect, holds = _contradiction(survey)
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
-    seen = Measured(planned, survey, suspect)
-    if not planned.native.is_repeatable or seen.is_rough or not survey.confirmed(suspect):
-        return seen
-    return replace(seen, culprits=tuple(culprits(survey, suspect.inputs)))
+    found = tuple(culprits(survey, suspect.inputs)) if holds else ()
+    return Measured(planned, survey, suspect, culprits=found)
+
+
+def _contradiction(survey: Survey) -> tuple[Look | None, bool]:
+    """A look that contradicts, if any is left, and whether it holds on a smooth function."""
+    for _ in range(ATTEMPTS):
+        suspect = survey.run() or survey.spoilt()
+        if suspect is None or not survey.plan.native.is_repeatable:
+            return suspect, False
+        if suspect.jumps or suspect.has_kink:
+            return suspect, False
+        if survey.confirmed(suspect):
+            return suspect, True
+        survey.dismiss(suspect)
+    return suspect, False
 
 
 def _until_smooth(besides: Iterator[Measured | None]) -> Iterator[Measured | None]:
     for beside in besides:
         yield beside
-        if beside is not None and not beside.is_rough and beside.survey.live:
+        if beside is not None and (beside.is_clear or beside.culprits):
             return
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from pytest_gradcheck.checks.kinks import Slope
 from pytest_gradcheck.checks.locate import Culprit
+from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.rounding import Lossy
-from pytest_gradcheck.checks.survey import Look, Survey
+from pytest_gradcheck.checks.survey import Survey
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,10 +26,10 @@ from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
     NOISE_FACTOR,
     ROUNDING_UNITS,
-    Floats,
     central_exponent,
     first_exponents,
 )
+from pytest_gradcheck.numerics.ladder import Floats
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -42,9 +42,7 @@ def _first_run(blank: Probe) -> Flat:
         blank.guard.rewind()
     try:
         blank.cost.evaluated()
-        return problem.backend.forward(
-            lambda x: blank.derivative.value(problem, x), problem.fresh()
-        )
+        return problem.backend.forward(blank.derivative.function(problem), problem.fresh())
     except UsageError:
         raise
     except Exception as error:  # the user's own code; chained, so that its traceback is shown

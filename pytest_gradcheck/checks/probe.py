@@ -10,27 +10,24 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Guard
-from pytest_gradcheck.checks import edges, growth
+from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Cotangents, Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
-    RATIO_EXPONENT,
     Estimate,
-    Floats,
-    Ladder,
-    central_exponent,
     estimate,
     first_exponents,
 )
+from pytest_gradcheck.numerics.ladder import Floats, Ladder
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -104,9 +101,7 @@ class Probe:
         """The output at another point, from the same random state."""
         self.guard.rewind()
         self.cost.evaluated()
-        return self.problem.backend.evaluate(
-            lambda x: self.derivative.value(self.problem, x), point
-        )
+        return self.problem.backend.evaluate(self.derivative.function(self.problem), point)
 
     def gradient(self, cotangents: Cotangents) -> list[Array | None]:
         """The derivative under test, from the same random state."""
@@ -139,7 +134,7 @@ class Probe:
         It stays on this side of a pole or an edge that only small elements are near.
         """
         point, scales = self.problem.point, self.scales
-        sizes = {i: abs(point[i]) + (point[i] == 0) * scales[i] for i in shares}
+        sizes = {i: abs(point[i]) + (point[i] == 0) * (point[i] * 0 + scales[i]) for i in shares}
         return self._direction(seed, {i: size * shares[i] for i, size in sizes.items()})
 
     def _direction(self, seed: int, sizes: Mapping[int, Any]) -> list[Array | None]:
@@ -184,7 +179,7 @@ class Probe:
             ladder = growth.ladder_of(measured, floor)
             found = estimate(ladder)
             bound = float(np.max(found.bound))
-            good = bound <= enough or growth.is_good(found, ladder, unit)
+            good = 0 < bound <= enough or growth.is_good(found, ladder, unit)
             if len(measured) >= rungs and good:
                 return Line(direction, ladder, found)
             # The ladder's own trend comes first; a way that did not help is left for the other one.
@@ -210,40 +205,6 @@ class Probe:
         pairs = zip(gradient, direction, strict=True)
         return math.fsum(inner(g, v) for g, v in pairs if g is not None and v is not None)
 
-    def along_one_side(
-        self, direction: Sequence[Array | None], cotangents: Sequence[Cotangents], floor: Floats
-    ) -> Line | None:
-        """Differences from the point on, along the first inward turn of a direction.
-
-        For a function that ends at its point: a bound, a probability of zero. None where no turn
-        leads inside.
-        """
-        unit = precision.epsilon(self.precision)
-        exponents = tuple(central_exponent(unit) - RATIO_EXPONENT * k for k in range(-1, 6))
-        for turned in edges.turns(direction, self.problem.point):
-            ahead = [self._ahead(turned, cotangents, exponents[-1])]
-            if not np.isfinite(ahead[0]).all():
-                continue
-            ahead[:0] = [self._ahead(turned, cotangents, e) for e in exponents[:-1]]
-            ladder = Ladder.one_sided(exponents, np.array(ahead), floor)
-            found = estimate(ladder)
-            if not (found.bound < np.abs(found.value)).any() and found.value.any():
-                return None  # the slope grows without end towards the edge
-            return Line(turned, ladder, replace(found, bound=found.bound * edges.HALF_NORMAL))
-        return None
-
-    def _ahead(
-        self, direction: Sequence[Array | None], cotangents: Sequence[Cotangents], exponent: int
-    ) -> Floats:
-        missing = np.full(len(cotangents), np.nan)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                moved = self.rerun(self.shifted(direction, 2.0**exponent))
-        except OUTSIDE_DOMAIN:
-            return missing
-        return self._project(moved, self.outputs, cotangents)[0]
-
     def _rung(
         self,
         direction: Sequence[Array | None],
@@ -261,7 +222,7 @@ class Probe:
             return missing, missing
         self.require_same_shapes(plus)
         self.require_same_shapes(minus)
-        return self._project(plus, minus, cotangents)
+        return self.project(plus, minus, cotangents)
 
     def shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
         """The point moved along a direction."""
@@ -273,9 +234,10 @@ class Probe:
             shifted.append(moved)
         return shifted
 
-    def _project(
+    def project(
         self, plus: Flat, minus: Flat, cotangents: Sequence[Cotangents]
     ) -> tuple[Floats, Floats]:
+        """First and second differences of two outputs around the point, for each set."""
         inner = self.problem.backend.inner
         first, second = np.zeros(len(cotangents)), np.zeros(len(cotangents))
         for m, (up, centre, down) in enumerate(

@@ -75,6 +75,13 @@ class Problem:
             values[index] = value
         return self.rebuild(values)
 
+    def run(self, point: Sequence[Array]) -> Any:
+        """The nested output with other values of the inputs under test.
+
+        A method and no lambda: a backend may recognise it as the function that it ran before.
+        """
+        return self.call(point)()
+
     def moved(self, point: Sequence[Array]) -> Problem:
         """The same function at another point."""
         leaves = list(self.leaves)

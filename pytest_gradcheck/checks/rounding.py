@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends import Array
@@ -44,10 +45,12 @@ def lossy(plan: Plan, tolerance: float, seed: int) -> tuple[Lossy, ...]:
     rounded = _at_rounded_inputs(plan, seed)
     judged = []
     unit = precision.epsilon(plan.asis.dtype)
+    least = precision.smallest(plan.asis.dtype)  # below it, a number underflows
     cancelled = max(cancellation(plan, j, unit) for j in range(len(plan.cotangents)))
     for index, loss, size in found:
         moved, _ = _loss(plan, rounded, index)
         explained = CONDITION_FACTOR * moved + cancelled / plan.probe.scales[index]
+        explained += least * math.sqrt(plan.probe.problem.inputs[index].size)
         allowed = tolerance * size + explained
         if loss > allowed:
             judged.append(Lossy(index, loss / size, allowed / size))

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks import growth
-from pytest_gradcheck.checks.compare import Comparison, compare, strongest
+from pytest_gradcheck.checks import edges, growth
+from pytest_gradcheck.checks.compare import compare
+from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.probe import Line, Shares
+from pytest_gradcheck.checks.probe import Shares
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import around, is_jump
+from pytest_gradcheck.numerics.differences import around
 from pytest_gradcheck.numerics.power import visible_error
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -28,6 +29,8 @@ WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved b
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 CONFIRMING_RUNGS = 8
 ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
+# For a function that stands still: far enough to see in what units it moves at all.
+LARGE = tuple(range(growth.HIGHEST, -18, -2))
 SMALL_SHARE = 1e-3
 COARSE_RESOLUTION = 0.5
 CONFIRMING_DIRECTIONS = 3
@@ -49,68 +52,6 @@ class Demand:
     tolerance: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """One direction: which inputs moved, what was measured, and the comparison.
-
-    Args:
-        shares: For each input that moved, the share of its own size by which it did.
-        line: The differences.
-        comparisons: One for each set of cotangents.
-    """
-
-    shares: Shares
-    line: Line
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """The inputs that moved."""
-        return tuple(self.shares)
-
-    @property
-    def off(self) -> Comparison | None:
-        """The strongest contradiction, if there is any."""
-        worst = strongest(self.comparisons)
-        return worst if worst.is_off else None
-
-    @property
-    def supports(self) -> bool:
-        """Whether every comparison sees well enough and sides with the claim."""
-        seen = all(2 * c.bound < abs(c.claimed) for c in self.comparisons)
-        return seen and self.off is None
-
-    @property
-    def bound(self) -> float:
-        """Root mean square over the sets of cotangents of the bounds; infinite where unknown."""
-        return math.sqrt(sum(c.bound**2 for c in self.comparisons) / len(self.comparisons))
-
-    def hidden(self, index: int) -> float:
-        """What could hide in an input's scaled gradient, root mean square over the cotangents."""
-        hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)
-        return math.sqrt(hidden) / self.shares[index]
-
-    @property
-    def stood_still(self) -> bool:
-        """Whether the function did not change at all along the line, not in the last bit."""
-        return not self.line.ladder.moved().any()
-
-    @property
-    def climbs_stairs(self) -> bool:
-        """Whether the function is flat at small steps and moves over many larger ones."""
-        return self.line.estimate.is_staircase
-
-    @property
-    def has_kink(self) -> bool:
-        """Whether the slopes on both sides of the point differ."""
-        return any(c.kink for c in self.comparisons)
-
-    @property
-    def jumps(self) -> bool:
-        """Whether the function changes by a fixed amount however small the step."""
-        return is_jump(self.line.ladder)
-
-
 @dataclass(slots=True, eq=False)
 class Survey:
     """The looks of one point, filled while it runs.
@@ -127,6 +68,7 @@ class Survey:
     looks: list[Look] = field(default_factory=list)
     _first: tuple[int, ...] = ()  # steps that served last: they will do for the next direction
     _bound: float = 0.0  # that of the last look
+    _again: str = ""
 
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
@@ -170,7 +112,7 @@ class Survey:
             direction, plan.cotangents, plan.floor, rungs=rungs, first=first, enough=enough
         )
         if line.estimate.exponent is None:
-            line = plan.probe.along_one_side(direction, plan.cotangents, plan.floor) or line
+            line = edges.one_sided(plan.probe, direction, plan.cotangents, plan.floor) or line
         return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
 
     def gradient_size(self, index: int) -> float:
@@ -212,7 +154,7 @@ class Survey:
         """
         live = self.live
         still = [i for i in range(self.count) if i not in live]
-        if still and self._add(self.look(still, "still")):
+        if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]
         if live and self._along_enough(live, "all", self._most_together(live)):
             return self.looks[-1]
@@ -234,6 +176,11 @@ class Survey:
         """The inputs with a gradient that is not zero."""
         return [i for i in range(self.count) if self.gradient_size(i) > 0]
 
+    def dismiss(self, look: Look) -> None:
+        """Forget a look that did not hold, and take other directions from now on."""
+        self.looks.remove(look)
+        self._again += "'"
+
     def _add(self, look: Look) -> bool:
         self.looks.append(look)
         return look.off is not None
@@ -245,7 +192,7 @@ class Survey:
         """Look until the inputs are resolved or more directions would not do; True when off."""
         self._first, self._bound = (), 0.0  # other inputs, other steps
         for k in range(most):
-            if self._add(self.look(inputs, f"{label} {k}")):
+            if self._add(self.look(inputs, f"{label} {k}{self._again}")):
                 return True
             if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs, most):
                 return False
@@ -278,12 +225,17 @@ class Survey:
         """Whether a contradiction holds against every attempt to refute it.
 
         Large steps can agree on a slope that is not the one at the point (across a pole, over a
-        whole wave). So the direction is measured again on a longer ladder and with small steps,
-        and another one with steps in proportion to each element. Where one of them sees well
-        enough and sides with the claim, nothing is accused. At last a fresh direction must show it.
+        whole wave), small ones can drown in rounding. So the direction is measured again on longer
+        ladders, and another one with steps in proportion to each element. Where one of them sees
+        well enough and sides with the claim, nothing is accused. At last a fresh one must show it.
         """
         direction, inputs, shares = suspect.line.direction, suspect.inputs, suspect.shares
         if self._measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
+            return False
+        if (
+            suspect.line.ladder.stands
+            and self._measured(shares, direction, first=LARGE).off is None
+        ):
             return False
         unit = precision.epsilon(self.plan.probe.precision)
         finer = self._measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))

@@ -13,90 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
-RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + h v exact
 NOISE_FACTOR = 3.0  # three standard deviations of the rounding of one difference
 ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
 QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapolation, with room
 # One-sided slopes that keep at least this share of their gap over a quarter of the step do not
 # meet: a smooth function keeps 1/4.
 KINK_SHARE = 0.5
-ONE_SIDED_NOISE = 4.0  # rounding of (4 D(h/4) - D(h))/3 beside that of a central difference
 FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
 SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
+FINE_STAIRS = 2.0**-30  # no stairs of a function's own are so many
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
-# Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
-STAIRCASE_RUNGS = 5
 # So many candidates at smaller steps refute one; fewer may be narrow by chance in rounding noise.
 CONTRADICTIONS = 3
 DECISIVE = 4.0  # a single one refutes that is further off than so many of its own bounds
-
-
-@dataclass(frozen=True, slots=True)
-class Ladder:
-    """Differences along one line, for several projections of the output.
-
-    Args:
-        exponents: (m,) binary exponents of the steps, falling by ``RATIO_EXPONENT``.
-        first: (m, p) first differences; non-finite where the function was not.
-        second: (m, p) second differences.
-        floor: (p,) least rounding error of one value, in units of the value.
-    """
-
-    exponents: tuple[int, ...]
-    first: Floats
-    second: Floats
-    floor: Floats
-
-    @property
-    def steps(self) -> Floats:
-        """(m,) step sizes."""
-        return np.exp2(np.asarray(self.exponents, dtype=np.float64))
-
-    def finite(self) -> Ladder:
-        """The rungs below every step at which some projection was not finite."""
-        bad = ~np.isfinite(self.first).all(axis=1)
-        start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
-        return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
-
-    @classmethod
-    def one_sided(cls, exponents: tuple[int, ...], ahead: Floats, floor: Floats) -> Ladder:
-        """The ladder of a function that ends at the point, from its side that is there.
-
-        The first extrapolation of forward differences, (4 D(h/4) - D(h))/3, has order 2 like a
-        central difference and takes its place.
-
-        Args:
-            exponents: (m,) as above.
-            ahead: (m, p) forward differences f(x + h v) - f(x).
-            floor: (p,) as above.
-        """
-        steps = np.exp2(np.asarray(exponents, dtype=np.float64))[:, None]
-        slopes = ahead / steps
-        second_order = (4 * slopes[1:] - slopes[:-1]) / 3
-        first = second_order * 2 * steps[1:]
-        return cls(exponents[1:], first, np.zeros_like(first), ONE_SIDED_NOISE * floor)
-
-    def steps_only(self) -> Ladder:
-        """Without the small steps at which a staircase stands still, if it is one.
-
-        A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
-        them rounds inside (to an integer, to a lower precision): its slope is that of the stairs.
-        """
-        still: NDArray[np.bool_] = np.all((self.first == 0) & (self.second == 0), axis=1)
-        moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
-        if moving == len(still) or moving < STAIRCASE_RUNGS:
-            return self
-        return Ladder(
-            self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor
-        )
-
-    def moved(self) -> Floats:
-        """(p,) largest first or second difference: zero exactly where the function stood still."""
-        if not len(self.exponents):
-            return np.zeros(self.floor.shape)
-        return np.maximum(np.abs(self.first), np.abs(self.second)).max(axis=0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +104,7 @@ def estimate(ladder: Ladder) -> Estimate:
         value=values[best, columns],
         bound=bounds[best, columns],
         noise=noise[-1],
-        kink=_kink(ladder, noise[-1]),
+        kink=np.zeros(shape) if is_staircase else _kink(ladder, noise[-1]),
         is_staircase=is_staircase,
         exponent=ladder.exponents[int(rungs[best[worst]])],
         extend=-1 if np.isinf(bounds[:, worst]).any() else _direction(central[:, worst]),
@@ -189,7 +120,19 @@ def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
     """
     scaled = np.abs(np.diff(extrapolated, axis=0)) * ladder.steps[2:, None]
     rising = np.maximum.accumulate(scaled[::-1], axis=0)[::-1]
-    return np.maximum(rising, ROUNDING_UNITS * ladder.floor)
+    return np.maximum(rising, np.maximum(ROUNDING_UNITS * ladder.floor, _quantum(ladder)))
+
+
+def _quantum(ladder: Ladder) -> Floats:
+    """(p,) least change of a function that stands still at smaller steps, exactly; else 0.
+
+    Only where it is rounding beside the largest change: the function rounds inside, coarser than
+    its value tells (1 + erf(x) far on the left). A larger one is a step of the function's own.
+    """
+    changes = np.maximum(np.abs(ladder.first), np.abs(ladder.second))
+    least = np.where(changes > 0, changes, np.inf).min(axis=0)
+    rounds = (changes[-1] == 0) & (least <= FINE_STAIRS * changes.max(axis=0))
+    return np.where(rounds, least, 0.0)
 
 
 def _candidates(

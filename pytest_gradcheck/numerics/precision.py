@@ -15,6 +15,13 @@ EPSILON = {
     "float128": 2.0**-63,
     "float96": 2.0**-63,
 }
+# Smallest normal number (the same table): what is smaller loses digits, then everything.
+SMALLEST = {
+    "float64": 2.0**-1022,
+    "float32": 2.0**-126,
+    "float16": 2.0**-14,
+    "bfloat16": 2.0**-126,
+}
 _REAL_PART = {
     "complex32": "float16",
     "complex64": "float32",
@@ -39,6 +46,11 @@ def real_part(dtype: str) -> str:
 def epsilon(dtype: str) -> float:
     """Unit in the last place at 1; that of bfloat16 for a precision that is not known."""
     return EPSILON.get(real_part(dtype), EPSILON["bfloat16"])
+
+
+def smallest(dtype: str) -> float:
+    """Smallest normal number of a precision; that of float64 for one that is not known."""
+    return SMALLEST.get(real_part(dtype), SMALLEST["float64"])
 
 
 def promoted(dtype: str) -> str:

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from scipy import special
 
 from pytest_gradcheck.numerics.differences import (
-    RATIO_EXPONENT,
-    Ladder,
     central_exponent,
     estimate,
     first_exponents,
     is_jump,
 )
+from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Ladder
 from pytest_gradcheck.numerics.precision import EPSILON, power_of_two
 
 HIGHEST, MAX_RUNGS = 4, 14  # as in checks/probe.py

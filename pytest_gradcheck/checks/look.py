@@ -1,0 +1,72 @@
+"""One direction that was looked along: what moved, what was measured, what it says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pytest_gradcheck.checks.compare import Comparison, strongest
+from pytest_gradcheck.checks.probe import Line, Shares
+from pytest_gradcheck.numerics.differences import is_jump
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One direction: which inputs moved, what was measured, and the comparison.
+
+    Args:
+        shares: For each input that moved, the share of its own size by which it did.
+        line: The differences.
+        comparisons: One for each set of cotangents.
+    """
+
+    shares: Shares
+    line: Line
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The inputs that moved."""
+        return tuple(self.shares)
+
+    @property
+    def off(self) -> Comparison | None:
+        """The strongest contradiction, if there is any."""
+        worst = strongest(self.comparisons)
+        return worst if worst.is_off else None
+
+    @property
+    def supports(self) -> bool:
+        """Whether every comparison sees well enough and sides with the claim."""
+        seen = all(2 * c.bound < abs(c.claimed) for c in self.comparisons)
+        return seen and self.off is None
+
+    @property
+    def bound(self) -> float:
+        """Root mean square over the sets of cotangents of the bounds; infinite where unknown."""
+        return math.sqrt(sum(c.bound**2 for c in self.comparisons) / len(self.comparisons))
+
+    def hidden(self, index: int) -> float:
+        """What could hide in an input's scaled gradient, root mean square over the cotangents."""
+        hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)
+        return math.sqrt(hidden) / self.shares[index]
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether the function did not change at all along the line, not in the last bit."""
+        return not self.line.ladder.moved().any()
+
+    @property
+    def climbs_stairs(self) -> bool:
+        """Whether the function is flat at small steps and moves over many larger ones."""
+        return self.line.estimate.is_staircase
+
+    @property
+    def has_kink(self) -> bool:
+        """Whether the slopes on both sides of the point differ."""
+        return any(c.kink for c in self.comparisons)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the function changes by a fixed amount however small the step."""
+        return is_jump(self.line.ladder)

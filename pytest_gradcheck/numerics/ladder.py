@@ -1,0 +1,86 @@
+"""Differences along one line over a ladder of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + h v exact
+ONE_SIDED_NOISE = 4.0  # rounding of (4 D(h/4) - D(h))/3 beside that of a central difference
+# Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
+STAIRCASE_RUNGS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Differences along one line, for several projections of the output.
+
+    Args:
+        exponents: (m,) binary exponents of the steps, falling by ``RATIO_EXPONENT``.
+        first: (m, p) first differences; non-finite where the function was not.
+        second: (m, p) second differences.
+        floor: (p,) least rounding error of one value, in units of the value.
+    """
+
+    exponents: tuple[int, ...]
+    first: Floats
+    second: Floats
+    floor: Floats
+
+    @property
+    def steps(self) -> Floats:
+        """(m,) step sizes."""
+        return np.exp2(np.asarray(self.exponents, dtype=np.float64))
+
+    def finite(self) -> Ladder:
+        """The rungs below every step at which some projection was not finite."""
+        bad = ~np.isfinite(self.first).all(axis=1)
+        start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
+        return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
+
+    @classmethod
+    def one_sided(cls, exponents: tuple[int, ...], ahead: Floats, floor: Floats) -> Ladder:
+        """The ladder of a function that ends at the point, from its side that is there.
+
+        The first extrapolation of forward differences, (4 D(h/4) - D(h))/3, has order 2 like a
+        central difference and takes its place.
+
+        Args:
+            exponents: (m,) as above.
+            ahead: (m, p) forward differences f(x + h v) - f(x).
+            floor: (p,) as above.
+        """
+        steps = np.exp2(np.asarray(exponents, dtype=np.float64))[:, None]
+        slopes = ahead / steps
+        second_order = (4 * slopes[1:] - slopes[:-1]) / 3
+        first = second_order * 2 * steps[1:]
+        return cls(exponents[1:], first, np.zeros_like(first), ONE_SIDED_NOISE * floor)
+
+    def steps_only(self) -> Ladder:
+        """Without the small steps at which a staircase stands still, if it is one.
+
+        A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
+        them rounds inside (to an integer, to a lower precision): its slope is that of the stairs.
+        """
+        still: NDArray[np.bool_] = np.all((self.first == 0) & (self.second == 0), axis=1)
+        moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
+        if moving == len(still) or moving < STAIRCASE_RUNGS:
+            return self
+        return Ladder(
+            self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor
+        )
+
+    @property
+    def stands(self) -> bool:
+        """Whether the function does not change at all at the smallest step."""
+        return bool(len(self.first)) and not (self.first[-1].any() or self.second[-1].any())
+
+    def moved(self) -> Floats:
+        """(p,) largest first or second difference: zero exactly where the function stood still."""
+        if not len(self.exponents):
+            return np.zeros(self.floor.shape)
+        return np.maximum(np.abs(self.first), np.abs(self.second)).max(axis=0)  # type: ignore[no-any-return]

@@ -1,0 +1,202 @@
+"""Runs in float64 are compiled whole where that changes nothing, and left alone elsewhere."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import UsageError, backends, check_gradient
+from pytest_gradcheck.backends.state import Snapshot
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+POINT = jnp.linspace(0.2, 1.0, 3)
+
+
+def runs_of(make, x=POINT, **options):
+    """Verdict, evaluations, and how often Python ran the function; the counter is no state."""
+    counter = itertools.count()
+    result = check_gradient(make(counter), x, **options)
+    return result.verdict, result.context.evaluations, next(counter)
+
+
+def test_a_pure_function_is_traced_and_not_run_again_and_again():
+    def make(counter):
+        def f(x):
+            next(counter)
+            return jnp.sin(x)
+
+        return f
+
+    verdict, evaluations, calls = runs_of(make)
+    assert verdict == "pass"
+    assert calls < evaluations / 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_functions_own_precision_is_left_to_its_own_way_of_running(dtype):
+    def f(x):
+        # Concrete in every run outside derivatives: tracing would raise here.
+        return jnp.sin(x) * float(jax.lax.stop_gradient(x).sum() > 0)
+
+    with jax.enable_x64(dtype == "float64"):
+        assert check_gradient(f, POINT.astype(dtype)).verdict == "pass"
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize("factor", [1.0, 1.05])
+def test_right_and_wrong_rules_with_jit_and_without(jit, factor):
+    @jax.custom_vjp
+    def f(x):
+        return jnp.sin(x)
+
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (factor * jnp.cos(x) * g,))
+    assert check_gradient(jit(f), POINT).verdict == ("pass" if factor == 1.0 else "fail")
+
+
+def test_a_branch_on_values_keeps_its_python():
+    def make(counter):
+        def f(x):
+            next(counter)
+            return jnp.sin(x) if x.sum() > 0 else jnp.cos(x)
+
+        return f
+
+    verdict, evaluations, calls = runs_of(make)
+    assert verdict == "pass"
+    assert calls >= evaluations
+
+
+def in_a_list():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return x * (1.0 + (len(calls) > 6))
+
+    return f
+
+
+def in_a_name():
+    calls = 0
+
+    def f(x):
+        nonlocal calls
+        calls += 1
+        return x * (1.0 + (calls > 6))
+
+    return f
+
+
+def in_an_array():
+    calls = np.zeros(1)
+
+    def f(x):
+        calls[0] += 1
+        return x * (1.0 + (calls[0] > 6))
+
+    return f
+
+
+class InAnAttribute:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return x * (1.0 + (self.calls > 6))
+
+
+@pytest.mark.parametrize("make", [in_a_list, in_a_name, in_an_array, InAnAttribute])
+def test_state_that_changes_is_never_frozen_by_tracing(make):
+    # The value doubles from the seventh call on, which looks like a jump or a kink on the way; a
+    # trace made before would never show it.
+    assert check_gradient(make(), POINT).findings
+
+
+def test_a_counter_that_shows_at_once_is_reported():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return x * len(calls)
+
+    result = check_gradient(f, POINT)
+    assert result.verdict == "undecided"
+    assert "unrepeatable" in {finding.code for finding in result.findings}
+
+
+def test_random_numbers_of_the_host_are_drawn_again_in_each_run():
+    result = check_gradient(lambda x: x * np.random.random(), POINT)
+    assert result.verdict == "pass"
+
+
+def test_what_the_first_call_sets_up_is_no_state():
+    def make(counter):
+        cache = {}
+
+        def f(x):
+            next(counter)
+            cache.setdefault("scale", 2.0)
+            return x * cache["scale"]
+
+        return f
+
+    verdict, evaluations, calls = runs_of(make)
+    assert verdict == "pass"
+    assert calls < evaluations / 2
+
+
+def test_outputs_that_are_no_arrays_survive_compiling():
+    def f(x):
+        return {"loss": jnp.sum(x**2), "name": "f", "count": jnp.argmax(x), "none": None}
+
+    def vjp(cotangent, x):
+        assert cotangent["name"] == "f" or cotangent["name"] is None
+        return 2 * x * cotangent["loss"]
+
+    assert check_gradient(f, POINT).verdict == "pass"
+    assert check_gradient(f, POINT, vjp=vjp).verdict == "pass"
+
+
+def test_an_error_in_a_derivative_is_the_users_own():
+    @jax.custom_vjp
+    def f(x):
+        return x
+
+    def backward(residuals, cotangent):
+        raise KeyError("mine")
+
+    f.defvjp(lambda x: (x, None), backward)
+    with pytest.raises(UsageError, match="raised KeyError"):
+        check_gradient(f, POINT)
+
+
+def test_large_inputs_are_compiled_as_usual():
+    x = jnp.linspace(0.1, 1.0, 20_000)
+    assert check_gradient(lambda x: jnp.sin(x).sum(), x).verdict == "pass"
+
+
+def test_without_a_guard_nothing_is_compiled():
+    backend = backends.load("jax")
+    (leaf,) = backend.evaluate(lambda x: x[0] * 2, [np.ones(2)]).leaves
+    assert leaf.dtype == "float64"
+
+
+def test_a_snapshot_sees_names_items_attributes_and_numbers():
+    held, array, box = [1], np.zeros(2), type("Box", (), {})()
+    box.n = 1
+
+    def f():
+        return held, array, box
+
+    def same_after(change):
+        snapshot = Snapshot([f])
+        change()
+        return snapshot.is_same()
+
+    assert same_after(lambda: None)
+    assert not same_after(lambda: held.append(2))
+    assert not same_after(lambda: array.__setitem__(0, 1.0))
+    assert not same_after(lambda: setattr(box, "n", 2))
+    assert not same_after(lambda: setattr(box, "m", 2))
