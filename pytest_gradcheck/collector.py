@@ -30,7 +30,7 @@ class Progress(Protocol):
         """The check is over."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Collector:
     """Results of one test, in the order in which they came.
 
@@ -85,9 +85,12 @@ class Collector:
 _CURRENT: ContextVar[Collector | None] = ContextVar("gradcheck_collector", default=None)
 
 
+_OPEN: list[Collector] = []  # for threads that a test starts: they inherit no context
+
+
 def current() -> Collector:
     """The collector of the running test; a fresh one, which nobody reads, outside pytest."""
-    return _CURRENT.get() or Collector()
+    return _CURRENT.get() or (_OPEN[-1] if _OPEN else Collector())
 
 
 class Collecting:
@@ -98,7 +101,9 @@ class Collecting:
 
     def __enter__(self) -> Collector:
         self._token = _CURRENT.set(self._collector)
+        _OPEN.append(self._collector)
         return self._collector
 
     def __exit__(self, *exc: object) -> None:
+        _OPEN.remove(self._collector)
         _CURRENT.reset(self._token)

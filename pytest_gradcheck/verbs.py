@@ -7,11 +7,13 @@ a script without pytest (with the default limits, recorded nowhere).
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
+import inspect
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -101,6 +103,7 @@ def check_gradient(
     from pytest_gradcheck.checks.gradient import check
     from pytest_gradcheck.checks.question import Question
 
+    _require_taken(fn, kwargs)
     collector = collecting.current()
     narrowed = collector.limits_for("gradcheck").narrowed(
         "call",
@@ -144,6 +147,25 @@ def check_gradient(
             collector.progress.close()
     collector.add(result)
     return result
+
+
+def _require_taken(fn: object, names: Iterable[str]) -> None:
+    """Refuse a keyword that neither the verb nor the function knows: a misspelt one, most often.
+
+    Raises:
+        UsageError: Names the keyword and the nearest one that is known.
+    """
+    try:
+        parameters = inspect.signature(getattr(fn, "forward", fn)).parameters  # type: ignore[arg-type]  # anything may be given; it raises
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = [n for n in inspect.signature(check_gradient).parameters if n not in ("fn", "kwargs")]
+    for name in (name for name in names if name not in parameters):
+        near = difflib.get_close_matches(name, [*known, *parameters], n=1)
+        hint = f"; did you mean {near[0]}=?" if near else ""
+        raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
 
 
 def _reason(intended: object) -> str | None:

@@ -212,3 +212,10 @@ def test_bad_limits_in_a_call(limit, message):
 
 def test_an_unknown_device():
     refused("device='gpu' is not known to NumPy", square, X, grad=lambda x: 2 * x, device="gpu")
+
+
+def test_a_misspelt_limit_is_told_from_an_argument():
+    with pytest.raises(UsageError, match=r"'tolerence'; did you mean tolerance=\?"):
+        check_gradient(lambda x: x.sum(), np.ones(2), grad=np.ones_like, tolerence=1e-3)
+    with pytest.raises(UsageError, match=r"'scales'; did you mean scale=\?"):
+        check_gradient(lambda x, scale: x.sum(), np.ones(2), grad=np.ones_like, scales=1.0)

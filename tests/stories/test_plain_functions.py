@@ -119,3 +119,20 @@ def test_the_functions_work_without_pytest(project):
         ],
         consecutive=True,
     )
+
+
+def test_a_check_in_a_thread_is_recorded(project):
+    project.tests(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        from pytest_gradcheck import assert_gradient
+
+        @pytest.mark.gradcheck
+        def test_threads():
+            with ThreadPoolExecutor(2) as pool:
+                done = [pool.submit(assert_gradient, square, X, grad=right) for _ in range(3)]
+            assert all(future.result().verdict == "pass" for future in done)
+        """
+    )
+    project.run().assert_outcomes(passed=1)
+    assert len(project.results()) == 3
