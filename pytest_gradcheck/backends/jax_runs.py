@@ -29,6 +29,7 @@ _QUICKLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 # Inputs with more elements take longer to compute with than the compiler takes to optimise.
 QUICK_SIZE = 10_000

@@ -54,4 +54,4 @@ def on_terminal(config: Any) -> Progress | None:
     if reporter is None or hasattr(config, "workerinput") or find_spec("tqdm") is None:
         return None
     stream = reporter._tw._file
-    return Progress(stream) if reporter._tw.hasmarkup and stream.isatty() else None
+    return Progress(stream) if stream.isatty() else None
