@@ -5,7 +5,9 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import nullcontext
 from typing import Any
 
 DELAY = 2.0  # seconds before anything is shown: most checks are over by then
@@ -53,5 +55,20 @@ def on_terminal(config: Any) -> Progress | None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput") or find_spec("tqdm") is None:
         return None
-    stream = reporter._tw._file
-    return Progress(stream) if stream.isatty() else None
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        stream = _past_capture(reporter._tw._file)
+    if stream is None:
+        return None
+    config.add_cleanup(stream.close)
+    return Progress(stream)
+
+
+def _past_capture(stream: Any) -> Any:
+    """A second way to the terminal, which a test's capture of output does not turn off."""
+    try:
+        if not stream.isatty():
+            return None
+        return os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding)
+    except (OSError, ValueError):
+        return None
