@@ -15,7 +15,21 @@ LONGEST = 300
 
 VALUES = {"results", "limits", "errors"}
 SHARED = {*VALUES, "backends", "numpy"}
-JAX = {"jax", "backends.jax_arrays", "backends.jax_modules", "backends.jax_runs"}
+JAX = {
+    "jax",
+    "backends.jax_arrays",
+    "backends.jax_modules",
+    "backends.jax_runs",
+    "backends.jax_contracts",
+    "backends.jax_modes",
+}
+TORCH = {
+    "torch",
+    "backends.torch_state",
+    "backends.torch_contracts",
+    "backends.torch_modes",
+    "backends.torch_sparse",
+}
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
 ROOMS = {
@@ -28,8 +42,8 @@ ROOMS = {
     "backends": (SHARED, ()),
     "backends.numpy": (SHARED, ()),
     # Every backend may use NumPy, and so the file that knows NumPy's arrays.
-    "backends.torch": ({*SHARED, "backends.torch_state", "torch"}, ()),
-    "backends.torch_state": ({*SHARED, "backends.numpy", "torch"}, ()),
+    "backends.torch": ({*SHARED, *TORCH}, ()),
+    **{part: ({*SHARED, *TORCH, "backends.numpy"}, ()) for part in TORCH - {"torch"}},
     "backends.jax": ({*SHARED, *JAX, "backends.numpy"}, ()),
     **{part: ({*SHARED, *JAX}, ()) for part in JAX - {"jax"}},
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
@@ -243,10 +257,7 @@ def assigned(name, function):
 
 def patterns():
     """What ``checks/locate.py`` can call an error, without ``other``, which has its own code."""
-    tree = ast.parse((HOUSE / "checks" / "locate.py").read_text("utf-8"))
-    function = next(n for n in tree.body if getattr(n, "name", "") == "_pattern")
-    returned = [n.value.elts[0] for n in ast.walk(function) if isinstance(n, ast.Return)]
-    return set().union(*(words(node, function, ()) for node in returned)) - {"other"}
+    return set(importlib.import_module(f"{HOUSE.name}.checks.accuse").PATTERNS)
 
 
 def emitted():

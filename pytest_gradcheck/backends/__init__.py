@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_gradcheck.backends.protocol import Array, Backend, Flat, Function, Guard, Leaf
+from pytest_gradcheck.backends.protocol import Array, Backend, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -19,6 +19,7 @@ __all__ = [
     "Function",
     "Guard",
     "Leaf",
+    "Variant",
     "load",
     "names",
     "owner",

@@ -6,7 +6,7 @@ the functions in lower precision run with the mode that the user had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pytest_gradcheck.backends import jax_arrays, jax_modules
+from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modules
 from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, handed, hosted
 from pytest_gradcheck.backends.jax_runs import Runs, differentiable
 from pytest_gradcheck.backends.numpy import held_arrays
-from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard
+from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Variant
 from pytest_gradcheck.backends.state import (
     StateGuard,
     global_generators,
@@ -54,7 +54,7 @@ class JaxBackend:
     ) -> list[Array | None]:
         """Reverse mode by ``jax.vjp``."""
         with _mode_for(point):
-            pulled = _runs().gradient(f, point, [w for w in cotangents if w is not None])
+            pulled = _runs().gradient(f, point, cotangents)
         return [hosted(g) for g in pulled]
 
     def jvp(
@@ -67,6 +67,13 @@ class JaxBackend:
             _, moved = jax.jvp(differentiable(f), x, v)
         remaining = iter(moved)
         return [hosted(next(remaining)) if spot else None for spot in spots]
+
+    def variants(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> Iterable[Variant]:
+        """The gradient under ``jit`` and under ``vmap``."""
+        with _mode_for(point):
+            return list(jax_contracts.variants(f, point, cotangents))
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""
@@ -92,9 +99,11 @@ class JaxBackend:
         modules = jax_modules.restorers(roots)
         carried = list(reachable(roots))
         generators = [*global_generators(), *private_generators(carried)]
-        _OPEN.append(Runs(roots, bool(jax.config.jax_enable_x64)))
+        runs = Runs(roots, bool(jax.config.jax_enable_x64))
+        _OPEN.append(runs)
         try:
             held = StateGuard(generators, [*held_arrays(carried), *modules])
+            runs.is_random = lambda: held.is_random
             with held as state, enable_x64(True):
                 yield state
         finally:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import tree
-from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
+from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.state import (
     StateGuard,
     global_generators,
@@ -58,6 +58,12 @@ class NumpyBackend:
     ) -> list[Array | None]:
         """Refuses: NumPy differentiates nothing."""
         raise UsageError(_NO_DERIVATIVE)
+
+    def variants(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> Iterable[Variant]:
+        """None: NumPy differentiates nothing."""
+        return ()
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""

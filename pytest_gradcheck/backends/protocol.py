@@ -7,7 +7,7 @@ and keep the user's state. A backend knows no limit, no verdict and no pytest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -65,6 +65,25 @@ class Flat:
     is_module: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """The same gradient asked for in another way, or something that a backward must not do.
+
+    Args:
+        code: Code of the finding if it does not agree, such as ``backward-layout``.
+        what: The other way in words, such as ``for a cotangent that is not contiguous``.
+        expected: One array for each input, None where there is none.
+        got: The same, asked for in the other way.
+        breach: What went wrong, in words, where that is no matter of numbers.
+    """
+
+    code: str
+    what: str
+    expected: Sequence[Array | None] = ()
+    got: Sequence[Array | None] = ()
+    breach: str = ""
+
+
 class Guard(Protocol):
     """The state that a probe may disturb, held for the time of a check."""
 
@@ -119,6 +138,14 @@ class Backend(Protocol):
 
         Raises:
             UsageError: The framework has no derivatives of its own.
+        """
+
+    def variants(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> Iterable[Variant]:
+        """The gradient asked for in the framework's other ways, if somebody wrote a rule for it.
+
+        Yields nothing for a function of the framework's own operations.
         """
 
     def normal(self, like: Array, seed: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import tree
-from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf
+from pytest_gradcheck.backends import torch_contracts, tree
+from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.torch_state import guard, swapped
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -60,7 +60,8 @@ class TorchBackend:
             if not pairs:
                 return [None] * len(inputs)
             kept, weights = zip(*pairs, strict=True)
-            grads = torch.autograd.grad(kept, inputs, weights, allow_unused=True)
+            owned = [w.clone() for w in weights]  # a backward may write into them
+            grads = torch.autograd.grad(kept, inputs, owned, allow_unused=True)
         return [None if g is None else g.detach() for g in grads]
 
     def jvp(
@@ -83,6 +84,12 @@ class TorchBackend:
             outputs = [leaf.value for leaf in self.flatten(f(duals)).leaves]
             parts = [forward.unpack_dual(y).tangent if _is_real(y) else None for y in outputs]
         return [None if t is None else t.detach() for t in parts]
+
+    def variants(
+        self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> Iterable[Variant]:
+        """Layouts of cotangents, inputs alone, a second backward, and what it may not change."""
+        return torch_contracts.variants(lambda x: self.flatten(f(x)), point, cotangents)
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal tensor on the device of another one, from a private generator."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.locate import Culprit
 from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.checks.patterns import Place
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.limits import Scalar
@@ -15,67 +18,166 @@ ADVICE = {
     "zero": "look for detach, stop_gradient, an input left out of backward, or a mask of zeros",
     "sign": "look for a minus sign, or a difference written the other way round",
     "factor": "look for a constant that forward and backward do not share (mean, square, scale)",
+    "transposed": "look for a missing or extra transpose, or a reshape in another memory order",
+    "rolled": "look for an index that is one too large or too small, or a shift undone twice",
+    "flipped": "look for a reversal that backward repeats on the wrong axis, or leaves out",
+    "conjugate": "look for a missing or extra conj() on what multiplies the cotangent",
+    "swapped": "look at the order in which backward returns the gradients",
+    "offset": "look for a constant that backward adds: an epsilon, a regulariser, a bias",
+    "term": "look for a term that only forward or only backward has: weight decay, a penalty",
+    "mean": "the mean, the norm and the deviation depend on the input too; differentiate them",
+    "cotangent": "multiply by the upstream cotangent; the sum of the output is not its only use",
+    "broadcast": "sum over the axes that broadcasting added, and over no others",
+    "rounded": "look for a cast, a buffer or a constant of lower precision inside",
+    "masked": "compare the branch or mask of backward with that of forward",
+    "output": "compare the formula for this output term by term",
+    "element": "look for an index or a boundary that backward treats on its own",
     "other": "compare the formula for this input term by term",
 }
 
 
+EXACT = 1e-6  # relative; what two looks can tell at least
+CONSTANTS = {
+    "pi": math.pi,
+    "2 pi": 2 * math.pi,
+    "1/pi": 1 / math.pi,
+    "1/(2 pi)": 1 / (2 * math.pi),
+    "180/pi, degrees": 180 / math.pi,
+    "pi/180, degrees": math.pi / 180,
+    "ln 2": math.log(2),
+    "1/ln 2": 1 / math.log(2),
+    "ln 10": math.log(10),
+    "1/ln 10": 1 / math.log(10),
+    "root of 2": math.sqrt(2),
+    "1/root of 2": math.sqrt(0.5),
+    "root of 2 pi": math.sqrt(2 * math.pi),
+}
+ALONG_AN_AXIS = ("rolled", "flipped")
+# For each pattern that one sentence tells: the input's {name}, {detail} and {factor} found.
+SENTENCES = {
+    "missing": "none reaches {name}, though the output depends on it",
+    "zero": "{name} gets zero, though the output depends on it",
+    "sign": "{name} has the wrong sign",
+    "factor": "{name} gets {factor} times the right one",
+    "transposed": "{name} gets the right one transposed",
+    "rolled": "{name} gets the right one shifted by one element",
+    "flipped": "{name} gets the right one in reverse order",
+    "conjugate": "{name} gets the complex conjugate of the right one",
+    "swapped": "{name} gets another one; {detail} has got the right one",
+    "offset": "{name} gets the right one plus {factor} in every element",
+    "term": "{name} gets the right one plus {times}{detail}",
+    "mean": "{name} lacks the mean term of a normalisation over {detail}",
+    "cotangent": "{name} gets the same one for every upstream cotangent",
+    "broadcast": "{name} gets {detail}",
+    "rounded": "{name} is off by as much as {detail} rounds",
+    "output": "{name} is wrong only in the derivative of {detail}",
+}
+# Those with a code of their own; the rest is a wrong gradient of no known form.
+PATTERNS = (*SENTENCES, "masked", "element")
+
+
 def accusation(seen: Measured, culprit: Culprit) -> Finding:
     """The finding on one input."""
-    name, worst = seen.name(culprit.index), culprit.worst
+    is_place = culprit.pattern == "element"
+    shown = culprit.diagnosis.places[0].comparison if is_place else culprit.worst
+    numbers = [
+        ("claimed", shown.claimed),
+        ("reference", shown.reference),
+        ("bound", shown.bound),
+        ("ratio", shown.ratio),
+    ]
+    told = {"factor": culprit.diagnosis.factor, "share": culprit.diagnosis.share}
+    numbers += [(name, number) for name, number in told.items() if not math.isnan(number)]
     return Finding(
         code=f"gradient-{culprit.pattern}" if culprit.pattern != "other" else "wrong-gradient",
         severity="fail",
-        where=name,
-        message=_sentence(seen, culprit, name),
-        numbers=(
-            ("claimed", worst.claimed),
-            ("reference", worst.reference),
-            ("bound", worst.bound),
-            ("ratio", worst.ratio),
-        ),
+        where=_names(seen, culprit)[0],
+        message=_sentence(seen, culprit),
+        numbers=tuple(numbers),
     )
 
 
-def _sentence(seen: Measured, culprit: Culprit, name: str) -> str:
-    worst = culprit.worst
-    if culprit.pattern == "missing":
-        return f"none reaches {name}, though the output depends on it"
-    if culprit.pattern == "zero":
-        return f"{name} gets zero, though the output depends on it"
-    if culprit.pattern == "sign":
-        return f"{name} has the wrong sign"
-    if culprit.pattern == "factor":
-        factor, hint = _factor(seen, culprit.factor)
-        return f"{name} gets {factor} times the right one{hint}"
+def _names(seen: Measured, culprit: Culprit) -> list[str]:
+    """Paths of what is wrong: the input, or its wrong elements with their indices."""
+    if culprit.pattern == "element":
+        return [_place(seen, culprit, place) for place in culprit.diagnosis.places]
+    return [seen.name(culprit.index)]
+
+
+def _place(seen: Measured, culprit: Culprit, place: Place) -> str:
+    index = f"[{', '.join(map(str, place.index))}]" if place.index else ""
+    return seen.name(culprit.index) + index
+
+
+def _sentence(seen: Measured, culprit: Culprit) -> str:
+    found, names = culprit.diagnosis, _names(seen, culprit)
+    if found.pattern == "other":
+        return _unexplained(culprit, names[0])
+    if found.pattern == "element":
+        hint = f"; no other is {found.detail}" if found.detail else ""
+        return _scaled(seen, names, found.factor) + hint
+    if found.pattern == "masked":
+        return f"{_scaled(seen, names, found.factor)}, only {found.detail}"
+    factor, hint = _factor(seen, found.factor)
+    times = "" if factor == "1" else f"{factor} times "
+    told = SENTENCES[found.pattern].format(
+        name=names[0], detail=found.detail, factor=factor, times=times
+    )
+    if found.pattern in ALONG_AN_AXIS and found.detail:
+        return f"{told} along {found.detail}"
+    return told + (hint if found.pattern == "factor" else "")
+
+
+def _unexplained(culprit: Culprit, name: str) -> str:
+    worst, tried = culprit.worst, culprit.diagnosis.detail
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
-    return f"{name} is off by {percent(size)}"
+    return f"{name} is off by {percent(size)}" + (f", in {tried} elements tried" if tried else "")
+
+
+def _scaled(seen: Measured, names: list[str], factor: float) -> str:
+    """What a part of a gradient gets."""
+    name = ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    if factor == 0:
+        return f"{name} gets zero"
+    if math.isnan(factor):
+        return f"{name} {'are' if len(names) > 1 else 'is'} wrong"
+    if abs(factor + 1) < 1e-3:
+        return f"{name} has the wrong sign"
+    return f"{name} gets {_factor(seen, factor)[0]} times the right one"
 
 
 def _factor(seen: Measured, factor: float) -> tuple[str, str]:
-    """The factor in digits, and where it comes from if it is a length (a mean against a sum)."""
+    """The factor in digits, and where it comes from if it is a length or a known constant."""
+    if math.isnan(factor):  # another one for each upstream cotangent
+        return "something", ""
     for leaf in seen.plan.probe.problem.leaves:
         for n in {*leaf.shape, leaf.size} if leaf.dtype else ():
-            if n > 2 and abs(factor * n - 1) < 1e-6:
+            if n > 2 and abs(factor * n - 1) < EXACT:
                 return f"1/{n}", f" ({n} is a length of {leaf.path})"
-            if n > 2 and abs(factor / n - 1) < 1e-6:
+            if n > 2 and abs(factor / n - 1) < EXACT:
                 return f"{n}", f" ({n} is a length of {leaf.path})"
-    if abs(factor - 1) < 1e-3:
+    for name, constant in CONSTANTS.items():
+        if abs(factor / constant - 1) < EXACT:
+            return f"{factor:.4g}", f" ({name})"
+    if EXACT / 1000 < abs(factor - 1) < 1e-3:
         return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.2g}", ""
     return f"{factor:.4g}", ""
 
 
 def table(seen: Measured) -> Evidence:
-    """One row for each accused input: claimed, reference, bound, ratio."""
+    """One row for each accused input or element: claimed, reference, bound, ratio."""
     rows: list[tuple[Scalar, ...]] = []
     for culprit in seen.culprits:
-        c = culprit.worst
-        rows.append((seen.name(culprit.index), c.claimed, c.reference, c.bound, c.ratio))
+        shown = [(_place(seen, culprit, p), p.comparison) for p in culprit.diagnosis.places]
+        if culprit.pattern != "element":
+            shown.insert(0, (seen.name(culprit.index), culprit.worst))
+        rows += [(name, c.claimed, c.reference, c.bound, c.ratio) for name, c in shown]
     return Evidence(
         name="inputs",
-        title="derivative along a random direction in one input",
-        columns=("input", "claimed", "reference", "bound", "claimed/reference"),
+        title="derivative along a random direction in one input, or of one element",
+        columns=("input", "claimed", "reference", "bound", "ratio"),
         rows=tuple(rows),
     )
 

@@ -42,6 +42,8 @@ def intended(judged: Result, reason: str) -> Result:
 
 def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
     """A verdict together with what other questions about the same derivative found."""
+    told = {finding.code for finding in judged.findings if finding.severity == "fail"}
+    found = tuple(finding for finding in found if finding.code not in told)
     if not found:
         return judged
     wrong = [finding for finding in found if finding.severity == "fail"]

@@ -87,7 +87,8 @@ class HandVjp(_Plain):
     ) -> list[Array | None]:
         """The returned product; the function runs just before, for those that keep a cache."""
         call = _after_a_run(problem)
-        nested = outputs.rebuild(cotangents)
+        convert = problem.backend.convert  # a copy: the function may write into it
+        nested = outputs.rebuild([None if w is None else convert(w) for w in cotangents])
         return match(problem, self.vjp(nested, *call.args, **call.kwargs))
 
 

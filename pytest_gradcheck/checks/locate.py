@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_gradcheck.checks import elements, patterns, rows
 from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.look import Look
+from pytest_gradcheck.checks.parts import Parts
+from pytest_gradcheck.checks.patterns import MOST_ELEMENTS, Diagnosis
+from pytest_gradcheck.checks.repairs import Case
 from pytest_gradcheck.checks.survey import Survey
 
-MOST_CULPRITS = 5
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+MOST_CULPRITS = 5  # that are examined one by one
+MOST_COUNTED = 40  # that are named
+LOOKS = 3  # one to find a coefficient, two to confirm it
+ATTEMPTS = 2  # a half may hide its error along one direction by chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,14 +28,17 @@ class Culprit:
     Args:
         index: Which input.
         looks: Looks along directions in this input alone.
-        pattern: What is wrong, as a stable word: missing, zero, sign, factor, or other.
-        factor: Claimed over reference where that is one number, else NaN.
+        diagnosis: What is wrong with it.
     """
 
     index: int
     looks: tuple[Look, ...]
-    pattern: str
-    factor: float
+    diagnosis: Diagnosis
+
+    @property
+    def pattern(self) -> str:
+        """What is wrong, as a stable word."""
+        return self.diagnosis.pattern
 
     @property
     def worst(self) -> Comparison:
@@ -36,61 +47,80 @@ class Culprit:
 
 
 def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
-    """The inputs with a wrong gradient, found by halving; at most ``MOST_CULPRITS``.
+    """The inputs with a wrong gradient, found by halving; the first few are examined closely.
 
-    Nothing is found where the whole does not show its error a third time, or where no input shows
-    it alone.
+    Nothing is found where the whole does not show its error again, or where no input shows it
+    alone.
     """
-    found: list[Culprit] = []
-    pending = [list(suspects)]
-    while pending and len(found) < MOST_CULPRITS:
-        group = pending.pop(0)
-        look = _look(survey, group)
-        if look.off is None:
-            continue
-        if len(group) == 1:
-            found.append(_culprit(survey, group[0], look))
-        else:
-            half = len(group) // 2
-            pending[:0] = [group[:half], group[half:]]
+    looks = (_look(survey, suspects, attempt) for attempt in range(ATTEMPTS))
+    again = next((look for look in looks if look.off is not None), None)
+    found = [] if again is None else _narrowed(survey, suspects, again, [])
+    return [
+        _culprit(survey, index, look, is_close=k < MOST_CULPRITS)
+        for k, (index, look) in enumerate(found)
+    ]
+
+
+def _narrowed(
+    survey: Survey, group: Sequence[int], look: Look, found: list[tuple[int, Look]]
+) -> list[tuple[int, Look]]:
+    """The inputs of a group that shows an error, each with a look that shows its own."""
+    if len(group) == 1:
+        return [*found, (group[0], look)]
+    half, before = len(group) // 2, found
+    for attempt in range(ATTEMPTS):
+        for part in (group[:half], group[half:]):
+            if len(found) >= MOST_COUNTED or (found and survey.plan.probe.cost.is_spent):
+                return found
+            seen = _look(survey, part, attempt)
+            found = found if seen.off is None else _narrowed(survey, part, seen, found)
+        if found is not before:
+            return found
     return found
 
 
-def _look(survey: Survey, group: Sequence[int]) -> Look:
-    return survey.look(group, "locate " + ",".join(str(i) for i in group))
+def _look(survey: Survey, group: Sequence[int], attempt: int) -> Look:
+    return survey.look(group, "locate " + ",".join(str(i) for i in group) + "'" * attempt)
 
 
-def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
-    looks = (look, survey.look([index], f"again {index}"))
-    comparisons = [c for each in looks for c in each.comparisons if c.is_known]
-    pattern, factor = _pattern(survey, index, comparisons)
-    return Culprit(index, looks, pattern, factor)
+def _culprit(survey: Survey, index: int, look: Look, *, is_close: bool) -> Culprit:
+    again = range(1, LOOKS if is_close else 2)
+    looks = (look, *(survey.look([index], f"again {index} {k}") for k in again))
+    return Culprit(index, looks, _diagnosis(survey, index, looks, is_close=is_close))
 
 
-def _pattern(survey: Survey, index: int, comparisons: list[Comparison]) -> tuple[str, float]:
-    gradients = [row[index] for row in survey.plan.claim.gradients]
-    if all(g is None for g in gradients):
-        return "missing", 0.0
+def _diagnosis(survey: Survey, index: int, looks: Sequence[Look], *, is_close: bool) -> Diagnosis:
+    if all(row[index] is None for row in survey.plan.claim.gradients):
+        return Diagnosis("missing", factor=0.0)
     if survey.gradient_size(index) == 0:
-        return "zero", 0.0
-    factor = _common_factor(comparisons)
-    if math.isnan(factor):
-        return "other", math.nan
-    return ("sign" if abs(factor + 1) < 1e-3 else "factor"), factor
+        return Diagnosis("zero", factor=0.0)
+    factor = patterns.common_factor([c for look in looks for c in look.comparisons if c.is_known])
+    if factor == factor:  # no NaN
+        return Diagnosis("sign" if abs(factor + 1) < 1e-3 else "factor", factor=factor)
+    if _is_idle(looks) or survey.plan.probe.problem.inputs[index].size > MOST_ELEMENTS:
+        return Diagnosis("other")
+    case = Case(survey.plan, index)
+    found = patterns.diagnosis(case, patterns.sights(case, looks))
+    if found is None and is_close and not survey.plan.probe.cost.is_spent:
+        found = _within(Parts(survey, case, _clearest(looks)))
+    return found or Diagnosis("other")
 
 
-def _common_factor(comparisons: list[Comparison]) -> float:
-    """Claimed over reference where it is the same number along every direction, else NaN."""
-    best = max(comparisons, key=lambda c: abs(c.reference))
-    if abs(best.reference) <= best.bound:
-        return math.nan
-    factor = best.claimed / best.reference
-    fits = all(
-        abs(c.claimed - factor * c.reference)
-        <= abs(factor) * c.bound
-        + c.slack
-        + best.bound * abs(c.reference / best.reference)
-        + 1e-6 * abs(c.claimed)
-        for c in comparisons
-    )
-    return factor if fits else math.nan
+def _is_idle(looks: Sequence[Look]) -> bool:
+    """Whether the input moves nothing, so that the right gradient is zero."""
+    return all(abs(c.reference) <= c.bound for look in looks for c in look.comparisons)
+
+
+def _clearest(looks: Sequence[Look]) -> Look:
+    """The look in which the strongest comparison is."""
+    worst = strongest([c for look in looks for c in look.comparisons])
+    return next(look for look in looks if worst in look.comparisons)
+
+
+def _within(parts: Parts) -> Diagnosis:
+    """What is wrong where no repair of the whole gradient fits."""
+    for examine in (elements.few, elements.pooled, elements.masked, rows.wrong):
+        found = examine(parts)
+        if found is not None:
+            return found
+    return elements.many(parts)

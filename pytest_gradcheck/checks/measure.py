@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_gradcheck.backends import Guard
 from pytest_gradcheck.checks import kinks, plan, rounding
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
-from pytest_gradcheck.checks.locate import culprits
+from pytest_gradcheck.checks.locate import Culprit, culprits
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
@@ -32,6 +32,8 @@ RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
 ATTEMPTS = 2  # a contradiction that was refuted is forgotten once
 
+Find = Callable[[Survey, Sequence[int]], list[Culprit]]
+
 
 def measure(
     problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
@@ -44,7 +46,8 @@ def measure(
     """
     seen = _at(problem, asked, guard, cost, limits, seed)
     if seen.culprits:
-        beside = _beside(next(_nudged(seen.survey)), asked, guard, cost, limits, seed)
+        moved = next(_nudged(seen.survey))
+        beside = _beside(moved, asked, guard, cost, limits, seed, _unasked)
         if beside is None or not beside.is_clear:
             return seen
         outside = kinks.outside_slope(seen.survey)
@@ -61,7 +64,13 @@ def measure(
 
 
 def _at(
-    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+    problem: Problem,
+    asked: Derivative,
+    guard: Guard,
+    cost: Cost,
+    limits: Limits,
+    seed: int,
+    find: Find = culprits,
 ) -> Measured:
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
@@ -69,7 +78,7 @@ def _at(
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
-    found = tuple(culprits(survey, suspect.inputs)) if holds else ()
+    found = tuple(find(survey, suspect.inputs)) if holds else ()
     return Measured(planned, survey, suspect, culprits=found)
 
 
@@ -94,11 +103,22 @@ def _until_smooth(besides: Iterator[Measured | None]) -> Iterator[Measured | Non
             return
 
 
+def _unasked(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
+    """No culprits, where it is only asked whether the point is clear."""
+    return []
+
+
 def _beside(
-    moved: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+    moved: Problem,
+    asked: Derivative,
+    guard: Guard,
+    cost: Cost,
+    limits: Limits,
+    seed: int,
+    find: Find = culprits,
 ) -> Measured | None:
     try:
-        return _at(moved, asked, guard, cost, limits, seed)
+        return _at(moved, asked, guard, cost, limits, seed, find)
     except UsageError:  # outside the domain
         return None
 

@@ -14,11 +14,10 @@ import numpy as np
 
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.look import Look
-from pytest_gradcheck.checks.repairs import Case, Numbers, Repair, repairs, terms
+from pytest_gradcheck.checks.repairs import SAME, Case, Numbers, Repair, repairs, terms
 
 # An error this much larger than what is allowed tells repairs apart; a smaller one fits several.
 TELLING = 8.0
-SAME = 1e-6  # relative; far above the rounding of two equal gradients, far below two random ones
 # Rounding inside leaves errors of some units in the last place of the lower precision.
 ROUNDING_UNITS = 4.0
 LOWER_PRECISIONS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
@@ -46,8 +45,8 @@ class Diagnosis:
         pattern: A stable word, such as ``sign``; ``other`` where nothing fits.
         detail: What belongs to it in words: an axis, another input, a condition.
         factor: Claimed over right where that is one number, else NaN.
-        places: The wrong elements, where they are few.
-        share: Share of wrong elements where that was counted, else NaN.
+        places: The wrong elements, where they are few; else some of them.
+        share: Share of wrong elements in a sample, where one was taken, else NaN.
     """
 
     pattern: str
@@ -105,9 +104,10 @@ def diagnosis(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
         if _fits(repair, seen):
             return Diagnosis(repair.pattern, repair.detail)
     for term in terms(case):
-        coefficient = _coefficient(term, seen)
-        if not math.isnan(coefficient):
-            return Diagnosis(term.pattern, term.detail, coefficient)
+        coefficients = _coefficients(term, seen)
+        if coefficients:
+            same = max(coefficients) - min(coefficients) <= SAME * abs(coefficients[0])
+            return Diagnosis(term.pattern, term.detail, coefficients[0] if same else math.nan)
     return _rounded(case, seen)
 
 
@@ -135,22 +135,22 @@ def _fits(repair: Repair, seen: Sequence[Sight]) -> bool:
     )
 
 
-def _coefficient(term: Repair, seen: Sequence[Sight]) -> float:
-    """How much of a term was added, where that explains every look; NaN where it does not."""
-    told = math.nan
-    for column in {sight.column for sight in seen}:
+def _coefficients(term: Repair, seen: Sequence[Sight]) -> list[float]:
+    """How much of a term was added, for each set of cotangents; none where that is no answer."""
+    found = []
+    for column in sorted({sight.column for sight in seen}):
         own = [sight for sight in seen if sight.column == column]
         pairs = [(sight.along(term.right(column)), sight) for sight in own]
         much, best = max(pairs, key=lambda pair: abs(pair[0]) / (pair[1].allowed or 5e-324))
         if not much or len(own) < 2:
-            return math.nan
-        told = best.comparison.difference / much
-        unsure = best.allowed / abs(much)
-        if not all(
-            abs(s.comparison.difference - told * q) <= s.allowed + unsure * abs(q) for q, s in pairs
+            return []
+        told, unsure = best.comparison.difference / much, best.allowed / abs(much)
+        if any(
+            abs(s.comparison.difference - told * q) > s.allowed + unsure * abs(q) for q, s in pairs
         ):
-            return math.nan
-    return told
+            return []
+        found.append(told)
+    return found
 
 
 def _ignores_cotangent(case: Case, seen: Sequence[Sight]) -> bool:

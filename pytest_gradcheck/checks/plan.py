@@ -63,6 +63,7 @@ class Plan:
         asis: The derivative in the function's own precision.
         claim: The derivative that is compared with the differences.
         reason: Precision of the reference in words.
+        native_cotangents: The same sets in the function's own precision.
     """
 
     native: Probe
@@ -71,6 +72,7 @@ class Plan:
     asis: Claim
     claim: Claim
     reason: str
+    native_cotangents: tuple[Cotangents, ...]
 
     @functools.cached_property
     def floor(self) -> Floats:
@@ -97,22 +99,22 @@ def make(native: Probe, seed: int) -> Plan:
     """
     weights = _cotangents(native, seed)
     asis = _claim(native, weights)
-    unpromoted = Plan(native, native, weights, asis, asis, native.precision)
+    unpromoted = Plan(native, native, weights, asis, asis, native.precision, weights)
     if native.precision == precision.promoted(native.precision):
         return unpromoted
     wide, why = _promoted(native)
     if wide is None:
         reason = f"{native.precision}, not promoted: {why}"
-        return Plan(native, native, weights, asis, asis, reason)
+        return Plan(native, native, weights, asis, asis, reason, weights)
     wide_weights = _converted(wide, weights)
     try:
         claim = _claim(wide, wide_weights)
     except (*OUTSIDE_DOMAIN, TypeError, UsageError, WrongDerivative) as error:
         reason = f"float64; derivative in {native.precision} only: {type(error).__name__}"
-        return Plan(native, wide, wide_weights, asis, asis, reason)
+        return Plan(native, wide, wide_weights, asis, asis, reason, weights)
     # Random numbers are drawn anew in float64: the same function, another realisation of it.
     reason = "float64, promoted" + (", another draw" if native.guard.is_random else "")
-    return Plan(native, wide, wide_weights, asis, claim, reason)
+    return Plan(native, wide, wide_weights, asis, claim, reason, weights)
 
 
 def _promoted(native: Probe) -> tuple[Probe | None, str]:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.derivative import WrongDerivative
 from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.errors import UsageError
 
 Numbers = NDArray[Any]  # float64 or complex128
+Source = Callable[[int], Numbers]  # set of cotangents -> an array
+SAME = 1e-6  # relative; far above the rounding of equal numbers
 MOST_AXES = 4  # whose permutations are tried: 23 of them
 
 
@@ -34,7 +39,7 @@ class Repair:
 
     pattern: str
     detail: str
-    right: Callable[[int], Numbers]
+    right: Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +72,12 @@ class Case:
         gradient = self.plan.claim.gradients[j][i]
         if gradient is None:
             return np.zeros(self.shape(i))
-        plain = self.plain(gradient).reshape(self.shape(i))
-        return plain.conj() if self._is_bilinear else plain
+        return self.brought(gradient).reshape(self.shape(i))
+
+    def brought(self, gradient: Array) -> Numbers:
+        """A gradient in the convention of this file."""
+        plain = self.plain(gradient)
+        return plain.conj() if self._is_bilinear and np.iscomplexobj(plain) else plain
 
     def weights(self, j: int) -> list[Numbers]:
         """A set of cotangents."""
@@ -77,6 +86,11 @@ class Case:
     def shape(self, i: int) -> tuple[int, ...]:
         """Shape of an input."""
         return self.plan.probe.problem.inputs[i].shape
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the derivative can run again on the side of the differences."""
+        return self.plan.claim.dtype == self.plan.probe.precision
 
     @property
     def others(self) -> list[int]:
@@ -117,113 +131,131 @@ def terms(case: Case) -> Iterator[Repair]:
     if not np.iscomplexobj(case.x):
         yield Repair("term", "sign(x)", lambda j: np.sign(case.x))
     for i in case.twins:
-        yield Repair("term", f"the gradient of {case.name(i)}", lambda j, i=i: case.claimed(i, j))
+        yield Repair("term", f"the gradient of {case.name(i)}", partial(case.claimed, i))
 
 
 def _conjugated(case: Case) -> Iterator[Repair]:
     if np.iscomplexobj(case.x):
-        yield Repair("conjugate", "", lambda j: case.gradients[j].conj())
+        yield Repair("conjugate", "", _each(case, np.conj))
+        if case.can_run and any(np.iscomplexobj(weight) for weight in case.weights(0)):
+            yield Repair("conjugate", "", functools.cache(partial(_mirrored, case)))
+
+
+def _mirrored(case: Case, j: int) -> Numbers:
+    """The gradient that is right where the derivative lacks a conjugate, by one more run of it."""
+    plan, convert = case.plan, case.plan.probe.problem.backend.convert
+    mirror = [None if w is None else convert(w.conj()) for w in plan.cotangents[j]]
+    try:
+        gradient = plan.probe.gradient(mirror)[case.index]
+    except (UsageError, WrongDerivative):
+        return case.gradients[j]
+    return case.gradients[j] if gradient is None else case.brought(gradient).conj()
 
 
 def _swapped(case: Case) -> Iterator[Repair]:
     for i in case.twins:
-        yield Repair("swapped", case.name(i), lambda j, i=i: case.claimed(i, j))
+        yield Repair("swapped", case.name(i), partial(case.claimed, i))
 
 
 def _transposed(case: Case) -> Iterator[Repair]:
     shape = case.x.shape
+    same = tuple(range(len(shape)))
     if len(shape) <= MOST_AXES:
-        for axes in itertools.permutations(range(len(shape))):
-            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
-                yield Repair("transposed", "", lambda j, a=axes: case.gradients[j].transpose(a))
+        for axes in itertools.permutations(same):
+            if axes != same and tuple(shape[a] for a in axes) == shape:
+                yield Repair("transposed", "", _each(case, np.transpose, axes))
     if len(shape) > 1:
-        told = "read in column order"
-        yield Repair("transposed", told, lambda j: case.gradients[j].reshape(shape, order="F"))
-        yield Repair("transposed", told, lambda j: case.gradients[j].ravel("F").reshape(shape))
+        yield Repair("transposed", "", _each(case, _to_columns))
+        yield Repair("transposed", "", _each(case, _from_columns))
+
+
+def _to_columns(g: Numbers) -> Numbers:
+    """The numbers in their order, written column by column."""
+    return g.reshape(g.shape[::-1]).T
+
+
+def _from_columns(g: Numbers) -> Numbers:
+    """The numbers read column by column, in their order."""
+    return g.T.reshape(g.shape)
 
 
 def _rolled(case: Case) -> Iterator[Repair]:
-    axes: list[int | None] = [*range(case.x.ndim)]
-    for axis in axes + ([None] if len(axes) > 1 else []):
+    for axis, told in _axes_and_all(case.x):
         for step in (-1, 1):
-            yield Repair(
-                "rolled",
-                f"axis {axis}" if len(axes) > 1 and axis is not None else "",
-                lambda j, s=step, a=axis: np.roll(case.gradients[j], s, a),
-            )
+            yield Repair("rolled", told, _each(case, np.roll, step, axis))
 
 
 def _flipped(case: Case) -> Iterator[Repair]:
-    axes: list[int | None] = [*range(case.x.ndim)]
-    for axis in axes + ([None] if len(axes) > 1 else []):
-        yield Repair(
-            "flipped",
-            f"axis {axis}" if len(axes) > 1 and axis is not None else "",
-            lambda j, a=axis: np.flip(case.gradients[j], a),
-        )
+    for axis, told in _axes_and_all(case.x):
+        yield Repair("flipped", told, _each(case, np.flip, axis))
+
+
+def _axes_and_all(x: Numbers) -> list[tuple[int | None, str]]:
+    """Each axis with its name, and all elements in a row, which needs none."""
+    axes: list[tuple[int | None, str]] = [(axis, f"axis {axis}") for axis in range(x.ndim)]
+    return [*axes, (None, "")] if x.ndim > 1 else [(None, "")]
 
 
 def _centred(case: Case) -> Iterator[Repair]:
     """What normalisations subtract: a mean, the part along the input, or both."""
+    one = np.ones(case.x.shape)
     for axis in [None, *range(case.x.ndim)] if case.x.ndim > 1 else [None]:
         told = "all elements" if axis is None else f"axis {axis}"
-        hat = _standardised(case.x, axis)
-
-        def less(g: Numbers, *parts: Numbers, axis: int | None = axis) -> Numbers:
-            return g - sum(_part(g, p, axis) for p in parts)
-
-        one = np.ones(case.x.shape)
+        hat = case.x - case.x.mean(axis=axis, keepdims=True)
         for parts in ((one,), (hat,), (one, hat), (case.x,)):
-            yield Repair("mean", told, lambda j, p=parts, less=less: less(case.gradients[j], *p))
+            yield Repair("mean", told, _each(case, _without, parts, axis))
 
 
-def _standardised(x: Numbers, axis: int | None) -> Numbers:
-    centred = x - x.mean(axis=axis, keepdims=True)
-    return centred
-
-
-def _part(g: Numbers, along: Numbers, axis: int | None) -> Numbers:
-    """The part of a gradient along a direction, of unit length or not, over an axis."""
-    length = (along.conj() * along).sum(axis=axis, keepdims=True).real
-    inner = (along.conj() * g).sum(axis=axis, keepdims=True)
-    part: Numbers = along * (inner / np.where(length > 0, length, 1.0))
-    return part
+def _without(g: Numbers, parts: Sequence[Numbers], axis: int | None) -> Numbers:
+    """A gradient without what lies along the parts, which are orthogonal, over an axis."""
+    left = g
+    for along in parts:
+        length = (along.conj() * along).real.sum(axis=axis, keepdims=True)
+        inner = (along.conj() * g).sum(axis=axis, keepdims=True)
+        left = left - along * (inner / np.where(length > 0, length, 1.0))
+    return left
 
 
 def _summed(case: Case) -> Iterator[Repair]:
     """One slice of what should have been summed over the axes that were broadcast."""
     for source in _broadcast(case):
-        first = source(0)
-        axes = _axes(first.shape, case.x.shape)
-        for which in (0, -1):
-            kept = np.stack([first]) if not axes else first
+        wide = source(0)
+        axes = _broadcast_axes(wide.shape, case.x.shape)
+        for which, told in ((0, "the first slice"), (-1, "the last slice")):
+            kept = wide
             for axis in sorted(axes, reverse=True):
                 kept = kept.take(which, axis)
             for sign in (1.0, -1.0):
-                if np.allclose(sign * kept.reshape(case.x.shape), case.gradients[0], rtol=1e-6):
-                    yield Repair(
-                        "broadcast",
-                        "the first" if which == 0 else "the last",
-                        lambda j, s=source, a=axes, c=sign: (
-                            c * s(j).sum(axis=a).reshape(case.x.shape)
-                        ),
-                    )
+                if np.allclose(sign * kept.reshape(case.x.shape), case.gradients[0], rtol=SAME):
+                    right = partial(_sum, case, source, axes, sign)
+                    yield Repair("broadcast", f"{told} of the sum over axis {axes[0]} only", right)
 
 
-def _broadcast(case: Case) -> Iterator[Callable[[int], Numbers]]:
+def _sum(case: Case, source: Source, axes: tuple[int, ...], sign: float, j: int) -> Numbers:
+    summed: Numbers = sign * source(j).sum(axis=axes).reshape(case.x.shape)
+    return summed
+
+
+def _broadcast(case: Case) -> Iterator[Source]:
     """Arrays to which the input may have been broadcast: gradients before they were summed."""
     for m, weight in enumerate(case.weights(0)):
-        if _axes(weight.shape, case.x.shape):
-            yield lambda j, m=m: case.weights(j)[m]
+        if _broadcast_axes(weight.shape, case.x.shape):
+            yield partial(_weighted, case, m, None)
             for i in case.others:
                 if case.shape(i) == weight.shape:
-                    yield lambda j, m=m, i=i: case.weights(j)[m] * case.value(i).conj()
+                    yield partial(_weighted, case, m, i)
     for i in case.others:
-        if _axes(case.shape(i), case.x.shape):
-            yield lambda j, i=i: case.claimed(i, j)
+        if _broadcast_axes(case.shape(i), case.x.shape):
+            yield partial(case.claimed, i)
 
 
-def _axes(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int, ...]:
+def _weighted(case: Case, m: int, i: int | None, j: int) -> Numbers:
+    """An output's cotangent, times another input if one is given."""
+    weight = case.weights(j)[m]
+    return weight if i is None else weight * case.value(i).conj()
+
+
+def _broadcast_axes(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int, ...]:
     """Axes along which a shape grows by broadcasting; none where it does not become the other."""
     lead = len(wide) - len(narrow)
     if lead < 0 or any(n not in (1, w) for n, w in zip(narrow, wide[lead:], strict=True)):
@@ -232,12 +264,9 @@ def _axes(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int, ...]:
     return (*range(lead), *(lead + k for k in ones))
 
 
-_KINDS = (
-    _conjugated,
-    _swapped,
-    _transposed,
-    _rolled,
-    _flipped,
-    _summed,
-    _centred,
-)
+def _each(case: Case, change: Callable[..., Numbers], *args: Any) -> Source:
+    """The same change of the claimed gradient for each set of cotangents."""
+    return lambda j: change(case.gradients[j], *args)
+
+
+_KINDS = (_conjugated, _swapped, _transposed, _rolled, _flipped, _summed, _centred)

@@ -69,12 +69,14 @@ class Survey:
     _first: tuple[int, ...] = ()  # steps that served last: they will do for the next direction
     _bound: float = 0.0  # that of the last look
     _again: str = ""
+    _goal: float = 1.0  # resolution that is looked for now
+    _few: int = LEAST_DIRECTIONS  # in so many directions
 
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
         shares = self.shares(inputs)
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
-        look = self._measured(shares, direction, first=self._first, enough=ENOUGH * self._bound)
+        look = self.measured(shares, direction, first=self._first, enough=ENOUGH * self._bound)
         served, unit = look.line.estimate.exponent, precision.epsilon(self.plan.probe.precision)
         if served is not None:
             self._first = growth.narrow(look.line.ladder, unit) or around(served)
@@ -89,16 +91,16 @@ class Survey:
         move most.
         """
         sizes = {i: self.gradient_size(i) for i in inputs}
-        # What two directions like the last one resolve; less than that would not be seen.
+        # What a few directions like the last one resolve; less than that would not be seen.
         bound = self._bound or self.plan.least_bound
-        visible = visible_error([2 * bound] * 2, self.demand.miss_probability)
-        wanted = max(min(sizes.values()), visible / self.demand.resolution)
+        visible = visible_error([2 * bound] * self._few, self.demand.miss_probability)
+        wanted = max(min(sizes.values()), visible / self._goal)
         return {
             i: precision.power_of_two(wanted / size) if size > wanted else 1.0
             for i, size in sizes.items()
         }
 
-    def _measured(
+    def measured(
         self,
         shares: Shares,
         direction: Sequence[Array | None],
@@ -107,6 +109,7 @@ class Survey:
         first: tuple[int, ...] = (),
         enough: float = 0.0,
     ) -> Look:
+        """Measure and compare along a direction, with the options of ``Probe.along``."""
         plan = self.plan
         line = plan.probe.along(
             direction, plan.cotangents, plan.floor, rungs=rungs, first=first, enough=enough
@@ -142,9 +145,12 @@ class Survey:
         The gradient of such an input is less than ``SMALL_SHARE`` of the whole, and zero, a sign
         or a factor 2 in it would still be seen.
         """
-        sizes = [self.gradient_size(i) for i in range(len(self.plan.probe.scales))]
-        small = sizes[index] <= SMALL_SHARE * math.hypot(*sizes)
-        return small and self.resolution(index) <= COARSE_RESOLUTION
+        return self.is_small(index) and self.resolution(index) <= COARSE_RESOLUTION
+
+    def is_small(self, index: int) -> bool:
+        """Whether the gradient of an input is small beside the whole."""
+        sizes = [self.gradient_size(i) for i in range(self.count)]
+        return sizes[index] <= SMALL_SHARE * math.hypot(*sizes)
 
     def run(self) -> Look | None:
         """Look along directions until the demand is met or nothing helps; stop at a contradiction.
@@ -152,6 +158,7 @@ class Survey:
         Returns:
             The contradicting look, or None.
         """
+        self._goal, self._few = self.demand.resolution, LEAST_DIRECTIONS
         live = self.live
         still = [i for i in range(self.count) if i not in live]
         if still and self._add(self.look(still, f"still{self._again}")):
@@ -162,9 +169,14 @@ class Survey:
 
     def spoilt(self) -> Look | None:
         """A look at a jump or a kink at the point, if that is why some input stayed unresolved."""
-        rough = [look for look in self.looks if look.jumps or look.has_kink]
+        rough = [look for look in self.looks if look.jumps or self._is_kinked(look)]
         open_ = self.unresolved(self.live) or not all(i in self.live for i in range(self.count))
         return rough[0] if rough and open_ else None
+
+    def _is_kinked(self, look: Look) -> bool:
+        # A kink at the point shows along every direction, one beside it along some.
+        alike = (other for other in self.looks if other.inputs == look.inputs)
+        return all(other.has_kink for other in alike)
 
     @property
     def count(self) -> int:
@@ -206,8 +218,9 @@ class Survey:
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
         return any(
             visible_error([min(look.hidden(i) for look in looks)] * most, miss)
-            <= self.demand.resolution * self.gradient_size(i)
-            for i in self.unresolved(inputs)
+            <= self._goal * self.gradient_size(i)
+            for i in inputs
+            if not self.resolution(i) <= self._goal
         )
 
     def _alone(self, live: Sequence[int]) -> bool:
@@ -215,11 +228,19 @@ class Survey:
         before: list[int] = []
         for round_ in range(OWN_ROUNDS):
             if not pending or pending == before or self.plan.probe.cost.is_spent:
-                return False
+                break
             if self._along_enough(pending, f"own {round_}", MOST_DIRECTIONS):
                 return True
             pending, before = self.unresolved(pending), pending
-        return False
+        return bool(pending) and self._coarsely([i for i in pending if self.is_small(i)])
+
+    def _coarsely(self, small: Sequence[int]) -> bool:
+        """Look along many directions in inputs that are too small to be seen as finely as asked."""
+        blurred = [i for i in small if not self.resolution(i) <= COARSE_RESOLUTION]
+        if not blurred or self.plan.probe.cost.is_spent:
+            return False
+        self._goal, self._few = COARSE_RESOLUTION, MOST_DIRECTIONS
+        return self._along_enough(blurred, "coarse", MOST_DIRECTIONS)
 
     def confirmed(self, suspect: Look) -> bool:
         """Whether a contradiction holds against every attempt to refute it.
@@ -230,17 +251,17 @@ class Survey:
         well enough and sides with the claim, nothing is accused. At last a fresh one must show it.
         """
         direction, inputs, shares = suspect.line.direction, suspect.inputs, suspect.shares
-        if self._measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
+        if self.measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
             return False
         if (
             suspect.line.ladder.stands
-            and self._measured(shares, direction, first=LARGE).off is None
+            and self.measured(shares, direction, first=LARGE).off is None
         ):
             return False
         unit = precision.epsilon(self.plan.probe.precision)
-        finer = self._measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
+        finer = self.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
         own = self.plan.probe.relative_direction(derive(self.seed, "relative"), shares)
-        if finer.supports or self._measured(shares, own).supports:
+        if finer.supports or self.measured(shares, own).supports:
             return False
         fresh = (f"confirm {k}" for k in range(CONFIRMING_DIRECTIONS))
         return any(self.look(inputs, label).off is not None for label in fresh)

@@ -6,6 +6,7 @@ import math
 import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.reports.run import Run, Test
@@ -13,6 +14,7 @@ from pytest_gradcheck.results import Evidence, Result
 
 WORST = 5  # rows of a table and lines of a summary; everything is in the JSON report
 WIDTH = 80
+NEAR = 5e-3  # three digits show a ratio so close to 1 as 1
 
 
 def failure(result: Result) -> str:
@@ -41,7 +43,31 @@ def _findings(result: Result) -> list[str]:
 
 def _numbers(result: Result) -> list[str]:
     shown = result.table("inputs") or result.table("resolution")
-    return [] if shown is None else ["  " + line for line in table(shown)]
+    return [] if shown is None else ["  " + line for line in table(_compact(shown))]
+
+
+def _compact(evidence: Evidence) -> Evidence:
+    """The table with each reference and its bound in one column, ratios near 1 in full."""
+    if not {"reference", "bound"} <= set(evidence.columns):
+        return evidence
+    rows = [dict(zip(evidence.columns, row, strict=True)) for row in evidence.rows]
+    for row in rows:
+        row["reference"] = f"{cell(row['reference'])} ± {cell(row.pop('bound'))}"
+        row["ratio"] = _ratio(row.get("ratio"))
+    heads = {"reference": "reference ± bound"}
+    columns = [column for column in evidence.columns if column != "bound"]
+    return replace(
+        evidence,
+        columns=tuple(heads.get(column, column) for column in columns),
+        rows=tuple(tuple(row[column] for column in columns) for row in rows),
+    )
+
+
+def _ratio(value: Scalar) -> Scalar:
+    """A ratio that three digits would show as 1 by its distance from it."""
+    if not isinstance(value, float) or not 0 < abs(value - 1) < NEAR:
+        return value
+    return f"1 {'+' if value > 1 else '-'} {abs(value - 1):.2g}"
 
 
 def table(evidence: Evidence) -> list[str]:

@@ -159,6 +159,50 @@ def test_outputs_that_are_no_arrays_survive_compiling():
     assert check_gradient(f, POINT, vjp=vjp).verdict == "pass"
 
 
+def test_empty_and_integer_outputs_beside_a_real_one():
+    result = check_gradient(lambda x: (x**2, jnp.zeros((0, 3)), jnp.argmax(x)), POINT)
+    assert result.verdict == "pass"
+
+
+class Chain:
+    """A function as the checks name it: the same method each time."""
+
+    def run(self, point):
+        y = jnp.log1p(jnp.exp(jnp.sin(point[0]) * 2))
+        return jax.nn.softmax(y) * jnp.cumsum(y) + jnp.log(jnp.exp(y) + 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_in_16_bits_round_as_the_users_own(dtype):
+    backend, chain = backends.load("jax"), Chain()
+    x = jnp.linspace(-1.0, 1.0, 9).astype(dtype)
+    _, pull = jax.vjp(lambda x: chain.run([x]), x)
+    with backend.guard() as guard:
+        point = [backend.convert(x)]
+        backend.forward(chain.run, point)
+        guard.rewind()
+        backend.evaluate(chain.run, point)
+        (gradient,) = backend.vjp(chain.run, point, [backend.convert(jnp.ones_like(x))])
+    assert np.array_equal(np.asarray(gradient), np.asarray(pull(jnp.ones_like(x))[0]))
+
+
+def test_compiled_and_left_alone_agree():
+    backend, chain = backends.load("jax"), Chain()
+    x, w = np.linspace(-1.0, 1.0, 9), np.cos(np.arange(9.0))
+    with backend.guard() as guard:
+        narrow = [x.astype("float32")]
+        backend.forward(chain.run, narrow)
+        guard.rewind()
+        backend.evaluate(chain.run, narrow)
+        backend.vjp(chain.run, narrow, [w.astype("float32")])
+        compiled = backend.evaluate(chain.run, [x]).leaves[0].value
+        (gradient,) = backend.vjp(chain.run, [x], [w])
+        alone = backend.evaluate(lambda x: chain.run(x), [x]).leaves[0].value
+        (expected,) = backend.vjp(lambda x: chain.run(x), [x], [w])
+    np.testing.assert_allclose(compiled, alone, rtol=1e-13)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-13, atol=1e-15)
+
+
 def test_an_error_in_a_derivative_is_the_users_own():
     @jax.custom_vjp
     def f(x):
