@@ -113,8 +113,8 @@ def diagnosis(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
 
 def common_factor(comparisons: Sequence[Comparison]) -> float:
     """Claimed over reference where it is the same number along every direction, else NaN."""
-    best = max(comparisons, key=lambda c: abs(c.reference))
-    if abs(best.reference) <= best.bound:
+    best = min(comparisons, key=lambda c: c.bound / (abs(c.reference) or 5e-324), default=None)
+    if best is None or abs(best.reference) <= best.bound:
         return math.nan
     factor = best.claimed / best.reference
     fits = all(

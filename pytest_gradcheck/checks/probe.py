@@ -279,7 +279,7 @@ class Probe:
 
 def norm(backend: Any, x: Array) -> float:
     """Euclidean norm of an array, real or complex."""
-    size = abs(x) if "complex" in str(x.dtype) else x  # a pairing may be bilinear
+    size = abs(x) if "complex" in str(getattr(x, "dtype", "")) else x  # a pairing may be bilinear
     return math.sqrt(backend.inner(size, size))
 
 
