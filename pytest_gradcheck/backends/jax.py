@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modules
+from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modes, jax_modules
 from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, handed, hosted
 from pytest_gradcheck.backends.jax_runs import Runs, differentiable
 from pytest_gradcheck.backends.numpy import held_arrays
@@ -67,6 +67,17 @@ class JaxBackend:
             _, moved = jax.jvp(differentiable(f), x, v)
         remaining = iter(moved)
         return [hosted(next(remaining)) if spot else None for spot in spots]
+
+    def vjps(
+        self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Reverse mode under ``vmap``."""
+        with _mode_for(point):
+            return jax_modes.batched(f, point, stacks)
+
+    def gradient(self, f: Function, count: int) -> Function:
+        """The pullback as a function of its own."""
+        return jax_modes.gradient(f, count)
 
     def variants(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]

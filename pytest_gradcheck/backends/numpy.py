@@ -59,6 +59,16 @@ class NumpyBackend:
         """Refuses: NumPy differentiates nothing."""
         raise UsageError(_NO_DERIVATIVE)
 
+    def vjps(
+        self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Refuses: NumPy differentiates nothing."""
+        raise UsageError(_NO_DERIVATIVE)
+
+    def gradient(self, f: Function, count: int) -> Function:
+        """Refuses: NumPy differentiates nothing."""
+        raise UsageError(_NO_DERIVATIVE)
+
     def variants(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> Iterable[Variant]:

@@ -140,6 +140,28 @@ class Backend(Protocol):
             UsageError: The framework has no derivatives of its own.
         """
 
+    def vjps(
+        self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """``vjp`` for a stack of cotangents at once (``vmap``), the stack in front everywhere.
+
+        Raises:
+            UsageError: The framework has no derivatives of its own.
+        """
+
+    def gradient(self, f: Function, count: int) -> Function:
+        """The gradient of ``f`` as a function that can be differentiated again.
+
+        Args:
+            f: Function of ``count`` flat inputs.
+            count: How many of the new function's inputs are inputs of ``f``; the others are
+                cotangents, one for each output that can be differentiated. It returns a list of
+                arrays, one for each input of ``f``.
+
+        Raises:
+            UsageError: The framework has no derivatives of its own.
+        """
+
     def variants(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> Iterable[Variant]:

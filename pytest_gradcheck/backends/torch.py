@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_contracts, tree
+from pytest_gradcheck.backends import torch_contracts, torch_modes, tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.torch_state import guard, swapped
 
@@ -78,12 +78,22 @@ class TorchBackend:
             # torch loads its own deprecated scripting at the first dual number
             warnings.simplefilter("ignore", DeprecationWarning)
             duals = [
-                forward.make_dual(x.detach().clone(), v)
+                forward.make_dual(x.detach().clone().requires_grad_(), v)
                 for x, v in zip(point, tangents, strict=True)
             ]
             outputs = [leaf.value for leaf in self.flatten(f(duals)).leaves]
             parts = [forward.unpack_dual(y).tangent if _is_real(y) else None for y in outputs]
         return [None if t is None else t.detach() for t in parts]
+
+    def vjps(
+        self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Reverse mode under ``vmap``."""
+        return torch_modes.batched(lambda x: self.flatten(f(x)), point, stacks)
+
+    def gradient(self, f: Function, count: int) -> Function:
+        """The gradient with a graph of its own."""
+        return torch_modes.gradient(lambda x: self.flatten(f(x)), count)
 
     def variants(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]

@@ -7,7 +7,7 @@ import math
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.locate import Culprit
 from pytest_gradcheck.checks.measured import Measured
-from pytest_gradcheck.checks.patterns import Place
+from pytest_gradcheck.checks.patterns import Diagnosis, Place
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.limits import Scalar
@@ -33,6 +33,23 @@ ADVICE = {
     "output": "compare the formula for this output term by term",
     "element": "look for an index or a boundary that backward treats on its own",
     "other": "compare the formula for this input term by term",
+    "backward-layout": "call .contiguous() on the cotangent, and reshape instead of view",
+    "backward-zero": "look for a division by the cotangent",
+    "backward-second-call": "keep saved tensors as they are, and no state between two calls",
+    "backward-nondeterministic": "look for atomics, or for state that the backward keeps",
+    "backward-input-alone": "return one gradient for each input, in order, whoever needs one",
+    "backward-output-alone": "treat a missing cotangent (None) as zero",
+    "backward-dtype": "return the gradient in the type of the input",
+    "backward-mutates-input": "write into a copy",
+    "backward-mutates-cotangent": "write into a copy: the cotangent may be used elsewhere",
+    "backward-mutates-saved": "write into a copy",
+    "gradient-cotangent": "multiply by the upstream cotangent, once",
+    "forward-mode": "compare the jvp rule with the backward term by term",
+    "forward-missing": "write a jvp, or a rule by custom_jvp in place of custom_vjp",
+    "batched-mode": "look at the vmap rule, and for axes that are taken for fixed",
+    "batched-missing": "write a vmap rule; leave NumPy and .item() out of the backward",
+    "wrong-second-order": "look for detach, NumPy or once_differentiable in the backward",
+    "second-order-missing": "write the backward with operations that can be differentiated",
 }
 
 
@@ -52,7 +69,6 @@ CONSTANTS = {
     "1/root of 2": math.sqrt(0.5),
     "root of 2 pi": math.sqrt(2 * math.pi),
 }
-ALONG_AN_AXIS = ("rolled", "flipped")
 # For each pattern that one sentence tells: the input's {name}, {detail} and {factor} found.
 SENTENCES = {
     "missing": "none reaches {name}, though the output depends on it",
@@ -64,8 +80,6 @@ SENTENCES = {
     "flipped": "{name} gets the right one in reverse order",
     "conjugate": "{name} gets the complex conjugate of the right one",
     "swapped": "{name} gets another one; {detail} has got the right one",
-    "offset": "{name} gets the right one plus {factor} in every element",
-    "term": "{name} gets the right one plus {times}{detail}",
     "mean": "{name} lacks the mean term of a normalisation over {detail}",
     "cotangent": "{name} gets the same one for every upstream cotangent",
     "broadcast": "{name} gets {detail}",
@@ -73,7 +87,7 @@ SENTENCES = {
     "output": "{name} is wrong only in the derivative of {detail}",
 }
 # Those with a code of their own; the rest is a wrong gradient of no known form.
-PATTERNS = (*SENTENCES, "masked", "element")
+PATTERNS = (*SENTENCES, "offset", "term", "masked", "element")
 
 
 def accusation(seen: Measured, culprit: Culprit) -> Finding:
@@ -112,28 +126,42 @@ def _place(seen: Measured, culprit: Culprit, place: Place) -> str:
 def _sentence(seen: Measured, culprit: Culprit) -> str:
     found, names = culprit.diagnosis, _names(seen, culprit)
     if found.pattern == "other":
-        return _unexplained(culprit, names[0])
+        return _unexplained(seen, culprit, names[0])
     if found.pattern == "element":
         hint = f"; no other is {found.detail}" if found.detail else ""
         return _scaled(seen, names, found.factor) + hint
     if found.pattern == "masked":
         return f"{_scaled(seen, names, found.factor)}, only {found.detail}"
+    if found.pattern in ("offset", "term"):
+        return _added(seen, found, names[0])
     factor, hint = _factor(seen, found.factor)
-    times = "" if factor == "1" else f"{factor} times "
-    told = SENTENCES[found.pattern].format(
-        name=names[0], detail=found.detail, factor=factor, times=times
-    )
-    if found.pattern in ALONG_AN_AXIS and found.detail:
+    told = SENTENCES[found.pattern].format(name=names[0], detail=found.detail, factor=factor)
+    if found.pattern in ("rolled", "flipped") and found.detail:
         return f"{told} along {found.detail}"
     return told + (hint if found.pattern == "factor" else "")
 
 
-def _unexplained(culprit: Culprit, name: str) -> str:
-    worst, tried = culprit.worst, culprit.diagnosis.detail
+def _added(seen: Measured, found: Diagnosis, name: str) -> str:
+    """What was added to or left out of the right gradient."""
+    factor, _ = _factor(seen, abs(found.factor))
+    sign = "minus" if found.factor < 0 else "plus"
+    if found.pattern == "offset":
+        return f"{name} gets the right one {sign} {factor} in every element"
+    return f"{name} gets the right one {sign} " + (
+        found.detail if factor == "1" else f"{factor} times {found.detail}"
+    )
+
+
+def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
+    worst, found = culprit.worst, culprit.diagnosis
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
-    return f"{name} is off by {percent(size)}" + (f", in {tried} elements tried" if tried else "")
+    told = f"{name} is off by {percent(size)}"
+    if found.detail:
+        return f"{told}, in {found.detail} elements tried"
+    places = [_place(seen, culprit, place) for place in found.places]
+    return told + (f", most of it in {' and '.join(places)}" if places else "")
 
 
 def _scaled(seen: Measured, names: list[str], factor: float) -> str:

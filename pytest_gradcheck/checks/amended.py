@@ -50,6 +50,9 @@ def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
     findings = tuple(sorted((*judged.findings, *found), key=lambda f: SEVERITIES.index(f.severity)))
     if not wrong or judged.verdict == "fail":
         return replace(judged, findings=findings)
+    if all(finding.code == "second-order-undecided" for finding in wrong):
+        headline = short(f"undecided on {judged.label}: {wrong[0].message}")
+        return replace(judged, verdict="undecided", headline=headline, findings=findings)
     findings = (*wrong, *(finding for finding in findings if finding not in wrong))
     advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
     headline = short(f"wrong gradient of {judged.label}: {wrong[0].message}")

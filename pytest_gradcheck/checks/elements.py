@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.parts import Chosen, Parts
-from pytest_gradcheck.checks.patterns import Diagnosis, Place, common_factor
+from pytest_gradcheck.checks.patterns import TELLING, Diagnosis, Place, common_factor
 from pytest_gradcheck.checks.repairs import Numbers
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -30,7 +30,10 @@ Mask = NDArray[np.bool_]
 
 
 def few(parts: Parts) -> Diagnosis | None:
-    """Up to ``MOST_PLACES`` wrong elements, if they account for the whole error."""
+    """Up to ``MOST_PLACES`` wrong elements, if they account for the whole error.
+
+    Where the error is not large beside the bound, they are those with the most of it.
+    """
     if parts.size < 2:
         return None
     places: list[Place] = []
@@ -50,6 +53,9 @@ def few(parts: Parts) -> Diagnosis | None:
         unsure += seen.bound
     if abs(left) > unsure or len(places) == parts.size:
         return None
+    # The more elements are wrong, the likelier are others, with errors too small to show.
+    if TELLING ** len(places) * unsure > abs(parts.whole.difference):
+        return Diagnosis("other", places=tuple(places))
     return _masked_alone(parts, places) or _element(parts, places)
 
 
@@ -96,6 +102,8 @@ def _masked_alone(parts: Parts, places: list[Place]) -> Diagnosis | None:
 
 def masked(parts: Parts) -> Diagnosis | None:
     """The narrowest condition under which the gradient is wrong, and otherwise right."""
+    if parts.clarity < TELLING**2:  # the other elements may be less wrong, and not right
+        return None
     holding: list[tuple[str, Chosen]] = []
     tried: list[Mask] = []
     for words, mask in _conditions(parts.case.x):

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pytest_gradcheck.checks import amended, contracts, derivative, modes, verdict
 from pytest_gradcheck.checks.bind import bind
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic, Derivative, WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.question import Question
+from pytest_gradcheck.checks.tangents import ByTangents, restricted
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Finding, Result
 
@@ -32,7 +33,10 @@ def check(
         UsageError: The question cannot be asked as it is.
     """
     began = time.perf_counter()
-    asked = derivative.choose(question.grad, question.vjp, question.jac, question.value_and_grad)
+    asked: Derivative = derivative.choose(
+        question.grad, question.vjp, question.jac, question.value_and_grad
+    )
+    wanted = modes.require(question, not isinstance(asked, Automatic))
     problem = bind(
         question.fn,
         question.args,
@@ -43,6 +47,8 @@ def check(
     )
     if question.label:
         problem = replace(problem, label=question.label)
+    if wanted == ("forward",):
+        asked, problem = ByTangents(), restricted(problem, context.seed)
     cost = _cost(limits, problem.label, progress)
     functions = (question.fn, question.grad, question.vjp, question.jac, *question.args)
     with problem.backend.guard(*functions) as guard:
@@ -51,7 +57,9 @@ def check(
             judged = verdict.of(seen, limits)
             if question.intended is not None:
                 judged = amended.intended(judged, question.intended)
-            judged = amended.joined(judged, _more(seen, question, judged, limits, context.seed))
+            judged = amended.joined(
+                judged, _more(seen, question, judged, limits, context.seed, wanted)
+            )
         except WrongDerivative as error:
             judged = verdict.of_form(problem, error, limits)
     return replace(
@@ -70,15 +78,20 @@ def check(
 
 
 def _more(
-    seen: Measured, question: Question, judged: Result, limits: Limits, seed: int
+    seen: Measured,
+    question: Question,
+    judged: Result,
+    limits: Limits,
+    seed: int,
+    asked: tuple[str, ...],
 ) -> tuple[Finding, ...]:
     """What other questions about the same derivative found."""
     found = contracts.findings(seen.plan, seed)
     if judged.verdict == "fail":
         return found
     if not seen.plan.probe.cost.is_spent:
-        return found + modes.findings(seen, question, limits, seed)
-    left = [mode for mode in question.modes if mode != "reverse"]
+        return found + modes.findings(seen, question, limits, seed, asked)
+    left = [mode for mode in asked if mode != "reverse"]
     left += ["order 2"] if question.order == 2 else []
     if not left:
         return found

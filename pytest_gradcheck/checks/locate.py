@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_gradcheck.checks import elements, patterns, rows
 from pytest_gradcheck.checks.compare import Comparison, strongest
@@ -15,8 +16,8 @@ from pytest_gradcheck.checks.survey import Survey
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-MOST_CULPRITS = 5  # that are examined one by one
-MOST_COUNTED = 40  # that are named
+MOST_CULPRITS = 8  # that are named: some 30 evaluations each
+MOST_EXAMINED = 3  # of which the wrong elements are looked for: some 100 evaluations each
 LOOKS = 3  # one to find a coefficient, two to confirm it
 ATTEMPTS = 2  # a half may hide its error along one direction by chance
 
@@ -55,10 +56,9 @@ def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
     looks = (_look(survey, suspects, attempt) for attempt in range(ATTEMPTS))
     again = next((look for look in looks if look.off is not None), None)
     found = [] if again is None else _narrowed(survey, suspects, again, [])
-    return [
-        _culprit(survey, index, look, is_close=k < MOST_CULPRITS)
-        for k, (index, look) in enumerate(found)
-    ]
+    named = [_culprit(survey, index, look) for index, look in found]
+    unexplained = [culprit for culprit in named if culprit.pattern == "other"][:MOST_EXAMINED]
+    return [_examined(survey, c) if c in unexplained else c for c in named]
 
 
 def _narrowed(
@@ -70,7 +70,7 @@ def _narrowed(
     half, before = len(group) // 2, found
     for attempt in range(ATTEMPTS):
         for part in (group[:half], group[half:]):
-            if len(found) >= MOST_COUNTED or (found and survey.plan.probe.cost.is_spent):
+            if len(found) >= MOST_CULPRITS or (found and survey.plan.probe.cost.is_spent):
                 return found
             seen = _look(survey, part, attempt)
             found = found if seen.off is None else _narrowed(survey, part, seen, found)
@@ -83,44 +83,47 @@ def _look(survey: Survey, group: Sequence[int], attempt: int) -> Look:
     return survey.look(group, "locate " + ",".join(str(i) for i in group) + "'" * attempt)
 
 
-def _culprit(survey: Survey, index: int, look: Look, *, is_close: bool) -> Culprit:
-    again = range(1, LOOKS if is_close else 2)
-    looks = (look, *(survey.look([index], f"again {index} {k}") for k in again))
-    return Culprit(index, looks, _diagnosis(survey, index, looks, is_close=is_close))
+def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
+    looks = (look, *(survey.look([index], f"again {index} {k}") for k in range(1, LOOKS)))
+    return Culprit(index, looks, _diagnosis(survey, index, looks))
 
 
-def _diagnosis(survey: Survey, index: int, looks: Sequence[Look], *, is_close: bool) -> Diagnosis:
+def _diagnosis(survey: Survey, index: int, looks: Sequence[Look]) -> Diagnosis:
+    """What is wrong by the looks that there are."""
     if all(row[index] is None for row in survey.plan.claim.gradients):
         return Diagnosis("missing", factor=0.0)
     if survey.gradient_size(index) == 0:
         return Diagnosis("zero", factor=0.0)
     factor = patterns.common_factor([c for look in looks for c in look.comparisons if c.is_known])
-    if factor == factor:  # no NaN
+    if not math.isnan(factor):
         return Diagnosis("sign" if abs(factor + 1) < 1e-3 else "factor", factor=factor)
-    if _is_idle(looks) or survey.plan.probe.problem.inputs[index].size > MOST_ELEMENTS:
+    if not _can_be_examined(survey, index, looks):
         return Diagnosis("other")
     case = Case(survey.plan, index)
-    found = patterns.diagnosis(case, patterns.sights(case, looks))
-    if found is None and is_close and not survey.plan.probe.cost.is_spent:
-        found = _within(Parts(survey, case, _clearest(looks)))
-    return found or Diagnosis("other")
+    return patterns.diagnosis(case, patterns.sights(case, looks)) or Diagnosis("other")
 
 
-def _is_idle(looks: Sequence[Look]) -> bool:
-    """Whether the input moves nothing, so that the right gradient is zero."""
-    return all(abs(c.reference) <= c.bound for look in looks for c in look.comparisons)
+def _examined(survey: Survey, culprit: Culprit) -> Culprit:
+    """The culprit after a search for its wrong elements and outputs."""
+    index, looks = culprit.index, culprit.looks
+    if survey.plan.probe.cost.is_spent or not _can_be_examined(survey, index, looks):
+        return culprit
+    clearest = next(look for look in looks if culprit.worst in look.comparisons)
+    return replace(culprit, diagnosis=_within(Parts(survey, Case(survey.plan, index), clearest)))
 
 
-def _clearest(looks: Sequence[Look]) -> Look:
-    """The look in which the strongest comparison is."""
-    worst = strongest([c for look in looks for c in look.comparisons])
-    return next(look for look in looks if worst in look.comparisons)
+def _can_be_examined(survey: Survey, index: int, looks: Sequence[Look]) -> bool:
+    """Whether an input is not too large for NumPy, and moves the output at all."""
+    moves = any(abs(c.reference) > c.bound for look in looks for c in look.comparisons)
+    return moves and survey.plan.probe.problem.inputs[index].size <= MOST_ELEMENTS
 
 
 def _within(parts: Parts) -> Diagnosis:
     """What is wrong where no repair of the whole gradient fits."""
+    faint = None
     for examine in (elements.few, elements.pooled, elements.masked, rows.wrong):
         found = examine(parts)
-        if found is not None:
+        if found is not None and found.pattern != "other":
             return found
-    return elements.many(parts)
+        faint = faint or found
+    return faint or elements.many(parts)

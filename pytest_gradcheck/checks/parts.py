@@ -64,6 +64,11 @@ class Parts:
         return self.case.gradients[self.column].ravel()
 
     @property
+    def clarity(self) -> float:
+        """The error beside what is allowed."""
+        return abs(self.whole.difference) / (self.whole.bound + self.whole.slack or 5e-324)
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return int(self.direction.size)

@@ -127,9 +127,9 @@ def repairs(case: Case) -> Iterator[Repair]:
 def terms(case: Case) -> Iterator[Repair]:
     """Terms of which some multiple may be missing or too much."""
     yield Repair("offset", "", lambda j: np.ones(case.x.shape))
-    yield Repair("term", "x", lambda j: case.x)
+    yield Repair("term", case.name(case.index), lambda j: case.x)
     if not np.iscomplexobj(case.x):
-        yield Repair("term", "sign(x)", lambda j: np.sign(case.x))
+        yield Repair("term", f"sign({case.name(case.index)})", lambda j: np.sign(case.x))
     for i in case.twins:
         yield Repair("term", f"the gradient of {case.name(i)}", partial(case.claimed, i))
 

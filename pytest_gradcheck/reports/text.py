@@ -88,7 +88,7 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 def cell(value: Scalar) -> str:
     """A value in a table: three significant digits."""
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3g}"
+        return "-" if math.isnan(value) else f"{value + 0.0:.3g}"  # no negative zero
     return "-" if value is None else str(value)
 
 

@@ -117,6 +117,13 @@ def test_all_wrong_inputs_are_counted_and_the_first_ones_shown():
     assert "… and 3 more" in text.failure(result)
 
 
+def test_where_everything_is_wrong_not_everything_is_examined():
+    result = many(set(range(30)))
+    assert {f.code for f in result.findings} == {"gradient-factor"}
+    assert len(result.findings) == 8
+    assert result.context.evaluations <= 500
+
+
 def test_an_element_of_a_scalar_input_is_the_input():
     result = check_gradient(lambda x: x**2, np.float64(1.5), grad=lambda x: 3 * x)
     assert (result.findings[0].code, result.findings[0].where) == ("gradient-factor", "x")

@@ -53,7 +53,7 @@ def finding(result):
         ("flipped", lambda g, x: g[:, ::-1], "in reverse order along axis 1"),
         ("offset", lambda g, x: g + 0.1, "x gets the right one plus 0.1 in every element"),
         ("term", lambda g, x: g + 0.01 * x, "x gets the right one plus 0.01 times x"),
-        ("term", lambda g, x: g - np.sign(x), "plus -1 times sign(x)"),
+        ("term", lambda g, x: g - np.sign(x), "x gets the right one minus sign(x)"),
         ("broadcast", lambda g, x: np.full((4, 4), g.mean()), "x gets the mean over all axes"),
         (
             "broadcast",

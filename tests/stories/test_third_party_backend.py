@@ -74,6 +74,12 @@ class TinyBackend:
     def convert(self, x, dtype="", device=""):
         return Tiny(_raw(x))
 
+    def vjps(self, f, point, stacks):
+        raise UsageError("tiny has no derivatives of its own; give grad=")
+
+    def gradient(self, f, count):
+        raise UsageError("tiny has no derivatives of its own; give grad=")
+
     def variants(self, f, point, cotangents):
         return ()
 
