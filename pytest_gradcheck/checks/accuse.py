@@ -80,7 +80,7 @@ SENTENCES = {
     "flipped": "{name} gets the right one in reverse order",
     "conjugate": "{name} gets the complex conjugate of the right one",
     "swapped": "{name} gets another one; {detail} has got the right one",
-    "mean": "{name} lacks the mean term of a normalisation over {detail}",
+    "mean": "{name} lacks a term of the normalisation over {detail}",
     "cotangent": "{name} gets the same one for every upstream cotangent",
     "broadcast": "{name} gets {detail}",
     "rounded": "{name} is off by as much as {detail} rounds",

@@ -75,12 +75,9 @@ def _of_first_order(seen: Measured, modes: Sequence[str]) -> tuple[Finding, ...]
     return tuple(told)
 
 
-def _missing(code: str, what: str, error: BaseException) -> Finding:
+def _raised(what: str, error: BaseException) -> str:
     brief = " ".join(str(error).split())
-    brief = brief[:100] + ("…" if len(brief) > 100 else "")
-    return Finding(
-        code=code, severity="fail", message=f"{what} raises {type(error).__name__}: {brief}"
-    )
+    return f"{what} raises {type(error).__name__}: {brief[:100]}{'…' if len(brief) > 100 else ''}"
 
 
 def _forward(seen: Measured) -> Iterator[Finding]:
@@ -91,7 +88,8 @@ def _forward(seen: Measured) -> Iterator[Finding]:
     try:
         off = [look for look in looks if _is_off(seen, look)]
     except Exception as error:  # the user's own rule; told, not hidden
-        yield _missing("forward-missing", "forward mode", error)
+        told = _raised("forward mode", error)
+        yield Finding(code="forward-missing", severity="fail", message=told)
         return
     if not off:
         return
@@ -155,7 +153,8 @@ def _batched(plan: Plan) -> Iterator[Finding]:
     try:
         grads = backend.vjps(probe.problem.run, probe.problem.point, stacks)
     except Exception as error:  # the user's own rule; told, not hidden
-        yield _missing("batched-missing", "the batched gradient (vmap)", error)
+        told = _raised("the batched gradient (vmap)", error)
+        yield Finding(code="batched-missing", severity="fail", message=told)
         return
     unit = precision.epsilon(plan.claim.dtype)
     for index, name in enumerate(probe.problem.names):

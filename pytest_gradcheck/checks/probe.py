@@ -134,7 +134,7 @@ class Probe:
         It stays on this side of a pole or an edge that only small elements are near.
         """
         point, scales = self.problem.point, self.scales
-        sizes = {i: abs(point[i]) + (point[i] == 0) * (point[i] * 0 + scales[i]) for i in shares}
+        sizes = {i: abs(point[i]) + (point[i] * 0 + scales[i]) * (point[i] == 0) for i in shares}
         return self._direction(seed, {i: size * shares[i] for i, size in sizes.items()})
 
     def _direction(self, seed: int, sizes: Mapping[int, Any]) -> list[Array | None]:
