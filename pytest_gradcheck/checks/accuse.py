@@ -143,13 +143,13 @@ def _sentence(seen: Measured, culprit: Culprit) -> str:
 
 def _added(seen: Measured, found: Diagnosis, name: str) -> str:
     """What was added to or left out of the right gradient."""
+    right = f"{name} gets the right one {'minus' if found.factor < 0 else 'plus'} "
+    if math.isnan(found.factor):  # another one for each upstream cotangent
+        return right + (f"a multiple of {found.detail}" if found.detail else "a constant")
     factor, _ = _factor(seen, abs(found.factor))
-    sign = "minus" if found.factor < 0 else "plus"
-    if found.pattern == "offset":
-        return f"{name} gets the right one {sign} {factor} in every element"
-    return f"{name} gets the right one {sign} " + (
-        found.detail if factor == "1" else f"{factor} times {found.detail}"
-    )
+    if not found.detail:
+        return f"{right}{factor} in every element"
+    return right + (found.detail if factor == "1" else f"{factor} times {found.detail}")
 
 
 def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
@@ -178,8 +178,6 @@ def _scaled(seen: Measured, names: list[str], factor: float) -> str:
 
 def _factor(seen: Measured, factor: float) -> tuple[str, str]:
     """The factor in digits, and where it comes from if it is a length or a known constant."""
-    if math.isnan(factor):  # another one for each upstream cotangent
-        return "something", ""
     for leaf in seen.plan.probe.problem.leaves:
         for n in {*leaf.shape, leaf.size} if leaf.dtype else ():
             if n > 2 and abs(factor * n - 1) < EXACT:

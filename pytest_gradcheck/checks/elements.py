@@ -200,6 +200,8 @@ def pooled(parts: Parts) -> Diagnosis | None:
 
 def many(parts: Parts) -> Diagnosis:
     """How many elements of a sample are wrong, and which."""
+    if parts.size < 2:
+        return Diagnosis("other")
     draw = np.random.default_rng(derive(parts.survey.seed, "sample"))
     sample = draw.permutation(parts.size)[:SAMPLE]
     tried, wrong = 0, []

@@ -125,7 +125,9 @@ def repairs(case: Case) -> Iterator[Repair]:
 
 
 def terms(case: Case) -> Iterator[Repair]:
-    """Terms of which some multiple may be missing or too much."""
+    """Terms of which some multiple may be missing or too much; any would explain one number."""
+    if case.x.size < 2:
+        return
     yield Repair("offset", "", lambda j: np.ones(case.x.shape))
     yield Repair("term", case.name(case.index), lambda j: case.x)
     if not np.iscomplexobj(case.x):

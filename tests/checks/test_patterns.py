@@ -189,6 +189,21 @@ def test_a_wrong_output_of_several_is_named():
     )
 
 
+def test_a_wrong_row_beside_a_single_number_as_input():
+    slopes = np.array([0.5, -1.0, 2.0])
+
+    def vjp(w, x):
+        return np.sum(w * slopes * np.cos(slopes * x) * np.array([1, 1, 1.5]))
+
+    result = check_gradient(lambda x: np.sin(slopes * x), np.float64(1.3), vjp=vjp)
+    assert finding(result).message == "x is wrong only in the derivative of output[2]"
+
+
+def test_a_constant_for_each_cotangent():
+    result = check_gradient(np.sin, U, vjp=lambda w, x: w * np.cos(x) + w.sum())
+    assert finding(result).message == "x gets the right one plus a constant"
+
+
 def standardised(x):
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True))

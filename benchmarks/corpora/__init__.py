@@ -1,0 +1,1 @@
+"""Functions with true derivatives, and the ways in which these are made wrong."""
