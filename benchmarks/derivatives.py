@@ -177,9 +177,8 @@ def mutants(cases: list[Case], every: int, rivals: bool, listing: bool, seed: in
 
 def _names_input(result: Any, spot: int) -> bool:
     where = result.findings[0].where.partition("[")[0]
-    names = [
-        row[0].partition("[")[0] for e in result.evidence if e.name == "inputs" for row in e.rows
-    ]
+    table = result.table("inputs")
+    names = [str(row[0]).partition("[")[0] for row in table.rows] if table else []
     return where in ("", "x") or not names or f".{spot}" in where or len(names) == 1
 
 

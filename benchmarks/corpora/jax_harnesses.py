@@ -30,7 +30,7 @@ def cases(dtype: str) -> Iterator[Case]:
 
 def _case(harness: Any, dtype: str) -> Case | None:
     try:
-        arguments = harness.dyn_args_maker(np.random.default_rng(0))
+        arguments = harness.dyn_args_maker(np.random.RandomState(0))
         spots = [i for i, x in enumerate(arguments) if getattr(x, "dtype", None) == dtype]
         arguments = [jax.numpy.asarray(x) if i in spots else x for i, x in enumerate(arguments)]
 

@@ -96,7 +96,10 @@ def true_vjp(case: Case, inputs: Any, weights: list[np.ndarray]) -> list[np.ndar
         outputs, pull = jax.vjp(case.function, *inputs)
         shaped = jax.tree.unflatten(
             jax.tree.structure(outputs),
-            [jax.numpy.asarray(w, y.dtype) for w, y in zip(weights, jax.tree.leaves(outputs))],
+            [
+                jax.numpy.asarray(w, y.dtype)
+                for w, y in zip(weights, jax.tree.leaves(outputs), strict=True)
+            ],
         )
         return [np.asarray(g) for g in pull(shaped)]
     own, outputs = _recorded(case, inputs)
@@ -122,7 +125,7 @@ def _torch(case: Case, kind: Kind, seed: int) -> tuple[Callable[..., Any], None]
         @staticmethod
         def forward(ctx: Any, *xs: Any) -> Any:
             ctx.save_for_backward(*xs)
-            own, outputs = _recorded(case, xs)
+            _, outputs = _recorded(case, xs)
             detached = tuple(y.detach().clone() for y in outputs)
             return detached if len(detached) > 1 else detached[0]
 

@@ -58,11 +58,14 @@ class Flat:
         rebuild: Puts values, one for each leaf, together again. For a module it gives a callable
             that computes with these parameters and leaves the module itself untouched.
         is_module: Whether the value was a module (parameters and a forward computation).
+        has_rules: Whether a derivative rule that somebody wrote took part in computing it; None
+            where that was not looked for.
     """
 
     leaves: tuple[Leaf, ...]
     rebuild: Callable[[Sequence[Any]], Any]
     is_module: bool = False
+    has_rules: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -184,13 +184,16 @@ REACH = (
 )
 
 
+_PLAIN = {str, bytes, bool, int, float, complex, type(None), type, ModuleType}
+
+
 def reachable(roots: Iterable[Any], depth: int = 4) -> Iterator[Any]:
     """Objects that functions carry along, each once: roots, closures, instances, named globals."""
     seen: set[int] = set()
     pending = [(root, depth) for root in roots]
     while pending and len(seen) < REACH:
         value, left = pending.pop()
-        if id(value) in seen or isinstance(value, (type, ModuleType, str, int, float)):
+        if type(value) in _PLAIN or id(value) in seen or isinstance(value, (type, ModuleType)):
             continue
         seen.add(id(value))
         yield value

@@ -43,7 +43,8 @@ class TorchBackend:
             inputs = _recorded(point)
             flat = self.flatten(f(inputs))
         leaves = tuple(_cut(leaf) if leaf.dtype else leaf for leaf in flat.leaves)
-        return Flat(leaves, flat.rebuild)
+        has_rules = bool(torch_contracts.custom_nodes([leaf.value for leaf in flat.leaves]))
+        return Flat(leaves, flat.rebuild, has_rules=has_rules)
 
     def vjp(
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
@@ -190,8 +191,14 @@ def _describe(path: str, value: Any) -> Leaf:
     if not _is_real(value) or value.layout != torch.strided:
         return Leaf(path, value)
     trainable = value.requires_grad or not isinstance(value, nn.Parameter)
-    dtype = str(value.dtype).removeprefix("torch.")
-    return Leaf(path, value, dtype, tuple(value.shape), str(value.device), trainable)
+    return Leaf(
+        path, value, _named(value.dtype), tuple(value.shape), _named(value.device), trainable
+    )
+
+
+@functools.cache
+def _named(kind: torch.dtype | torch.device) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 _PROMOTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}

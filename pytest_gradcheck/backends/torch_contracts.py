@@ -26,12 +26,28 @@ MOST_INPUTS = 8  # that are differentiated alone
 def variants(f: Flattened, point: Sequence[Any], cotangents: Sequence[Any]) -> Iterator[Variant]:
     """The gradient in every other way, where a custom function takes part in it."""
     run = _Run(f, point, cotangents)
-    nodes = run.custom_nodes()
+    nodes = custom_nodes(run.outputs)
     if not nodes:
         return
     yield from _twice(run, nodes)
     yield from _layouts(run)
     yield from _alone(run)
+
+
+def custom_nodes(outputs: Sequence[Any]) -> list[Any]:
+    """The steps of the graph behind outputs that somebody wrote, outside of torch itself."""
+    pending = [getattr(y, "grad_fn", None) for y in outputs]
+    seen: set[Any] = set()
+    found = []
+    while pending and len(seen) < MOST_NODES:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        pending.extend(parent for parent, _ in node.next_functions)
+        if _is_custom(node):
+            found.append(node)
+    return found
 
 
 class _Run:
@@ -54,21 +70,6 @@ class _Run:
             for i in recorded:
                 inputs[i].requires_grad_()
             return inputs, [leaf.value for leaf in self.f(inputs).leaves]
-
-    def custom_nodes(self) -> list[Any]:
-        """The steps of the graph that somebody wrote, outside of torch itself."""
-        pending = [y.grad_fn for y in self.outputs]
-        seen: set[Any] = set()
-        found = []
-        while pending and len(seen) < MOST_NODES:
-            node = pending.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            pending.extend(parent for parent, _ in node.next_functions)
-            if _is_custom(node):
-                found.append(node)
-        return found
 
     def again(self, weights: Sequence[Tensor]) -> list[Array | None]:
         """Gradients from the graph that is there; it stays."""

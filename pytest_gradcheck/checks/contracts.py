@@ -54,6 +54,9 @@ def _variants(plan: Plan) -> Iterator[Variant]:
         yield from _generic(plan, weights)
         return
 
+    if probe.outputs.has_rules is False:
+        return
+
     def rewound(point: Sequence[Array]) -> Any:
         probe.guard.rewind()
         return probe.problem.run(point)

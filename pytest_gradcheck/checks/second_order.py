@@ -79,7 +79,7 @@ def _problem(probe: Probe, weights: Sequence[Array | None]) -> Problem:
         backend=probe.problem.backend,
         label=probe.problem.label,
         leaves=leaves,
-        selected=tuple(range(len(leaves))),
+        selected=tuple(i for i, leaf in enumerate(leaves) if leaf.size),
         rebuild=lambda values: Call(run, (values,), {}),
         groups=tuple(leaf.path for leaf in leaves),
     )

@@ -7,6 +7,7 @@ Nothing here has seen the derivative under test.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
     where truncation has not died out. A function that rounds inside (to a lower precision, to a
     grid) is the noisier the larger the step, so each step has its own.
     """
-    scaled = np.abs(np.diff(extrapolated, axis=0)) * ladder.steps[2:, None]
+    scaled = np.abs(extrapolated[1:] - extrapolated[:-1]) * ladder.steps[2:, None]
     rising = np.maximum.accumulate(scaled[::-1], axis=0)[::-1]
     return np.maximum(rising, np.maximum(ROUNDING_UNITS * ladder.floor, _quantum(ladder)))
 
@@ -130,6 +131,8 @@ def _quantum(ladder: Ladder) -> Floats:
     its value tells (1 + erf(x) far on the left). A larger one is a step of the function's own.
     """
     changes = np.maximum(np.abs(ladder.first), np.abs(ladder.second))
+    if changes[-1].all():  # the rule
+        return np.zeros(ladder.floor.shape)
     least = np.where(changes > 0, changes, np.inf).min(axis=0)
     rounds = (changes[-1] == 0) & (least <= FINE_STAIRS * changes.max(axis=0))
     return np.where(rounds, least, 0.0)
@@ -138,17 +141,21 @@ def _quantum(ladder: Ladder) -> Floats:
 def _candidates(
     central: Floats, extrapolated: Floats, steps: Floats, noise: Floats
 ) -> tuple[Floats, Floats, NDArray[np.intp]]:
-    values, bounds, rungs = [], [], []
-    for table, offset in ((central, 0), (extrapolated, 1)):
-        gaps = np.abs(np.diff(table, axis=0))
-        for i in range(1, len(table) - 1):
-            rung = i + offset
-            rounding = NOISE_FACTOR * noise[max(rung - 2, 0)] / steps[rung]
-            rounding += QUOTIENT_ROUNDING * np.abs(table[i])
-            values.append(table[i])
-            bounds.append(_spread(gaps[i - 1], gaps[i]) + rounding)
-            rungs.append(rung)
-    return np.array(values), np.array(bounds), np.array(rungs)
+    rungs = _rungs(len(central))
+    values = np.concatenate([central[1:-1], extrapolated[1:-1]])
+    plain = np.abs(central[1:] - central[:-1])
+    better = np.abs(extrapolated[1:] - extrapolated[:-1])
+    coarser = np.concatenate([plain[:-1], better[:-1]])
+    finer = np.concatenate([plain[1:], better[1:]])
+    rounding = NOISE_FACTOR * noise[np.maximum(rungs - 2, 0)] / steps[rungs][:, None]
+    rounding += QUOTIENT_ROUNDING * np.abs(values)
+    return values, _spread(coarser, finer) + rounding, rungs
+
+
+@functools.cache
+def _rungs(count: int) -> NDArray[np.intp]:
+    """The rungs of the candidates: those of the central differences, then the extrapolated."""
+    return np.concatenate([np.arange(1, count - 1), np.arange(2, count - 1)])
 
 
 def _spread(coarser: Floats, finer: Floats) -> Floats:
@@ -167,10 +174,12 @@ def _bends(ladder: Ladder, noise: Floats) -> Floats:
     central difference is a mean of both slopes, off by up to half their gap, and neighbouring
     steps agree on the same mean.
     """
-    gaps = np.abs(ladder.second) / ladder.steps[:, None]
-    stays = gaps[1:] > KINK_SHARE * gaps[:-1]
-    visible = np.abs(ladder.second[1:]) > 10 * NOISE_FACTOR * noise
-    cost = np.where(stays & visible, gaps[1:] / 2, 0.0)
+    sizes = np.abs(ladder.second)
+    gaps = sizes / ladder.steps[:, None]
+    bends = (gaps[1:] > KINK_SHARE * gaps[:-1]) & (sizes[1:] > 10 * NOISE_FACTOR * noise)
+    if not bends.any():
+        return np.zeros((2 * len(gaps) - 5, len(noise)))
+    cost = np.where(bends, gaps[1:] / 2, 0.0)
     cost = np.maximum.accumulate(cost[::-1], axis=0)[::-1]  # within a larger step as well
     extrapolated = (16 * cost[1:] + cost[:-1]) / 15
     return np.concatenate([cost[:-1], extrapolated[:-1]])
@@ -194,7 +203,7 @@ def _reconciled(values: Floats, bounds: Floats, rungs: NDArray[np.intp]) -> Floa
 def _direction(central: Floats) -> int:
     # Rounding grows by the ratio of the steps towards the smaller ones; truncation and the kinks
     # of a piecewise smooth function do not.
-    gaps = np.abs(np.diff(central))
+    gaps = np.abs(central[1:] - central[:-1])
     return 1 if gaps[-1] >= 2 * gaps[0] or not gaps.any() else -1
 
 
