@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_contracts, torch_modes, tree
+from pytest_gradcheck.backends import torch_contracts, torch_modes, torch_sparse, tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.torch_state import guard, swapped
 
@@ -27,7 +27,7 @@ class TorchBackend:
 
     def flatten(self, tree_: Any) -> Flat:
         """Take containers apart; a module gives its parameters and rebuilds to a callable."""
-        if isinstance(tree_, Tensor):  # the most frequent output by far
+        if isinstance(tree_, Tensor) and tree_.layout == torch.strided:  # the most frequent
             return Flat((_describe("", tree_),), lambda values: values[0])
         flat = tree.flatten(tree_, _describe, _expand)
         return Flat(flat.leaves, flat.rebuild, isinstance(tree_, nn.Module))
@@ -63,7 +63,7 @@ class TorchBackend:
             kept, weights = zip(*pairs, strict=True)
             owned = [w.clone() for w in weights]  # a backward may write into them
             grads = torch.autograd.grad(kept, inputs, owned, allow_unused=True)
-        return [None if g is None else g.detach() for g in grads]
+        return [None if g is None else torch_sparse.dense(g).detach() for g in grads]
 
     def jvp(
         self, f: Function, point: Sequence[Array], tangents: Sequence[Array]
@@ -142,6 +142,8 @@ class TorchBackend:
 
 
 def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
+    if torch_sparse.is_sparse(node):
+        return torch_sparse.opened(node)
     if not isinstance(node, nn.Module):
         return None
     parameters = dict(node.named_parameters())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends.protocol import Array, Flat, Variant
+from pytest_gradcheck.backends.torch_sparse import dense
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -76,7 +77,7 @@ class _Run:
         grads = torch.autograd.grad(
             self.outputs, self.inputs, list(weights), retain_graph=True, allow_unused=True
         )
-        return [None if g is None else g.detach() for g in grads]
+        return [None if g is None else dense(g).detach() for g in grads]
 
     def fresh(self, weights: Sequence[Tensor], recorded: Sequence[int]) -> list[Array | None]:
         """Gradients from a new graph in which only some inputs are recorded."""
@@ -91,7 +92,7 @@ class _Run:
             return [None] * len(wanted)
         outputs, kept = zip(*pairs, strict=True)
         grads = torch.autograd.grad(outputs, wanted, kept, allow_unused=True)
-        return [None if g is None else g.detach() for g in grads]
+        return [None if g is None else dense(g).detach() for g in grads]
 
 
 def _is_custom(node: Any) -> bool:

@@ -64,11 +64,6 @@ def test_a_named_backend_takes_the_others_as_constants():
     assert result.verdict == "pass"
 
 
-def test_sparse_tensors_are_refused_by_name():
-    x = torch.eye(3).double().to_sparse()
-    refused("sparse_coo", lambda x: x.sum(), x)
-
-
 def test_numpy_inputs_of_a_jax_function_point_to_the_backend():
     refused("for inputs of numpy; name backend='jax'", lambda x: jnp.sin(x), np.ones(3))
     assert check_gradient(lambda x: jnp.sin(x), np.ones(3), backend="jax").verdict == "pass"
