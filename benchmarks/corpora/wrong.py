@@ -42,8 +42,10 @@ def _spot(case: Case, kind: Kind, seed: int) -> int | None:
         sizes = [np.linalg.norm(g) for g in true]
         return int(np.argmax(sizes)) if max(y.size for y in outputs) > 1 and any(sizes) else None
     if kind.name == "second order":
-        sizes = [np.linalg.norm(g) for g in true]
-        return int(np.argmax(sizes)) if any(sizes) else None
+        beside = [x * 1.001 + 1e-4 for x in case.inputs]
+        moved = true_vjp(case, beside, weights)
+        sizes = [np.linalg.norm(b - a) for a, b in zip(true, moved, strict=True)]
+        return int(np.argmax(sizes)) if max(sizes) > LEAST * np.linalg.norm(true[0]) else None
     if kind.name == "cotangent ignored":
         wrong = true_vjp(case, case.inputs, [np.ones_like(w) for w in weights])
     else:

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modes, jax_modules
-from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, handed, hosted
-from pytest_gradcheck.backends.jax_runs import Runs, differentiable
+from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, hosted
+from pytest_gradcheck.backends.jax_runs import Runs
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Variant
 from pytest_gradcheck.backends.state import (
@@ -63,17 +63,22 @@ class JaxBackend:
         """Forward mode by ``jax.jvp``; None for an output of integers or booleans."""
         with _mode_for(point):
             spots = [bool(leaf.dtype) for leaf in self.evaluate(f, point).leaves]
-            x, v = tuple(map(handed, point)), tuple(map(handed, tangents))
-            _, moved = jax.jvp(differentiable(f), x, v)
-        remaining = iter(moved)
-        return [hosted(next(remaining)) if spot else None for spot in spots]
+            moved = iter(jax_modes.forward(_runs(), f, point, tangents))
+        return [next(moved) if spot else None for spot in spots]
 
     def vjps(
         self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
     ) -> list[Array | None]:
         """Reverse mode under ``vmap``."""
         with _mode_for(point):
-            return jax_modes.batched(f, point, stacks)
+            return jax_modes.batched(_runs(), f, point, stacks)
+
+    def vjps_each(
+        self, f: Function, points: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Value and reverse mode under ``vmap``."""
+        with _mode_for(points):
+            return jax_modes.each(f, points, stacks)
 
     def gradient(self, f: Function, count: int) -> Function:
         """The pullback as a function of its own."""

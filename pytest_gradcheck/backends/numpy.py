@@ -65,6 +65,12 @@ class NumpyBackend:
         """Refuses: NumPy differentiates nothing."""
         raise UsageError(_NO_DERIVATIVE)
 
+    def vjps_each(
+        self, f: Function, points: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Refuses: NumPy differentiates nothing."""
+        raise UsageError(_NO_DERIVATIVE)
+
     def gradient(self, f: Function, count: int) -> Function:
         """Refuses: NumPy differentiates nothing."""
         raise UsageError(_NO_DERIVATIVE)

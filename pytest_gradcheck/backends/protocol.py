@@ -152,6 +152,15 @@ class Backend(Protocol):
             UsageError: The framework has no derivatives of its own.
         """
 
+    def vjps_each(
+        self, f: Function, points: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """``vjp`` at a stack of points at once (``vmap``), each with its own cotangents.
+
+        Raises:
+            UsageError: The framework has no derivatives of its own.
+        """
+
     def gradient(self, f: Function, count: int) -> Function:
         """The gradient of ``f`` as a function that can be differentiated again.
 

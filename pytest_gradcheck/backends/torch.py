@@ -92,6 +92,12 @@ class TorchBackend:
         """Reverse mode under ``vmap``."""
         return torch_modes.batched(lambda x: self.flatten(f(x)), point, stacks)
 
+    def vjps_each(
+        self, f: Function, points: Sequence[Array], stacks: Sequence[Array | None]
+    ) -> list[Array | None]:
+        """Value and reverse mode under ``vmap``."""
+        return torch_modes.each(lambda x: self.flatten(f(x)), points, stacks)
+
     def gradient(self, f: Function, count: int) -> Function:
         """The gradient with a graph of its own."""
         return torch_modes.gradient(lambda x: self.flatten(f(x)), count)

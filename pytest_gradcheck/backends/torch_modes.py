@@ -1,8 +1,8 @@
-"""PyTorch's other modes: many cotangents at once, and the gradient as a function of its own."""
+"""PyTorch's other modes: many cotangents or points at once, the gradient as a function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ def batched(
     with torch.inference_mode(False), torch.enable_grad():
         inputs = [x.detach().clone().requires_grad_() for x in point]
         kept, weights = _pairs(f(inputs), stacks)
+        if not kept:
+            return [None] * len(inputs)
         reached: list[bool] = []
 
         def pulled(*rows: Tensor) -> tuple[Tensor, ...]:
@@ -34,6 +36,25 @@ def batched(
     return [next(grads).detach() if is_reached else None for is_reached in reached]
 
 
+def each(
+    f: Flattened, points: Sequence[Tensor], stacks: Sequence[Tensor | None]
+) -> list[Array | None]:
+    """Gradients at a stack of points, each with its own cotangents, by ``vmap`` over ``vjp``."""
+    spots = [w is not None for w in stacks]
+
+    def picked(*x: Tensor) -> tuple[Any, ...]:
+        leaves = f(x).leaves
+        return tuple(leaf.value for leaf, is_kept in zip(leaves, spots, strict=True) if is_kept)
+
+    def pulled(x: Sequence[Tensor], weights: Sequence[Tensor]) -> Any:
+        return torch.func.vjp(picked, *x)[1](tuple(weights))
+
+    with torch.inference_mode(False), torch.enable_grad():
+        weights = [w for w in stacks if w is not None]
+        grads = torch.vmap(pulled, randomness="same")([x.clone() for x in points], weights)
+    return [g.detach() for g in grads]
+
+
 def gradient(f: Flattened, count: int) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     """The gradient as a function of the inputs and, after them, of the cotangents.
 
@@ -44,27 +65,56 @@ def gradient(f: Flattened, count: int) -> Callable[[Sequence[Tensor]], list[Tens
     """
 
     def of_inputs(values: Sequence[Tensor]) -> list[Tensor]:
+        is_recorded = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             # Inside another derivative the inputs are part of its graph, else they start one.
             inputs = [x if x.requires_grad else x.detach().clone().requires_grad_() for x in values]
             flat, remaining = f(inputs[:count]), iter(inputs[count:])
             stacks = [next(remaining) if leaf.dtype else None for leaf in flat.leaves]
-            kept, weights = _pairs(flat, stacks)
-            grads = torch.autograd.grad(
-                kept, inputs[:count], weights, create_graph=True, allow_unused=True
-            )
-        return [
-            torch.zeros_like(x) if g is None else g
-            for g, x in zip(grads, inputs[:count], strict=True)
-        ]
+            grads = _pulled(flat, inputs[:count], stacks, is_recorded)
+        if is_recorded:
+            _require_differentiable(grads)
+        return [g if is_recorded else g.detach() for g in grads]
 
     return of_inputs
 
 
+def _pulled(
+    flat: Flat, inputs: Sequence[Tensor], stacks: Sequence[Tensor | None], is_recorded: bool
+) -> list[Tensor]:
+    kept, weights = _pairs(flat, stacks)
+    if not kept:
+        return [torch.zeros_like(x) for x in inputs]
+    grads = torch.autograd.grad(kept, inputs, weights, create_graph=is_recorded, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
+
+
 def _pairs(flat: Flat, weights: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
     pairs = [
-        (leaf.value, w)
+        # An output may stay in its own precision while everything else is promoted.
+        (leaf.value, w if w.dtype == leaf.value.dtype else w.to(leaf.value.dtype))
         for leaf, w in zip(flat.leaves, weights, strict=True)
         if w is not None and isinstance(leaf.value, Tensor) and leaf.value.requires_grad
     ]
     return [y for y, _ in pairs], [w for _, w in pairs]
+
+
+def _require_differentiable(grads: Sequence[Tensor]) -> None:
+    """Raise where ``once_differentiable`` cut the graph: torch itself would give no gradient."""
+    for node in _nodes([g.grad_fn for g in grads]):
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError(
+                "trying to differentiate twice a function that was marked with @once_differentiable"
+            )
+
+
+def _nodes(roots: Sequence[Any]) -> Iterator[Any]:
+    """Every node of the graph behind some results, each once."""
+    pending = [node for node in roots if node is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        yield node
+        following = {child for child, _ in node.next_functions if child is not None} - seen
+        seen |= following
+        pending += following

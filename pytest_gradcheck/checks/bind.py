@@ -113,15 +113,6 @@ def _collect(module: Flat, parts: Mapping[str, Flat]) -> tuple[list[Leaf], list[
 def _rebuilder(
     module: Flat, parts: Mapping[str, Flat], positional: int
 ) -> Callable[[Sequence[Any]], Call]:
-    end = 1 + positional
-    keywords = list(parts)[positional:]
-
-    def filled(values: Sequence[Any]) -> Call:
-        return Call(values[0], tuple(values[1:end]), dict(zip(keywords, values[end:], strict=True)))
-
-    if all(len(f.leaves) == 1 and not f.leaves[0].path for f in (module, *parts.values())):
-        return filled  # a function of bare arrays: nothing is nested
-
     def rebuild(values: Sequence[Any]) -> Call:
         end = len(module.leaves)
         fn = module.rebuild(values[:end])

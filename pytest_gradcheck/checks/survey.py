@@ -31,6 +31,7 @@ CONFIRMING_RUNGS = 8
 ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
 # For a function that stands still: far enough to see in what units it moves at all.
 LARGE = tuple(range(growth.HIGHEST, -18, -2))
+DIM_FACTOR = 1e4  # bounds so much wider than rounding leaves them say nothing about zero
 SMALL_SHARE = 1e-3
 COARSE_RESOLUTION = 0.5
 CONFIRMING_DIRECTIONS = 3
@@ -134,6 +135,15 @@ class Survey:
         """Whether an input moves the function by less than the function's own rounding."""
         hidden = [look.hidden(index) for look in self.looks if index in look.shares]
         return bool(hidden) and self.gradient_size(index) <= min(hidden)
+
+    def is_dim(self, index: int) -> bool:
+        """Whether an input with a gradient of zero could well move the function all the same."""
+        looks = [look for look in self.looks if index in look.shares]
+        if not looks or any(look.stood_still or look.climbs_stairs for look in looks):
+            return False
+        whole = math.hypot(*(self.gradient_size(i) for i in range(self.count)))
+        seen = max(DIM_FACTOR * self.plan.least_bound, self.demand.resolution * whole)
+        return min(look.bound for look in looks) > seen
 
     def unresolved(self, inputs: Sequence[int]) -> list[int]:
         """Those of the inputs in which an error of the asked size could still hide."""
@@ -253,10 +263,7 @@ class Survey:
         direction, inputs, shares = suspect.line.direction, suspect.inputs, suspect.shares
         if self.measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
             return False
-        if (
-            suspect.line.ladder.stands
-            and self.measured(shares, direction, first=LARGE).off is None
-        ):
+        if suspect.line.ladder.stands and self.measured(shares, direction, first=LARGE).off is None:
             return False
         unit = precision.epsilon(self.plan.probe.precision)
         finer = self.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))

@@ -121,7 +121,7 @@ def _forbidden(seen: Measured, limits: Limits) -> Result:
     code = "jump" if seen.jumps else "kink"
     message = f"the function has a {code} at the given point"
     finding = Finding(code=code, severity="fail", message=message)
-    place = limits.use("at_kink").place or "default"
+    place = limits.use("at_kink").place
     return _result(
         seen,
         limits,
@@ -136,11 +136,7 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
     suspect = seen.suspect
     look = suspect if suspect is not None else seen.survey.looks[-1]
     worst = strongest(look.comparisons)
-    numbers = (
-        ("claimed", worst.claimed),
-        ("reference", worst.reference),
-        ("bound", worst.bound),
-    )
+    numbers = (("claimed", worst.claimed), ("reference", worst.reference), ("bound", worst.bound))
     if not seen.plan.native.is_repeatable:
         code, why = "unrepeatable", "two equal calls of the function give different values"
         advice = "make it a function of its inputs: no counter, no generator of its own"
@@ -179,9 +175,11 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
     if not any(_is_known(look) for look in survey.looks):
         return _no_reference(seen, limits)
     live = [i for i in range(len(survey.plan.probe.scales)) if survey.gradient_size(i) > 0]
-    quiet = tuple(
-        power.independent(seen, i) for i in range(len(survey.plan.probe.scales)) if i not in live
-    )
+    still = [i for i in range(survey.count) if i not in live]
+    dim = [i for i in still if survey.is_dim(i)]
+    quiet = tuple(power.independent(seen, i) for i in still if i not in dim)
+    if dim:
+        return _unresolved(seen, limits, dim, quiet)
     if not live:
         return _nothing_moves(seen, limits, quiet)
     open_ = survey.unresolved(live)

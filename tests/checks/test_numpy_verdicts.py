@@ -39,7 +39,7 @@ def test_a_right_hand_written_gradient_passes_and_states_its_power():
     assert [row[0] for row in table.rows] == ["params.w", "params.b"]
     assert all(row[1] < 0.01 for row in table.rows)
     assert result.context.evaluations <= 32
-    assert result.context.derivatives == 1
+    assert result.context.derivatives <= 3  # once for the numbers, the others for its contracts
 
 
 def spoil(change):

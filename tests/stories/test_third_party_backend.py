@@ -77,6 +77,8 @@ class TinyBackend:
     def vjps(self, f, point, stacks):
         raise UsageError("tiny has no derivatives of its own; give grad=")
 
+    vjps_each = vjps
+
     def gradient(self, f, count):
         raise UsageError("tiny has no derivatives of its own; give grad=")
 
