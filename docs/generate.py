@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_gradcheck.limits import LIMITS, SOURCES, Limit
+from pytest_gradcheck.limits import LIMITS, SOURCES, VERBS, Limit
 
 PAGE = Path(__file__).with_name("limits.md")
 
@@ -40,7 +40,7 @@ def section(limit: Limit) -> str:
         f"| flag | `{limit.flag}` |",
         f"| ini | `{limit.ini}` |",
         f"| marker | `@pytest.mark.{verb}({limit.name}=...)` |",
-        f"| call | `assert_gradient(..., {limit.name}=...)` |",
+        f"| call | `assert_{VERBS[verb]}(..., {limit.name}=...)` |",
         f"| default | {_default(limit)} |",
         f"| unit | {limit.unit or 'none'} |",
         f"| allowed | {limit.allowed} |",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
-    from pytest_gradcheck.verbs import assert_gradient, check_gradient
+    from pytest_gradcheck.verbs.gradient import assert_gradient, check_gradient
 
 __all__ = [
     "Evidence",
@@ -31,8 +31,8 @@ _HOMES = {
     "GradCheckWarning": "errors",
     "Result": "results",
     "UsageError": "errors",
-    "assert_gradient": "verbs",
-    "check_gradient": "verbs",
+    "assert_gradient": "verbs.gradient",
+    "check_gradient": "verbs.gradient",
 }
 
 

@@ -43,6 +43,7 @@ class Collector:
         is_report_only: Whether no verdict fails its test.
         on_result: Called with each result.
         progress: Told of each evaluation while a check runs: its label, and how many so far.
+        checked: The checks, such as ``gradient``, of which there was a result in this attempt.
     """
 
     test: str = ""
@@ -52,13 +53,13 @@ class Collector:
     is_report_only: bool = False
     on_result: Listener | None = None
     progress: Progress | None = None
-    count: int = 0
+    checked: set[str] = field(default_factory=set)
     _limits: dict[str, Limits] = field(default_factory=dict)
     _fresh: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
         """Keep a result and tell the listener."""
-        self.count += 1
+        self.checked.add(result.check)
         self._fresh.append(result)
         if self.on_result is not None:
             self.on_result(result)

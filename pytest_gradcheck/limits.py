@@ -16,10 +16,15 @@ from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+Check = Literal["gradient", "flow", "clipping", "step", "match", "hyper"]
 Scalar = str | bool | int | float | None
 Value = float | str
 Source = Literal["call", "marker", "hook", "flag", "ini", "default"]
 SOURCES: tuple[Source, ...] = get_args(Source)
+
+# The verbs, as fixtures and markers are called, and what each one checks, as results call it; its
+# plain functions are ``check_`` and ``assert_`` with that name.
+VERBS: dict[str, Check] = {"gradcheck": "gradient"}
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs two directions; natively, what central differences of that precision certify

@@ -12,11 +12,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from pytest_gradcheck.limits import LimitUse, Scalar
+from pytest_gradcheck.limits import Check, LimitUse, Scalar
 
 SCHEMA_VERSION = 1
 
-Check = Literal["gradient", "flow", "clipping", "step", "match", "hyper"]
 Verdict = Literal["pass", "fail", "undecided", "vacuous"]
 Severity = Literal["fail", "warn", "note"]
 

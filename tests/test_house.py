@@ -148,12 +148,12 @@ def test_imports_follow_the_table(path):
         ("reports.text", "import numpy"),
         ("reports.text", "from pytest_gradcheck import checks"),
         ("plugin.items", "from pytest_gradcheck import backends"),
-        ("plugin.items", "from pytest_gradcheck.verbs import raise_for"),
+        ("plugin.items", "from pytest_gradcheck.verbs.record import raise_for"),
         ("plugin.items", "def f():\n    from pytest_gradcheck.numerics import power"),
         ("collector", "from pytest_gradcheck.errors import UsageError"),
-        ("verbs", "from pytest_gradcheck.checks.gradient import check"),
-        ("verbs", "from pytest_gradcheck.reports import json"),
-        ("", "from pytest_gradcheck.verbs import check_gradient"),
+        ("verbs.gradient", "from pytest_gradcheck.checks.gradient import check"),
+        ("verbs.gradient", "from pytest_gradcheck.reports import json"),
+        ("", "from pytest_gradcheck.verbs.gradient import check_gradient"),
     ],
 )
 def test_a_forbidden_import_is_seen(name, line):

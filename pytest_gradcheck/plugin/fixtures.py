@@ -21,6 +21,6 @@ def gradcheck() -> Callable[..., Result]:
     Fails the test unless the derivative is right; returns the result. The arguments are those of
     ``pytest_gradcheck.assert_gradient``.
     """
-    from pytest_gradcheck.verbs import assert_gradient
+    from pytest_gradcheck.verbs.gradient import assert_gradient
 
     return assert_gradient

@@ -13,9 +13,8 @@ import pytest
 
 from pytest_gradcheck.collector import Collecting, Collector
 from pytest_gradcheck.errors import GradCheckError, UsageError
-from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.limits import VERBS, Limits
 from pytest_gradcheck.plugin import markers
-from pytest_gradcheck.plugin.options import VERBS
 from pytest_gradcheck.plugin.progress import Progress, on_terminal
 from pytest_gradcheck.plugin.session import SETTINGS, guarded
 
@@ -69,7 +68,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     The limits themselves wait until a check asks for them: most tests of a suite never do.
     """
     collector = item.stash[COLLECTOR]
-    collector.count = 0
+    collector.checked.clear()
     misuse = ""
     try:
         for verb in VERBS:
@@ -86,8 +85,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """See, after the test, that a marked test checked something."""
     answer = yield
     collector = item.stash[COLLECTOR]
-    for verb in VERBS:
-        if not collector.count and markers.is_marked_by_user(item, verb):
+    for verb, check in VERBS.items():
+        if check not in collector.checked and markers.is_marked_by_user(item, verb):
             _vacuous(item, verb, collector)
     return answer
 
@@ -102,18 +101,21 @@ def _limits(item: pytest.Item, verb: str) -> Limits:
 
 def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
     from pytest_gradcheck.results import Context, Finding, Result
-    from pytest_gradcheck.verbs import raise_for
+    from pytest_gradcheck.verbs.record import raise_for
 
+    asserting = f"assert_{VERBS[verb]}"
     headline = f"vacuous: the test is marked {verb}, and nothing was checked in it"
     result = Result(
-        check="gradient",
+        check=VERBS[verb],
         label=item.name,
         verdict="vacuous",
         headline=headline,
         findings=(Finding(code="nothing-checked", severity="fail", message=headline),),
         limits=collector.limits_for(verb).used("float64"),
         context=Context(test=collector.test, seed=collector.test_seed()),
-        advice=(f"use the fixture {verb} or assert_gradient in the test, or remove the marker",),
+        advice=(
+            f"use the fixture {verb} or assert_{VERBS[verb]} in the test, or remove the marker",
+        ),
     )
     collector.add(result)
     failure = ""

@@ -11,9 +11,8 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.limits import LIMITS, Limit, Limits, limits_of
+from pytest_gradcheck.limits import LIMITS, VERBS, Limit, Limits, limits_of
 
-VERBS = ("gradcheck",)
 FORMATS = ("json",)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pytest_gradcheck import hookspecs
+from pytest_gradcheck.limits import VERBS
 from pytest_gradcheck.plugin import markers
-from pytest_gradcheck.plugin.options import VERBS, Settings, settings
+from pytest_gradcheck.plugin.options import Settings, settings
 
 SETTINGS = pytest.StashKey[Settings]()
 BACKENDS = pytest.StashKey[list[Any]]()

@@ -15,7 +15,7 @@ import pytest
 
 import pytest_gradcheck.backends.numpy
 import pytest_gradcheck.checks.gradient
-import pytest_gradcheck.verbs  # noqa: F401
+import pytest_gradcheck.verbs.gradient  # noqa: F401
 
 np.random.default_rng()  # NumPy loads its generators on first use
 

@@ -1,31 +1,18 @@
-"""The public verbs as plain functions: resolve limits, check, record, raise.
-
-They work anywhere: in a pytest test, in a ``unittest`` or absltest class that pytest runs, and in
-a script without pytest (with the default limits, recorded nowhere).
-"""
+"""Check a derivative."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import functools
 import inspect
-import operator
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 from pytest_gradcheck import collector as collecting
-from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
-from pytest_gradcheck.reports import text
+from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.results import Context, Result
+from pytest_gradcheck.verbs.record import asserting, given, location, whole
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-_PACKAGE = str(Path(__file__).parent)
-P = ParamSpec("P")
 
 
 def check_gradient(
@@ -108,7 +95,7 @@ def check_gradient(
     narrowed = collector.limits_for("gradcheck").narrowed(
         "call",
         "gradcheck(...)",
-        _given(
+        given(
             resolution=resolution,
             miss_probability=miss_probability,
             tolerance=tolerance,
@@ -136,8 +123,8 @@ def check_gradient(
         label=None if label is None else str(label),
     )
     context = Context(
-        seed=collector.test_seed() if seed is None else _whole(seed),
-        location=_location(),
+        seed=collector.test_seed() if seed is None else whole(seed),
+        location=location(),
         test=collector.test,
     )
     try:
@@ -147,6 +134,9 @@ def check_gradient(
             collector.progress.close()
     collector.add(result)
     return result
+
+
+assert_gradient = asserting(check_gradient)
 
 
 def _require_taken(fn: object, names: Iterable[str]) -> None:
@@ -175,72 +165,3 @@ def _reason(intended: object) -> str | None:
         f"intended={intended!r} is not allowed; allowed: the reason in words why the derivative "
         f"is meant to differ"
     )
-
-
-def _whole(seed: int) -> int:
-    try:
-        return operator.index(seed)  # a NumPy integer would not cross to another process
-    except TypeError:
-        raise UsageError(f"seed={seed!r} is not allowed; allowed: an integer") from None
-
-
-def _given(**values: object) -> dict[str, object]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _asserting(check: Callable[P, Result]) -> Callable[P, Result]:
-    """The verb that also fails the test, from the verb that only answers."""
-
-    @functools.wraps(check)
-    def asserting(*args: P.args, **kwargs: P.kwargs) -> Result:
-        __tracebackhide__ = True
-        result = check(*args, **kwargs)
-        raise_for(result)
-        return result
-
-    verb = check.__name__
-    asserting.__name__ = asserting.__qualname__ = verb.replace("check", "assert", 1)
-    asserting.__doc__ = (
-        f"Like ``{verb}``, and fail the test unless the verdict is ``pass``.\n\n"
-        "Raises:\n"
-        "    GradCheckError: The verdict is ``fail``; or ``undecided`` or ``vacuous`` where these\n"
-        "        are not set to ``warn``.\n"
-        "    UsageError: The call cannot be carried out as written.\n"
-    )
-    return asserting
-
-
-assert_gradient = _asserting(check_gradient)
-
-
-def raise_for(result: Result) -> None:
-    """Raise or warn as the verdict and the policy in its limits ask for.
-
-    Raises:
-        GradCheckError: The verdict is not green and not set to ``warn``.
-    """
-    __tracebackhide__ = True
-    if result.verdict == "pass" or collecting.current().is_report_only:
-        return
-    policy = {use.name: use.value for use in result.limits}
-    if policy.get(result.verdict) == "warn":
-        warnings.warn(result.headline, GradCheckWarning, stacklevel=_depth())
-        return
-    raise GradCheckError(text.failure(result), result)
-
-
-def _depth() -> int:
-    depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, depth = frame.f_back, depth + 1
-    return depth
-
-
-def _location() -> str:
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    with contextlib.suppress(ValueError):  # outside the working directory: the whole path
-        path = path.relative_to(Path.cwd())
-    return f"{path.as_posix()}:{frame.f_lineno}"

@@ -1,0 +1,95 @@
+"""What all verbs share: the values of a call, the place it was made, failing the test."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+from pytest_gradcheck import collector as collecting
+from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
+from pytest_gradcheck.reports import text
+from pytest_gradcheck.results import Result
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+_PACKAGE = str(Path(__file__).parents[1])
+P = ParamSpec("P")
+
+
+def whole(seed: int) -> int:
+    """A seed as a plain integer.
+
+    Raises:
+        UsageError: It is no integer.
+    """
+    try:
+        return operator.index(seed)  # a NumPy integer would not cross to another process
+    except TypeError:
+        raise UsageError(f"seed={seed!r} is not allowed; allowed: an integer") from None
+
+
+def given(**values: object) -> dict[str, object]:
+    """The limits that a call sets."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def asserting(check: Callable[P, Result]) -> Callable[P, Result]:
+    """The verb that also fails the test, from the verb that only answers."""
+
+    @functools.wraps(check)
+    def raising(*args: P.args, **kwargs: P.kwargs) -> Result:
+        __tracebackhide__ = True
+        result = check(*args, **kwargs)
+        raise_for(result)
+        return result
+
+    verb = check.__name__
+    raising.__name__ = raising.__qualname__ = verb.replace("check", "assert", 1)
+    raising.__doc__ = (
+        f"Like ``{verb}``, and fail the test unless the verdict is ``pass``.\n\n"
+        "Raises:\n"
+        "    GradCheckError: The verdict is ``fail``; or ``undecided`` or ``vacuous`` where these\n"
+        "        are not set to ``warn``.\n"
+        "    UsageError: The call cannot be carried out as written.\n"
+    )
+    return raising
+
+
+def raise_for(result: Result) -> None:
+    """Raise or warn as the verdict and the policy in its limits ask for.
+
+    Raises:
+        GradCheckError: The verdict is not green and not set to ``warn``.
+    """
+    __tracebackhide__ = True
+    if result.verdict == "pass" or collecting.current().is_report_only:
+        return
+    policy = {use.name: use.value for use in result.limits}
+    if policy.get(result.verdict) == "warn":
+        warnings.warn(result.headline, GradCheckWarning, stacklevel=_depth())
+        return
+    raise GradCheckError(text.failure(result), result)
+
+
+def _depth() -> int:
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+def location() -> str:
+    """``file:line`` of the user's call."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    with contextlib.suppress(ValueError):  # outside the working directory: the whole path
+        path = path.relative_to(Path.cwd())
+    return f"{path.as_posix()}:{frame.f_lineno}"
