@@ -103,7 +103,6 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
     from pytest_gradcheck.results import Context, Finding, Result
     from pytest_gradcheck.verbs.record import raise_for
 
-    asserting = f"assert_{VERBS[verb]}"
     headline = f"vacuous: the test is marked {verb}, and nothing was checked in it"
     result = Result(
         check=VERBS[verb],
