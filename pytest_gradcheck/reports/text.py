@@ -118,7 +118,7 @@ def _circumstances(result: Result) -> list[str]:
     told = [
         f"{context.backend} on {context.device}",
         f"{context.dtype}",
-        f"reference in {context.precision}",
+        *([f"reference in {context.precision}"] if context.precision else []),
         f"{context.evaluations} evaluations",
         f"{context.derivatives} derivatives",
     ]
