@@ -267,8 +267,17 @@ class Survey:
             return False
         unit = precision.epsilon(self.plan.probe.precision)
         finer = self.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
-        own = self.plan.probe.relative_direction(derive(self.seed, "relative"), shares)
-        if finer.supports or self.measured(shares, own).supports:
+        if finer.refutes(suspect) or self._is_right_relatively(suspect):
             return False
         fresh = (f"confirm {k}" for k in range(CONFIRMING_DIRECTIONS))
         return any(self.look(inputs, label).off is not None for label in fresh)
+
+    def _is_right_relatively(self, suspect: Look) -> bool:
+        """Whether directions in which each element moves in proportion to its size side with it."""
+        return all(
+            self.measured(suspect.shares, direction).refutes(suspect)
+            for direction in (
+                self.plan.probe.relative_direction(derive(self.seed, "relative", k), suspect.shares)
+                for k in range(CONFIRMING_DIRECTIONS)
+            )
+        )
