@@ -185,6 +185,8 @@ class Probe:
             # The ladder's own trend comes first; a way that did not help is left for the other one.
             vain = 0 if bound < best / 2 or best == math.inf else vain + 1
             heading = found.extend if not heading else -heading if vain else heading
+            if found.settles:
+                heading, vain = -1, 0
             best = min(best, bound)
             present = sorted(measured)
             more = growth.extension(present, heading, unit) or growth.extension(
