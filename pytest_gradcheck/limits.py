@@ -47,7 +47,7 @@ VANISH, EXPLODE = 1e-2, 1e2
 # As samples become parallel with depth, half of the units of healthy rectifiers are on for none
 # (Poole et al. 2016; up to 0.54 in benchmarks/flow.py).
 DEAD = 0.6
-SATURATED = 0.5  # of the outputs, as SageMaker Debugger and DeepDiagnosis have it
+SATURATED = 0.5  # of the units, as SageMaker Debugger and DeepDiagnosis have it
 UPDATE_RATIO = 1.0  # a step as large as the weights leaves nothing of their initialisation
 
 
@@ -237,11 +237,11 @@ LIMITS: tuple[Limit, ...] = (
         name="saturated",
         checks=("gradflow",),
         default=SATURATED,
-        help="Largest share of a layer's outputs whose slope may be under 1 % of the largest",
-        source="half, as in SageMaker Debugger and DeepDiagnosis",
+        help="Largest share of a layer's sigmoid or tanh units that may be saturated",
+        source="half, as in SageMaker Debugger and DeepDiagnosis; of units whose mean slope is 1 %",
         low=0.0,
         high=1.0,
-        unit="share of outputs",
+        unit="share of units",
     ),
     Limit(
         name="update_ratio",

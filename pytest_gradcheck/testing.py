@@ -92,6 +92,17 @@ def _inner_is_bilinear(case: BackendCase) -> None:
         _close(inner(x - y, x), inner(x, x) - inner(y, x), "inner(x - y, x)")
 
 
+def _moved_is_a_sum(case: BackendCase) -> None:
+    x, v = _arrays(case)
+    with case.backend.guard():
+        inner, shifted = case.backend.inner, case.backend.moved(x, v, 0.25)
+        gap = shifted - (x + v * 0.25)
+        _require(inner(gap, gap) <= 1e-12 * inner(x, x), "moved: it is not x + step v")
+        before = inner(x, x)
+        shifted *= 0
+        _require(inner(x, x) == before, "moved: it shares memory with x")
+
+
 def _normal_is_private_and_repeatable(case: BackendCase) -> None:
     x, _ = _arrays(case)
     with case.backend.guard():
@@ -166,6 +177,7 @@ def _guard_restores(case: BackendCase) -> None:
 _LAWS: dict[str, Callable[[BackendCase], None]] = {
     "flatten-round-trip": _flatten_round_trip,
     "inner-is-bilinear": _inner_is_bilinear,
+    "moved-is-a-sum": _moved_is_a_sum,
     "normal-is-private-and-repeatable": _normal_is_private_and_repeatable,
     "convert-copies": _convert_copies,
     "evaluate-gives-values": _evaluate_gives_values,

@@ -95,6 +95,10 @@ class JaxBackend:
         """Standard normal array like another one, from a private generator."""
         return jax_arrays.normal(like, seed)
 
+    def moved(self, x: Array, v: Array, step: float) -> Array:
+        """``x + step v``."""
+        return x + v * step
+
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(a * b)``, JAX's own pairing, in float64; one scalar comes back."""
         return jax_arrays.inner(a, b)

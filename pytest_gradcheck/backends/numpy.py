@@ -90,6 +90,12 @@ class NumpyBackend:
             draw = draw + 1j * generator.standard_normal(like.shape)
         return np.asarray(draw, dtype=like.dtype)
 
+    def moved(self, x: Array, v: Array, step: float) -> Array:
+        """``x + step v``."""
+        shifted = v * step
+        shifted += x
+        return shifted
+
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(conj(a) * b)``, accumulated in float64."""
         wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64

@@ -1,8 +1,9 @@
-"""What a framework must offer for its derivatives to be checked: nine methods.
+"""What a framework must offer for its derivatives to be checked.
 
-Three make a vector space (``normal``, ``inner``, ``convert``, with the operators ``+ - *`` and
-``abs`` of the arrays themselves), the others evaluate, differentiate, take nested values apart
-and keep the user's state. A backend knows no limit, no verdict and no pytest.
+Four methods make a vector space (``normal``, ``inner``, ``moved``, ``convert``, with the operators
+``+ - *`` and ``abs`` of the arrays themselves), others take nested values apart, evaluate and hold
+the user's state, and the rest differentiate: those for modes that a framework lacks refuse.
+A backend knows no limit, no verdict and no pytest.
 """
 
 from __future__ import annotations
@@ -187,6 +188,9 @@ class Backend(Protocol):
 
         Uses a private generator: the global ones do not move.
         """
+
+    def moved(self, x: Array, v: Array, step: float) -> Array:
+        """``x + step v`` as a fresh array, in one pass over the memory where the framework can."""
 
     def inner(self, a: Array, b: Array) -> float:
         """Real inner product, accumulated in float64 and computed where the arrays live.

@@ -117,6 +117,10 @@ class TorchBackend:
         # torch draws complex numbers of variance 1 in all; here each part has variance 1
         return (draw * 2**0.5 if wide.is_complex else draw).to(like.dtype)
 
+    def moved(self, x: Array, v: Array, step: float) -> Array:
+        """``x + step v``."""
+        return torch.add(x, v, alpha=step)
+
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(conj(a) * b)`` in float64, on the device; one scalar comes back."""
         if _is_plain(a) and _is_plain(b):  # by far the most frequent

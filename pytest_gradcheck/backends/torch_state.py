@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,11 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
     generators += private_generators(carried)
     generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
-    restorers = [*held_arrays(carried), *_held_modules(modules), *_held_tensors(carried)]
+    parts = list({id(part): part for module in modules for part in module.modules()}.values())
+    own = {id(tensor): tensor for part in parts for tensor in _tensors_of(part)}
+    loose = {id(v): v for v in carried if isinstance(v, Tensor) and _holdable(v)}
+    # Last to first: each module gets its own tensors back before their values.
+    restorers = [*held_arrays(carried), *_held(own | loose), *_held_places(parts)]
     return StateGuard(generators, restorers)
 
 
@@ -121,42 +125,29 @@ def _generators() -> list[_CpuGenerator]:
     return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
 
 
-def _held_modules(modules: list[nn.Module]) -> Sequence[Callable[[], None]]:
-    """Restorers of values, then of which tensor, part, mode or attribute stands where.
-
-    They run last to first: each module gets its own tensors back before their values.
-    """
-    parts = {id(part): part for module in modules for part in module.modules()}
-    values = [
-        functools.partial(_restore, tensor, *_held(tensor))
-        for tensor in _tensors_of(list(parts.values()))
-    ]
-    places = [
+def _held_places(parts: Iterable[nn.Module]) -> Sequence[Callable[[], None]]:
+    """Restorers of which tensor, part, mode or attribute stands where."""
+    return [
         functools.partial(reset, held, dict(held))
-        for part in parts.values()
+        for part in parts
         for held in (part._parameters, part._buffers, part._modules, part.__dict__)
     ]
-    return [*values, *places]
 
 
-def _tensors_of(modules: list[nn.Module]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for module in modules:
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            found[id(tensor)] = tensor
-    return list(found.values())
+def _tensors_of(part: nn.Module) -> list[Tensor]:
+    return [*part.parameters(recurse=False), *part.buffers(recurse=False)]
 
 
-def _held_tensors(carried: Sequence[Any]) -> Sequence[Callable[[], None]]:
-    loose = (v for v in carried if isinstance(v, Tensor) and _holdable(v))
-    return [functools.partial(_restore, tensor, *_held(tensor)) for tensor in loose]
+def _held(tensors: Mapping[int, Tensor]) -> Sequence[Callable[[], None]]:
+    """Restorers of values, each tensor copied once however often it was found."""
+    return [functools.partial(_restore, tensor, *_kept(tensor)) for tensor in tensors.values()]
 
 
 def _holdable(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not torch.nn.parameter.is_lazy(tensor)
 
 
-def _held(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
+def _kept(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
     grad = tensor.grad if tensor.is_leaf else None
     kept = None if grad is None else grad.detach().clone()
     return tensor.detach().clone(), tensor.requires_grad, grad, kept

@@ -96,7 +96,8 @@ def _slack(plan: Plan, j: int, line: Line, shares: Shares, tolerance: float) -> 
     """
     norms, scales = plan.claim.norms[j], plan.probe.scales
     moved = math.hypot(*(norms[i] * scales[i] * share for i, share in shares.items()))
-    cancelled = cancellation(plan, j) + float(line.ladder.floor[j])
+    # In 16 bits so many units would be the gradient itself.
+    cancelled = min(cancellation(plan, j), tolerance * whole(plan, j)) + float(line.ladder.floor[j])
     return TOLERANCE_FACTOR * (tolerance * moved + cancelled)
 
 
@@ -109,8 +110,13 @@ def cancellation(plan: Plan, j: int, unit: float | None = None) -> float:
         unit: Unit in the last place; that of the claim by default.
     """
     unit = precision.epsilon(plan.claim.dtype) if unit is None else unit
+    return CANCELLATION_UNITS * unit * whole(plan, j)
+
+
+def whole(plan: Plan, j: int) -> float:
+    """Size of a whole gradient, scaled."""
     sizes = (n * s for n, s in zip(plan.claim.norms[j], plan.probe.scales, strict=True))
-    return CANCELLATION_UNITS * unit * math.hypot(*sizes)
+    return math.hypot(*sizes)
 
 
 def strongest(comparisons: Sequence[Comparison]) -> Comparison:

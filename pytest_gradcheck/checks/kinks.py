@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.confirm import FINE_SHARE
 from pytest_gradcheck.checks.derivative import Automatic
 from pytest_gradcheck.checks.outputs import leaf_name, sides, unit_cotangents, values
 from pytest_gradcheck.checks.probe import Probe
-from pytest_gradcheck.checks.survey import FINE_SHARE, Survey
+from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.ladder import Floats
 from pytest_gradcheck.numerics.seeds import derive

@@ -9,6 +9,9 @@ from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.probe import Line, Shares
 from pytest_gradcheck.numerics.differences import is_jump
 
+# Nearer to the claim than to the other reference, whatever both bounds hide.
+SHARP = 2.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
@@ -35,11 +38,16 @@ class Look:
         worst = strongest(self.comparisons)
         return worst if worst.is_off else None
 
-    @property
-    def supports(self) -> bool:
-        """Whether every comparison sees well enough and sides with the claim."""
+    def refutes(self, suspect: Look) -> bool:
+        """Whether it sides with the claim and would have seen what a suspect sees."""
+        pairs = zip(self.comparisons, suspect.comparisons, strict=True)
         seen = all(2 * c.bound < abs(c.claimed) for c in self.comparisons)
-        return seen and self.off is None
+        sharp = all(
+            SHARP * (c.bound + c.slack) < abs(other.difference)
+            for c, other in pairs
+            if other.is_off
+        )
+        return seen and sharp and self.off is None
 
     @property
     def bound(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_gradcheck.backends import Guard
-from pytest_gradcheck.checks import kinks, plan, rounding
+from pytest_gradcheck.checks import confirm, kinks, plan, rounding
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
 from pytest_gradcheck.checks.locate import Culprit, culprits
@@ -75,11 +75,23 @@ def _at(
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
     suspect, holds = _contradiction(survey)
+    if suspect is None and survey.unresolved(survey.live) and not cost.is_spent:
+        suspect, holds = _coarser(survey, limits)
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
     found = tuple(find(survey, suspect.inputs)) if holds else ()
     return Measured(planned, survey, suspect, culprits=found)
+
+
+def _coarser(survey: Survey, limits: Limits) -> tuple[Look | None, bool]:
+    """The same with the demand of the precision in which the function turned out to compute."""
+    inside = survey.arithmetic
+    coarser = limits.number("resolution", inside)
+    if limits.use("resolution").source != "default" or coarser <= survey.demand.resolution:
+        return None, False
+    survey.relax(coarser, inside)
+    return _contradiction(survey)
 
 
 def _contradiction(survey: Survey) -> tuple[Look | None, bool]:
@@ -90,7 +102,7 @@ def _contradiction(survey: Survey) -> tuple[Look | None, bool]:
             return suspect, False
         if suspect.jumps or suspect.has_kink:
             return suspect, False
-        if survey.confirmed(suspect):
+        if confirm.holds(survey, suspect):
             return suspect, True
         survey.dismiss(suspect)
     return suspect, False

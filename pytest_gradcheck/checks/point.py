@@ -64,11 +64,16 @@ def _differences(problem: Problem, first: Flat, second: Flat) -> tuple[float, ..
 
 def _require_finite_inputs(problem: Problem) -> None:
     for name, leaf in zip(problem.names, problem.inputs, strict=True):
-        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
+        if not _is_finite(problem, leaf.value):
             raise UsageError(
                 f"input {name} holds NaN or infinite numbers; a derivative needs a finite point "
                 f"(leave a mask or a constant out with wrt=)"
             )
+
+
+def _is_finite(problem: Problem, x: Array) -> bool:
+    # A norm may overflow; the second one, which takes a copy, is rarely asked for.
+    return math.isfinite(norm(problem.backend, x)) or math.isfinite(norm(problem.backend, x * 0.0))
 
 
 def _require_differentiable(problem: Problem, outputs: Flat) -> None:
@@ -89,7 +94,7 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
             f"(forgot a return?)"
         )
     for leaf in real:
-        if not math.isfinite(norm(problem.backend, leaf.value * 0.0)):
+        if not _is_finite(problem, leaf.value):
             raise UsageError(
                 f"{problem.label} returned NaN or infinite numbers at the given inputs"
                 f"{f' (output {leaf.path})' if leaf.path else ''}; give a point inside its domain"

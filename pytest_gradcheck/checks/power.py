@@ -106,4 +106,15 @@ def circumstances(seen: Measured) -> tuple[Finding, ...]:
                 message=f"the reference was computed in {plan.reason}",
             )
         )
+    if seen.survey.inside:
+        asked = percent(seen.survey.demand.resolution)
+        findings.append(
+            Finding(
+                code="inner-precision",
+                severity="warn",
+                message=f"the function rounds inside as {seen.survey.inside} does, so errors "
+                f"below {asked} of a gradient were not asked to show",
+                numbers=(("asked", seen.survey.demand.resolution),),
+            )
+        )
     return tuple(findings)

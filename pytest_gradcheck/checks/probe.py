@@ -144,8 +144,8 @@ class Probe:
         for index, size in sizes.items():
             x = problem.point[index]
             v = problem.backend.normal(x, derive(seed, problem.names[index]))
-            v = v * (size * step)
-            v += x  # in place where the framework can: these arrays are as large as the model
+            v *= size * step  # in place where the framework can: as large as the model
+            v += x
             v -= x
             v *= 1 / step
             direction[index] = v
@@ -185,6 +185,8 @@ class Probe:
             # The ladder's own trend comes first; a way that did not help is left for the other one.
             vain = 0 if bound < best / 2 or best == math.inf else vain + 1
             heading = found.extend if not heading else -heading if vain else heading
+            if found.settles:
+                heading, vain = -1, 0
             best = min(best, bound)
             present = sorted(measured)
             more = growth.extension(present, heading, unit) or growth.extension(
@@ -226,13 +228,11 @@ class Probe:
 
     def shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
         """The point moved along a direction."""
-        shifted = []
-        for x, v in zip(self.problem.point, direction, strict=True):
-            moved = self.problem.backend.convert(x) if v is None else v * step
-            if v is not None:
-                moved += x
-            shifted.append(moved)
-        return shifted
+        backend = self.problem.backend
+        return [
+            backend.convert(x) if v is None else backend.moved(x, v, step)
+            for x, v in zip(self.problem.point, direction, strict=True)
+        ]
 
     def project(
         self, plus: Flat, minus: Flat, cotangents: Sequence[Cotangents]

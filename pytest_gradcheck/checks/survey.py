@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks import edges, growth
@@ -27,15 +27,10 @@ LEAST_DIRECTIONS = 2  # one could be blind by chance whatever its bound
 MOST_DIRECTIONS = 8
 WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
-CONFIRMING_RUNGS = 8
 ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
-# For a function that stands still: far enough to see in what units it moves at all.
-LARGE = tuple(range(growth.HIGHEST, -18, -2))
 DIM_FACTOR = 1e4  # bounds so much wider than rounding leaves them say nothing about zero
 SMALL_SHARE = 1e-3
 COARSE_RESOLUTION = 0.5
-CONFIRMING_DIRECTIONS = 3
-FINE_SHARE = 0.42  # of the exponent of the unit: steps of 2**-22 in float64, 2**-10 in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +62,7 @@ class Survey:
     demand: Demand
     seed: int
     looks: list[Look] = field(default_factory=list)
+    inside: str = ""  # the precision of a function that computes in a lower one than its own
     _first: tuple[int, ...] = ()  # steps that served last: they will do for the next direction
     _bound: float = 0.0  # that of the last look
     _again: str = ""
@@ -130,6 +126,27 @@ class Survey:
         size = self.gradient_size(index)
         seen = visible_error(hidden, self.demand.miss_probability)
         return seen / size if size else math.inf
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that the function computes in, judged by its rounding.
+
+        A function may cast to another one inside, or stop an iteration early. Its rounding is held
+        against what it changes by when its inputs change by their own size.
+        """
+        rounding = 0.0
+        for look in self.looks:
+            found = look.line.estimate
+            if look.inputs == tuple(self.live) and found.exponent is not None:
+                size = math.hypot(*(self.gradient_size(i) * s for i, s in look.shares.items()))
+                rounding = max(rounding, float(found.noise.max()) / size)
+        return precision.like(rounding)
+
+    def relax(self, resolution: float, arithmetic: str) -> None:
+        """Ask for less from now on, along other directions, since the function rounds so much."""
+        self.demand = replace(self.demand, resolution=resolution)
+        self.inside = arithmetic
+        self._again += "'"
 
     def is_below_noise(self, index: int) -> bool:
         """Whether an input moves the function by less than the function's own rounding."""
@@ -251,24 +268,3 @@ class Survey:
             return False
         self._goal, self._few = COARSE_RESOLUTION, MOST_DIRECTIONS
         return self._along_enough(blurred, "coarse", MOST_DIRECTIONS)
-
-    def confirmed(self, suspect: Look) -> bool:
-        """Whether a contradiction holds against every attempt to refute it.
-
-        Large steps can agree on a slope that is not the one at the point (across a pole, over a
-        whole wave), small ones can drown in rounding. So the direction is measured again on longer
-        ladders, and another one with steps in proportion to each element. Where one of them sees
-        well enough and sides with the claim, nothing is accused. At last a fresh one must show it.
-        """
-        direction, inputs, shares = suspect.line.direction, suspect.inputs, suspect.shares
-        if self.measured(shares, direction, rungs=CONFIRMING_RUNGS).off is None:
-            return False
-        if suspect.line.ladder.stands and self.measured(shares, direction, first=LARGE).off is None:
-            return False
-        unit = precision.epsilon(self.plan.probe.precision)
-        finer = self.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
-        own = self.plan.probe.relative_direction(derive(self.seed, "relative"), shares)
-        if finer.supports or self.measured(shares, own).supports:
-            return False
-        fresh = (f"confirm {k}" for k in range(CONFIRMING_DIRECTIONS))
-        return any(self.look(inputs, label).off is not None for label in fresh)

@@ -44,6 +44,7 @@ class Estimate:
         exponent: Exponent of the step behind the widest bound; None where there is no value.
         extend: -1 when smaller steps promise a better bound, +1 for larger ones, judged on the
             projection with the widest bound.
+        settles: Whether the smallest steps draw together fast, so that smaller ones will do better.
     """
 
     value: Floats
@@ -53,6 +54,7 @@ class Estimate:
     is_staircase: bool
     exponent: int | None
     extend: int
+    settles: bool = False
 
 
 def central_exponent(precision: float) -> int:
@@ -109,6 +111,7 @@ def estimate(ladder: Ladder) -> Estimate:
         is_staircase=is_staircase,
         exponent=ladder.exponents[int(rungs[best[worst]])],
         extend=-1 if np.isinf(bounds[:, worst]).any() else _direction(central[:, worst]),
+        settles=_settles(central[:, worst]),
     )
 
 
@@ -205,6 +208,12 @@ def _direction(central: Floats) -> int:
     # of a piecewise smooth function do not.
     gaps = np.abs(central[1:] - central[:-1])
     return 1 if gaps[-1] >= 2 * gaps[0] or not gaps.any() else -1
+
+
+def _settles(central: Floats) -> bool:
+    # Near a pole the larger steps tell nothing, and agree with each other on it.
+    gaps = np.abs(np.diff(central[-4:]))
+    return len(gaps) == 3 and bool(0 < gaps[2] <= FAST * gaps[1] and gaps[1] < gaps[0])
 
 
 def _kink(ladder: Ladder, noise: Floats) -> Floats:

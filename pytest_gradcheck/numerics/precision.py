@@ -48,6 +48,12 @@ def epsilon(dtype: str) -> float:
     return EPSILON.get(real_part(dtype), EPSILON["bfloat16"])
 
 
+def like(rounding: float) -> str:
+    """The finest precision of arithmetic that rounds by so much, relative to its results."""
+    finer = ("float64", "float32", "float16")
+    return next((name for name in finer if rounding <= EPSILON[name]), "bfloat16")
+
+
 def smallest(dtype: str) -> float:
     """Smallest normal number of a precision; that of float64 for one that is not known."""
     return SMALLEST.get(real_part(dtype), SMALLEST["float64"])

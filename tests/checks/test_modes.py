@@ -92,14 +92,8 @@ def sine(ctx, x):
     [
         (lambda ctx, g: g * ctx.saved_tensors[0].detach().cos(), "x"),
         (lambda ctx, g: g.detach() * ctx.saved_tensors[0].cos(), "cotangent"),
-        (
-            torch.autograd.function.once_differentiable(
-                lambda ctx, g: g * ctx.saved_tensors[0].cos()
-            ),
-            "x",
-        ),
     ],
-    ids=["detached", "cotangent detached", "once differentiable"],
+    ids=["detached", "cotangent detached"],
 )
 def test_a_wrong_second_order_is_named(backward, where):
     custom = function(sine, backward)
@@ -109,6 +103,15 @@ def test_a_wrong_second_order_is_named(backward, where):
     assert codes(result)[0] == "wrong-second-order"
     assert result.findings[0].where == where
     assert "second order" in result.headline
+
+
+def test_a_backward_that_is_differentiable_once_is_said_to_be_so():
+    once = torch.autograd.function.once_differentiable(
+        lambda ctx, g: g * ctx.saved_tensors[0].cos()
+    )
+    result = check_gradient(function(sine, once).apply, X, order=2)
+    assert (result.verdict, codes(result)) == ("fail", ["second-order-missing"])
+    assert "once_differentiable" in result.findings[0].message
 
 
 def test_a_backward_by_numpy_has_no_second_order():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from pytest_gradcheck import UsageError, check_gradient
 
@@ -301,3 +302,27 @@ def test_a_seed_is_an_integer_of_any_kind_and_a_label_any_text():
     assert result.label == "a/b"
     with pytest.raises(UsageError, match=r"seed=1\.5 is not allowed; allowed: an integer"):
         check_gradient(np.exp, X[0], vjp=lambda w, x: w, seed=1.5)
+
+
+def test_a_function_that_rounds_inside_is_asked_for_what_it_can_show():
+    def rounded(x):
+        return np.tanh(x.astype(np.float16).astype(np.float64)).sum()
+
+    def slope(x):
+        return 1 - np.tanh(x) ** 2
+
+    x = np.random.default_rng(0).normal(size=100)
+    right = check_gradient(rounded, x, grad=slope, seed=0)
+    assert (right.verdict, right.findings[0].code) == ("pass", "inner-precision")
+    assert right.findings[0].number("asked") <= 0.5
+    wrong = check_gradient(rounded, x, grad=lambda x: 0.5 * slope(x), seed=0)
+    assert wrong.verdict == "fail"
+    asked = check_gradient(rounded, x, grad=slope, resolution=0.01, seed=0)
+    assert (asked.verdict, asked.findings[0].code) == ("undecided", "unresolved")
+
+
+def test_near_a_pole_the_steps_shrink_until_they_settle():
+    x = np.random.default_rng(3).normal(size=400)
+    x[7] = -2 + 1e-4
+    result = check_gradient(special.gammaln, x, vjp=lambda w, x: w * special.digamma(x))
+    assert result.verdict == "pass", result.headline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -77,14 +78,20 @@ def test_on_a_terminal_the_bar_passes_the_capture(project):
 
 
 def on_a_terminal(*command):
+    """What a command writes to a terminal; by no fork, which a process with threads must not do."""
     import pty
 
-    shown = bytearray()
-
-    def read(descriptor):
-        data = os.read(descriptor, 1024)
-        shown.extend(data)
-        return data
-
-    pty.spawn(command, read)  # it copies to our own output, which is captured
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: read(ours), b""))
+        assert process.wait() == 0
+    os.close(ours)
     return shown.decode("utf-8", "replace")
+
+
+def read(descriptor):
+    try:
+        return os.read(descriptor, 1024)
+    except OSError:  # the other end is closed: how Linux tells the end
+        return b""

@@ -1,0 +1,53 @@
+"""Attempts to refute a contradiction, before anything is accused.
+
+Large steps can agree on a slope that is not the one at the point (across a pole, over a whole
+wave), small ones can drown in rounding. What refutes must see well enough to have shown what the
+suspect shows: a measurement that is too coarse says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_gradcheck.checks import growth
+from pytest_gradcheck.checks.look import Look
+from pytest_gradcheck.checks.survey import Survey
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.differences import around
+from pytest_gradcheck.numerics.seeds import derive
+
+RUNGS = 8
+DIRECTIONS = 3
+# For a function that stands still: far enough to see in what units it moves at all.
+LARGE = tuple(range(growth.HIGHEST, -18, -2))
+FINE_SHARE = 0.42  # of the exponent of the unit: steps of 2**-22 in float64, 2**-10 in float32
+
+
+def holds(survey: Survey, suspect: Look) -> bool:
+    """Whether a contradiction holds against every attempt to refute it.
+
+    The direction is measured again on longer ladders and with smaller steps, and others with steps
+    in proportion to each element; at last a fresh one must show it too.
+    """
+    direction, shares = suspect.line.direction, suspect.shares
+    if survey.measured(shares, direction, rungs=RUNGS).off is None:
+        return False
+    if suspect.line.ladder.stands and survey.measured(shares, direction, first=LARGE).off is None:
+        return False
+    unit = precision.epsilon(survey.plan.probe.precision)
+    finer = survey.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
+    if finer.refutes(suspect) or _is_right_relatively(survey, suspect):
+        return False
+    fresh = (f"confirm {k}" for k in range(DIRECTIONS))
+    return any(survey.look(suspect.inputs, label).off is not None for label in fresh)
+
+
+def _is_right_relatively(survey: Survey, suspect: Look) -> bool:
+    """Whether directions in which each element moves in proportion to its size side with it."""
+    relative = survey.plan.probe.relative_direction
+    return all(
+        survey.measured(suspect.shares, direction).refutes(suspect)
+        for direction in (
+            relative(derive(survey.seed, "relative", k), suspect.shares) for k in range(DIRECTIONS)
+        )
+    )
