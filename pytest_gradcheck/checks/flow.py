@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from pytest_gradcheck.backends.layers import Probe
-from pytest_gradcheck.checks import flow_result
+from pytest_gradcheck.checks import flow_gains, flow_result
 from pytest_gradcheck.checks.flow_cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow_more import more
 from pytest_gradcheck.checks.flow_parameters import trainable
@@ -130,7 +130,7 @@ def _woken(
     A last layer, or a branch, that starts at zero lets no gradient through until its first update
     (Zhang, Dauphin and Ma 2019, arXiv 1901.09321); that is a choice, and no fault.
     """
-    if not any(s.kind in WAKING and s.severity == "fail" for s in found):
+    if not any(_may_wake(s, passes) for s in found):
         return found
     stepped = Passes(passes.probe, is_single=passes.is_single)
     for state in passes.states:
@@ -142,6 +142,18 @@ def _woken(
     is_open = {s.kind for s in after if s.is_open and s.severity == "fail"}
     wakes = not left & set(WAKING) and not (is_open & set(WAKING) and not _moves(passes, stepped))
     return tuple(_asleep(s) if s.kind in WAKING and wakes else s for s in found)
+
+
+def _may_wake(symptom: Symptom, passes: Passes) -> bool:
+    """Whether zeros, or a gradient that is lost at the last layer alone, may be a choice."""
+    if symptom.severity != "fail" or symptom.kind not in WAKING:
+        return False
+    if symptom.kind == "zero":
+        return True
+    seen = statistics(passes.finite)
+    odd = flow_gains.odd(seen, passes.finite[0].source)
+    where = symptom.where if odd is None else odd.name
+    return bool(seen.flowing) and where == seen.flowing[-1].name
 
 
 def _moves(passes: Passes, stepped: Passes) -> bool:

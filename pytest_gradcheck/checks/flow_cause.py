@@ -8,9 +8,11 @@ what they cost a user, and of what the symptom suggests.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends.layers import Change
+from pytest_gradcheck.checks import flow_gains
+from pytest_gradcheck.checks.flow_gains import ODD
 from pytest_gradcheck.checks.flow_passes import Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow_symptom import Symptom
 from pytest_gradcheck.checks.flow_symptoms import EXCESS, RISK
@@ -21,7 +23,6 @@ from pytest_gradcheck.numerics import depth
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 PAIRED = 2  # initialisations on which a change is measured
-ODD = 5.0  # times its due size is what an input or a layer's gain may be
 ORDERS = {
     "nonfinite": ("activation", "smooth", "init", "input", "normalise"),
     "dead": ("bias", "input", "leak", "init", "normalise", "skip"),
@@ -78,17 +79,10 @@ def _suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]
     found: list[tuple[Change, str]] = []
     if not math.isnan(source) and not 1 / ODD < source < ODD:
         found.append((("input", -1), ""))
-    gains = depth.gains([(y.kind == "linear", y.activations) for y in seen.layers], source)
-    logs = {n: math.log10(g) for n, g in gains.items() if g > 0 and math.isfinite(g)}
-    if not logs:
-        return tuple(found)
-    middle = sorted(logs.values())[len(logs) // 2]
-    worst = max(logs, key=lambda n: abs(logs[n] - middle))
-    far = math.log10(ODD)
-    if abs(middle) < far < abs(logs[worst] - middle) and len(logs) > 2:
-        layer = seen.layers[worst]
+    layer = flow_gains.odd(seen, source)
+    if layer is not None:
         found.append((("layer", layer.index), layer.name))
-    elif abs(middle) > far / 2:
+    elif abs(flow_gains.middle(flow_gains.gains(seen, source))) > math.log10(ODD) / 2:
         found.append((("init", -1), ""))
     return tuple(found)
 
@@ -100,6 +94,8 @@ def _trial(
         measured = [passes.probe.measure(state, change) for state in passes.states[:PAIRED]]
     except UsageError:  # the changed model does not run
         return None
+    pairs = zip(measured, passes.seen, strict=False)
+    measured = [replace(one, plain_loss=plain.plain_loss) for one, plain in pairs]
     finite = [one for one in measured if one.is_finite]
     if not finite:
         return Trial(change[0], math.nan, math.nan, math.nan, False, where)

@@ -1,21 +1,16 @@
-"""Beside the flow from layer to layer: time, samples of a batch, scale of the loss, few seeds."""
+"""Beside the flow from layer to layer: samples of a batch, scale of the loss, few seeds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from pytest_gradcheck.backends.layers import Pass
-from pytest_gradcheck.checks.flow_passes import Passes, Statistics, base
+from pytest_gradcheck.checks.flow_passes import Passes, Statistics
 from pytest_gradcheck.checks.flow_symptom import Symptom
 from pytest_gradcheck.checks.flow_symptoms import SAMPLES
-from pytest_gradcheck.numerics import depth
-from pytest_gradcheck.numerics.intervals import of_mean
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-CALLS = 4  # of one layer that make it a recurrence
-FADED, GROWN = -4.0, 2.0  # decades over the time steps
 STRANGE = 1e-3  # relative change of an answer by another sample that is no rounding
 FACTOR = {"float16": 4.0, "bfloat16": 4.0}  # of the loss; a power of two changes no digit
 TINY = {"float16": 1e-4, "bfloat16": 1e-30, "float32": 1e-30}  # gradients that may underflow
@@ -27,9 +22,7 @@ def more(passes: Passes, seen: Statistics | None, found: Sequence[Symptom]) -> t
     told = [*_circumstances(passes)]
     if seen is None or any(s.severity == "fail" for s in found):
         return tuple(told)
-    told = [*_in_time(passes), *told]
-    told += _strangers(passes)
-    return (*_nonlinear(passes), *told)
+    return (*_nonlinear(passes), *_strangers(passes), *told)
 
 
 def _circumstances(passes: Passes) -> list[Symptom]:
@@ -46,32 +39,6 @@ def _circumstances(passes: Passes) -> list[Symptom]:
         message = f"{rows} samples cannot tell dead units from unlucky ones; {SAMPLES} can"
         told.append(Symptom("small", "", message, (("samples", rows),), "warn"))
     return told
-
-
-def _in_time(passes: Passes) -> list[Symptom]:
-    """Recurrences: how the gradient changes from the last time step to the first."""
-    found = []
-    rows = [_fades(one) for one in passes.finite]
-    for name in rows[0] if rows else ():
-        values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
-        change = of_mean(values, 0.5)
-        numbers = (("attenuation", 10.0 ** max(-300.0, min(300.0, change.mean))),)
-        told = (
-            f"from the last time step to the first, the gradient changes by {10**change.mean:.1e}"
-        )
-        if change.low > GROWN:
-            found.append(Symptom("growing", name, told, numbers))
-        elif change.high < FADED:
-            found.append(Symptom("fading", name, told, numbers, "note"))
-    return found
-
-
-def _fades(one: Pass) -> dict[str, float]:
-    calls: dict[str, list[float]] = {}
-    for layer in one.layers:
-        calls.setdefault(base(layer.name), []).append(layer.flow)
-    often = {name: flows for name, flows in calls.items() if len(flows) >= CALLS}
-    return dict(one.fades) | {n: depth.log_ratio(f[0], f[-1]) for n, f in often.items()}
 
 
 def _strangers(passes: Passes) -> list[Symptom]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks import flow_parameters
+from pytest_gradcheck.checks import flow_parameters, flow_time
 from pytest_gradcheck.checks.flow_passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow_symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
@@ -28,17 +28,27 @@ def symptoms(
     """Everything that the passes show, worst first."""
     found = [
         *flow_parameters.without(passes, frozen),
-        *flow_parameters.zero(passes, frozen),
-        *_dead(passes, seen, limits),
+        *_off(passes, seen, limits, frozen),
         *flow_parameters.symmetric(passes),
         *_saturated(passes, seen, limits),
         *_attenuated(passes, seen, limits),
         *_level(seen, limits),
+        *flow_time.symptoms(passes.finite),
         *_excessive(seen),
         *flow_parameters.updates(passes, limits),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
+
+
+def _off(
+    passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]
+) -> list[Symptom]:
+    """Dead units, and gradients of zero that these do not explain."""
+    dead = _dead(passes, seen, limits)
+    if any(s.severity == "fail" and not s.is_open for s in dead):
+        return dead
+    return [*flow_parameters.zero(passes, frozen), *dead]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
