@@ -1,6 +1,6 @@
 """Models that train, as their authors initialise them: no check of the flow may accuse one.
 
-Each entry builds a fresh PyTorch model from the global generator; the batch and the loss go with it.
+Each entry builds a fresh PyTorch model from the global generator; batch and loss go with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  # as PyTorch writes it
 from torch import Tensor, nn
 
 Loss = Callable[[Any, Any], Tensor]
@@ -155,7 +155,8 @@ class Cell(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.cell, self.head, self.is_long = getattr(nn, kind)(8, 32), nn.Linear(32, 10), "LSTM" in kind
+        self.cell, self.head = getattr(nn, kind)(8, 32), nn.Linear(32, 10)
+        self.is_long = "LSTM" in kind
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer at the last step."""
@@ -211,7 +212,11 @@ class Gan(nn.Module):
             nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.Tanh()
         )
         self.discriminator = nn.Sequential(
-            nn.Linear(32, 64), nn.LeakyReLU(0.2), nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
+            nn.Linear(32, 64),
+            nn.LeakyReLU(0.2),
+            nn.Linear(64, 64),
+            nn.LeakyReLU(0.2),
+            nn.Linear(64, 1),
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -269,7 +274,12 @@ class Policy(nn.Module):
 def autoencoder() -> nn.Module:
     """Through a bottleneck of two."""
     return nn.Sequential(
-        nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 2), nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 16)
+        nn.Linear(16, 64),
+        nn.ReLU(),
+        nn.Linear(64, 2),
+        nn.Linear(2, 64),
+        nn.ReLU(),
+        nn.Linear(64, 16),
     )
 
 
@@ -306,9 +316,7 @@ def models() -> Iterator[Model]:
     yield Model("branches", Branches, flat, classify)
     yield Model("shared", Shared, flat, classify)
     yield Model("policy", Policy, flat, classify)
-    yield Model(
-        "gan generator", Gan, flat[0], lambda m, z: F.softplus(-m(z)).mean()
-    )
+    yield Model("gan generator", Gan, flat[0], lambda m, z: F.softplus(-m(z)).mean())
     images = (normal(16, 3, 8, 8), whole(10, 16))
     for blocks in (2, 6):
         yield Model(f"resnet {blocks}", resnet(blocks), images, classify)

@@ -7,6 +7,7 @@ cause). Both are written down before a check is run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F
-from corpora.healthy import classify, mlp
 from torch import Tensor, nn
+
+from corpora.healthy import classify, mlp
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +190,26 @@ def torch_faults() -> Iterator[Fault]:
     y = torch.randint(0, 10, (64,), generator=generator)
     flat = (x, y)
 
-    def of(name: str, make: Any, symptoms: str, layers: str = "", causes: str = "", **more: Any) -> Fault:
+    def of(
+        name: str, make: Any, symptoms: str, layers: str = "", causes: str = "", **more: Any
+    ) -> Fault:
         given = {"loss": classify, "batch": flat} | more
         return Fault(
-            name, "torch", make, symptoms=tuple(symptoms.split()), layers=tuple(layers.split()),
-            causes=tuple(causes.split()), **given,
-        )  # fmt: skip
+            name,
+            "torch",
+            make,
+            symptoms=tuple(symptoms.split()),
+            layers=tuple(layers.split()),
+            causes=tuple(causes.split()),
+            **given,
+        )
 
     none = _times(1.0)
     yield of("sigmoid x 10", _plain(10, nn.Sigmoid, none), "vanishing", "", "activation")
     yield of("sigmoid x 16", _plain(16, nn.Sigmoid, _glorot), "vanishing", "", "activation")
-    yield of("hardsigmoid x 10", _plain(10, nn.Hardsigmoid, none), "vanishing", "", "activation init")
+    yield of(
+        "hardsigmoid x 10", _plain(10, nn.Hardsigmoid, none), "vanishing", "", "activation init"
+    )
     yield of("relu too small", _plain(10, nn.ReLU, _times(0.05)), "vanishing", "", "init")
     yield of("tanh too small", _plain(10, nn.Tanh, _times(0.05)), "vanishing", "", "init")
     yield of("gelu too small", _plain(12, nn.GELU, _times(0.1)), "vanishing", "", "init activation")
@@ -210,15 +220,25 @@ def torch_faults() -> Iterator[Fault]:
     yield of("all zero", _plain(5, nn.ReLU, _times(0.0)), "zero dead")
     yield of("biases of -10", _plain(5, nn.ReLU, _bias(-10.0)), "dead", "", "bias")
     yield of("bias of -20 in one", _plain(6, nn.ReLU, _bias(-20.0, 2)), "dead", "4 5", "bias layer")
-    yield of("sigmoid biases of 10", _plain(4, nn.Sigmoid, _bias(10.0)), "saturated vanishing", "", "bias")
+    yield of(
+        "sigmoid biases of 10",
+        _plain(4, nn.Sigmoid, _bias(10.0)),
+        "saturated vanishing",
+        "",
+        "bias",
+    )
     yield of("detached", lambda: _Forward(_detached), "missing", "one two")
     yield of("detached branch", lambda: _Forward(_branch), "missing", "three")
     yield of("left out", lambda: _Forward(_left_out), "missing", "two")
     yield of("no_grad", lambda: _Forward(_no_grad), "missing", "one")
     yield of("frozen", _Frozen, "frozen", "body.2")
     yield of("times zero", lambda: _Forward(_zeroed), "zero", "one two three")
-    yield of("inputs x 255", mlp("relu", 64, 4), "first-loss exploding", "", "input", batch=(255 * x, y))
-    yield of("tanh inputs x 1000", mlp("tanh", 64, 4), "saturated", "1", "input", batch=(1000 * x, y))
+    yield of(
+        "inputs x 255", mlp("relu", 64, 4), "first-loss exploding", "", "input", batch=(255 * x, y)
+    )
+    yield of(
+        "tanh inputs x 1000", mlp("tanh", 64, 4), "saturated", "1", "input", batch=(1000 * x, y)
+    )
     yield of("masked log", lambda: _Forward(_masked_log), "nonfinite", "log where mul")
     yield of("masked sqrt", lambda: _Forward(_masked_sqrt), "nonfinite", "sqrt where two")
     yield of("norm of zero", lambda: _Forward(_norm_of_zero), "nonfinite", "sqrt")
@@ -226,8 +246,14 @@ def torch_faults() -> Iterator[Fault]:
     yield of("log of a negative", lambda: _Forward(_log), "nonfinite", "log")
     yield of("exp in depth", _plain(8, _Exp, none), "nonfinite", "", "activation")
     steps = torch.randn(32, 20, 8, generator=generator), torch.randint(0, 10, (32,))
-    yield of("recurrence grows", lambda: _Recurrence(3.0, "relu"), "time-growing exploding first-loss",
-             "body", "", batch=steps)  # fmt: skip
+    yield of(
+        "recurrence grows",
+        lambda: _Recurrence(3.0, "relu"),
+        "time-growing exploding first-loss",
+        "body",
+        "",
+        batch=steps,
+    )
     for k in (3, 6):
         make = _plain(9, nn.Tanh, _then(_times(2**-0.5), _times(1e-5, k)))
         yield of(f"layer {k} x 1e-5", make, "vanishing", f"{2 * k}", "layer")
@@ -247,7 +273,7 @@ def _draws(depth: int, factor: float = 1.0, bias: float = 0.0, only: int | None 
         rng = np.random.default_rng(seed)
         sizes = [16, *[64] * (depth - 1), 10]
         layers = []
-        for k, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for k, (a, b) in enumerate(itertools.pairwise(sizes)):
             is_odd = k < depth - 1 and only in (None, k)
             w = rng.normal(0, (2 / a) ** 0.5 * (factor if is_odd else 1.0), (a, b))
             layers.append({"w": w.astype(np.float32), "b": np.full(b, bias * is_odd, np.float32)})
@@ -276,13 +302,28 @@ def jax_faults() -> Iterator[Fault]:
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(64, 16)).astype(np.float32), rng.integers(0, 10, 64)
 
-    def of(name: str, make: Any, loss: Any, symptoms: str, layers: str = "", causes: str = "",
-           scale: float = 1.0) -> Fault:  # fmt: skip
+    def of(
+        name: str,
+        make: Any,
+        loss: Any,
+        symptoms: str,
+        layers: str = "",
+        causes: str = "",
+        scale: float = 1.0,
+    ) -> Fault:
         def draw(seed: int) -> Any:
             return jax.tree.map(jnp.asarray, make(seed))
 
-        return Fault(name, "jax", draw, loss, (jnp.asarray(x * scale), jnp.asarray(y)),
-                     tuple(symptoms.split()), tuple(layers.split()), tuple(causes.split()))  # fmt: skip
+        return Fault(
+            name,
+            "jax",
+            draw,
+            loss,
+            (jnp.asarray(x * scale), jnp.asarray(y)),
+            tuple(symptoms.split()),
+            tuple(layers.split()),
+            tuple(causes.split()),
+        )
 
     def stop(k: int, h: Any) -> Any:
         return jax.lax.stop_gradient(h) if k == 1 else h
@@ -301,15 +342,33 @@ def jax_faults() -> Iterator[Fault]:
     yield of("relu too large", _draws(10, 8.0), _jax_net(relu), "exploding first-loss", "", "init")
     yield of("tanh too large", _draws(20, 5.0), _jax_net(tanh), "exploding saturated", "", "init")
     yield of("biases of -10", _draws(5, 1.0, -10.0), _jax_net(relu), "dead", "", "bias")
-    yield of("bias of -20 in one", _draws(6, 1.0, -20.0, 2), _jax_net(relu), "dead", "layer2", "bias layer")
+    yield of(
+        "bias of -20 in one",
+        _draws(6, 1.0, -20.0, 2),
+        _jax_net(relu),
+        "dead",
+        "layer2",
+        "bias layer",
+    )
     yield of("stopped", _draws(4), _jax_net(relu, stop), "missing zero", "layer0 layer1")
     yield of("masked log", _draws(4), _jax_net(lambda h: h, masked), "nonfinite", "layer1")
     yield of("norm of zero", _draws(4), _jax_net(relu, root), "nonfinite", "layer1")
     yield of("inputs x 255", _draws(4), _jax_net(relu), "first-loss exploding", "", "input", 255.0)
-    yield of("tanh inputs x 1000", _draws(4), _jax_net(tanh), "saturated", "layer0", "input", 1000.0)
+    yield of(
+        "tanh inputs x 1000", _draws(4), _jax_net(tanh), "saturated", "layer0", "input", 1000.0
+    )
     yield of("exp in depth", _draws(8), _jax_net(jnp.exp), "nonfinite", "", "activation")
-    yield of("layer 3 x 1e-5", _draws(8, 1e-5, 0.0, 3), _jax_net(relu), "vanishing", "layer3", "layer")
-    yield of("layer 3 x 1e4", _draws(8, 1e4, 0.0, 3), _jax_net(relu), "first-loss exploding", "layer3", "layer")
+    yield of(
+        "layer 3 x 1e-5", _draws(8, 1e-5, 0.0, 3), _jax_net(relu), "vanishing", "layer3", "layer"
+    )
+    yield of(
+        "layer 3 x 1e4",
+        _draws(8, 1e4, 0.0, 3),
+        _jax_net(relu),
+        "first-loss exploding",
+        "layer3",
+        "layer",
+    )
 
     def left_out(params: Any, batch: Any) -> Any:
         return _jax_net(relu)({n: p for n, p in params.items() if n != "layer2"}, batch)
@@ -360,16 +419,35 @@ def numpy_faults() -> Iterator[Fault]:
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(64, 16)), rng.integers(0, 10, 64)
 
-    def of(name: str, make: Any, loss: Any, symptoms: str, layers: str = "", causes: str = "",
-           scale: float = 1.0) -> Fault:  # fmt: skip
-        return Fault(name, "numpy", make, loss, (x * scale, y), tuple(symptoms.split()),
-                     tuple(layers.split()), tuple(causes.split()))  # fmt: skip
+    def of(
+        name: str,
+        make: Any,
+        loss: Any,
+        symptoms: str,
+        layers: str = "",
+        causes: str = "",
+        scale: float = 1.0,
+    ) -> Fault:
+        return Fault(
+            name,
+            "numpy",
+            make,
+            loss,
+            (x * scale, y),
+            tuple(symptoms.split()),
+            tuple(layers.split()),
+            tuple(causes.split()),
+        )
 
     yield of("sigmoid x 10", _draws(10), numpy_net("sigmoid"), "vanishing")
     yield of("relu too small", _draws(10, 0.05), numpy_net("relu"), "vanishing", "", "init")
-    yield of("tanh too large", _draws(20, 5.0), numpy_net("tanh"), "exploding saturated", "", "init")
+    yield of(
+        "tanh too large", _draws(20, 5.0), numpy_net("tanh"), "exploding saturated", "", "init"
+    )
     yield of("biases of -10", _draws(5, 1.0, -10.0), numpy_net("relu"), "dead")
-    yield of("tanh inputs x 1000", _draws(4), numpy_net("tanh"), "saturated", "layer0", "input", 1000.0)
+    yield of(
+        "tanh inputs x 1000", _draws(4), numpy_net("tanh"), "saturated", "layer0", "input", 1000.0
+    )
     forgotten = numpy_net("relu", lambda k, g: 0 * g if k == 1 else g)
     yield of("times zero", _draws(5), forgotten, "zero", "layer0 layer1")
     broken = numpy_net("relu", lambda k, g: g / 0.0 if k == 1 else g)

@@ -41,9 +41,7 @@ def symptoms(
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
 
 
-def _off(
-    passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]
-) -> list[Symptom]:
+def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
     """Dead units, and gradients of zero that these do not explain."""
     dead = _dead(passes, seen, limits)
     if any(s.severity == "fail" and not s.is_open for s in dead):

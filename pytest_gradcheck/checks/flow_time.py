@@ -1,8 +1,8 @@
 """Recurrences: how the gradient changes from the last time step to the first.
 
 The states of a recurrence are of one kind, so that their gradients can be compared as they are.
-That it fades is the rule for recurrent networks as they are initialised (Pascanu, Mikolov and Bengio
-2013), and no fault of a model that is to remember a few steps only; that it grows is one.
+That it fades is the rule for recurrent networks as they are initialised (Pascanu, Mikolov and
+Bengio 2013), and no fault of a model that is to remember a few steps only; that it grows is one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def symptoms(passes: Sequence[Pass]) -> list[Symptom]:
             continue
         change = of_mean(values, 0.5)
         numbers: Numbers = (("attenuation", 10.0 ** max(-300.0, min(300.0, change.mean))),)
-        told = f"from the last time step to the first, the gradient changes by {10**change.mean:.1e}"
+        factor = f"{10**change.mean:.1e}"
+        told = f"from the last time step to the first, the gradient changes by {factor}"
         if change.low > GROWN:
             found.setdefault("growing", Symptom("growing", name, told, numbers))
         elif change.high < FADED:
