@@ -21,6 +21,9 @@ from pytest_gradcheck.backends.layers import Origin
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+# What puts an infinity somewhere on purpose: a mask, whose infinity is born of nothing.
+_BY_HAND = frozenset({"select_n", "_where", "convert_element_type", "broadcast_in_dim", "copy"})
+
 
 def origin(jaxpr: Any, walk: Walk, values: Sequence[Any], names: Sequence[str]) -> Origin | None:
     """The first birth, and how far it reaches; None where every value is finite."""
@@ -34,7 +37,7 @@ def origin(jaxpr: Any, walk: Walk, values: Sequence[Any], names: Sequence[str]) 
     reaches = "loss" if is_lost else "gradient" if any(map(_bad, gradients)) else "nothing"
     if is_lost:
         (start,) = walk_ends(jaxpr, walk, names)
-        return _birth(walk, bad, start)
+        return _birth(walk, bad, start, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
     if reaches == "gradient":
         return _backward(walk, adjoints)
     first = min(bad, key=number, default="")
@@ -55,15 +58,30 @@ def walk_ends(jaxpr: Any, walk: Walk, names: Sequence[str]) -> list[str]:
     return Walk().through(jaxpr.jaxpr, list(names), makers)
 
 
-def _birth(walk: Walk, bad: Mapping[str, str], key: str) -> Origin:
-    seen: set[str] = set()
-    while key not in seen:
-        seen.add(key)
-        earlier = [k for k in walk.sources.get(key, ()) if k in bad and k not in seen]
-        if not earlier:
-            break
-        key = min(earlier, key=number)
-    return _told(walk, key, "forward", bad.get(key, "nan"), "loss")
+def _when(x: Any, stacks: tuple[bool, ...]) -> int:
+    """The first iteration of a scan in which a value is not finite."""
+    if not stacks or not _bad(x):
+        return 0
+    wide = np.asarray(x).astype(np.float64)
+    return int(np.argmin(np.isfinite(wide).reshape(len(wide), -1).all(axis=1)))
+
+
+def _birth(walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int]) -> Origin:
+    """The equation that a value which is not finite comes from, through those that pass it on."""
+    first = _followed(walk, bad, key, when, set())
+    return _told(walk, first, "forward", bad.get(first, "nan"), "loss")
+
+
+def _followed(
+    walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int], seen: set[str]
+) -> str:
+    seen.add(key)
+    sources = [k for k in walk.sources.get(key, ()) if k in bad and k not in seen]
+    for earlier in sorted((k for k in sources if when[k] <= when.get(key, 0)), key=number):
+        first = _followed(walk, bad, earlier, when, seen)
+        if bad[first] == "nan" or walk.ops[first][0] not in _BY_HAND:
+            return first
+    return key
 
 
 def _backward(walk: Walk, adjoints: Mapping[str, Any]) -> Origin:

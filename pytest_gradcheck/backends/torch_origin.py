@@ -26,7 +26,8 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 _HOUSES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 _SILENT = frozenset({"__get__", "__set__", "detach", "requires_grad_", "item", "isnan", "isfinite"})
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})
-_SELECTING = frozenset({"where", "masked_fill", "nan_to_num", "nansum", "nanmean", "max", "min"})
+_BY_HAND = frozenset({"full", "full_like", "tensor", "masked_fill", "fill", "where"})
+_WORSE = ("", "inf", "nan")  # NaN is born anew of infinities
 Birth = tuple[str, str, str, str]  # module, operation, value, place
 
 
@@ -38,14 +39,13 @@ class _Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
         self._path = path
         self.births: list[tuple[Birth, int]] = []
         self.makers: dict[Any, Birth] = {}
-        self.bad_latest: set[int] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
         before = [t for t in _floats((args, kwargs or {})) if t.numel()]
-        was_finite = all(bool(torch.isfinite(t).all()) for t in before)
+        worst = max((_WORSE.index(_bad(t)) for t in before), default=0)
         nodes = {t.grad_fn for t in before}
         out = func(*args, **(kwargs or {}))
         if name in _SILENT:
@@ -56,7 +56,7 @@ class _Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
         maker = (self._path[-1] if self._path else "", _plain(name), value, "")
         for t in made:
             self._note(t.grad_fn, nodes, maker)
-        if value and was_finite:
+        if _WORSE.index(value) > worst:
             self.births.append(((*maker[:3], _place()), len(self.births)))
         return out
 
@@ -106,7 +106,7 @@ def origin(model: nn.Module, loss: Loss, batch: Any) -> Origin | None:
 def _culprit(births: Sequence[tuple[Birth, int]]) -> int:
     """The first birth that is no mask: an infinity put in by hand is born of nothing."""
     for number, ((_, op, value, _), _) in enumerate(births):
-        if not (value == "inf" and op in ("full", "full_like", "tensor", "masked_fill", "fill")):
+        if not (value == "inf" and op in _BY_HAND):
             return number
     return 0
 

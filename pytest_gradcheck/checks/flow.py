@@ -22,6 +22,7 @@ from pytest_gradcheck.results import Context, Result
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 WAKING = ("vanishing", "zero")  # what one step of training may cure
+ILL = {*WAKING, "dead"}  # what is left where it did not
 
 
 def check(question: FlowQuestion, limits: Limits, context: Context) -> Result:
@@ -140,7 +141,7 @@ def _woken(
     after = symptoms(stepped, statistics(stepped.finite), limits, tuple(question.frozen))
     left = {s.kind for s in after if s.severity == "fail" and not s.is_open}
     is_open = {s.kind for s in after if s.is_open and s.severity == "fail"}
-    wakes = not left & set(WAKING) and not (is_open & set(WAKING) and not _moves(passes, stepped))
+    wakes = not left & ILL and not (is_open & set(WAKING) and not _moves(passes, stepped))
     return tuple(_asleep(s) if s.kind in WAKING and wakes else s for s in found)
 
 
