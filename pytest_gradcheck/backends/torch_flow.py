@@ -28,7 +28,7 @@ from pytest_gradcheck.backends.layers import (
     Pass,
 )
 from pytest_gradcheck.backends.protocol import Leaf
-from pytest_gradcheck.backends.torch_loss import Loss, pulled, value_of
+from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
 from pytest_gradcheck.backends.torch_ops import CHANNELS_FIRST, Ops
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -180,12 +180,27 @@ def measure(
     Raises:
         UsageError: The loss raises, or is no scalar tensor.
     """
+    try:
+        return _measured(model, loss, batch, change, factor, last, pulled)
+    except ReentrantError:
+        return _measured(model, loss, batch, change, factor, last, accumulated)
+
+
+def _measured(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    change: Change | None,
+    factor: float,
+    last: int,
+    pull: Callable[[Tensor, Sequence[Tensor]], list[Tensor | None]],
+) -> tuple[Pass, dict[str, Tensor | None]]:
     with torch.inference_mode(False), torch.enable_grad(), Watch(model, change, last) as watch:
         value = value_of(loss, model, batch)
         watch.backward()
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         wanted = [p for p in model.parameters() if p.requires_grad]
-        gradients = pulled(value * factor if factor != 1.0 else value, wanted)
+        gradients = pull(value * factor if factor != 1.0 else value, wanted)
     by_name: dict[str, Tensor | None] = dict(zip(names, gradients, strict=True))
     return Pass(
         loss=float(value.detach()),

@@ -35,15 +35,28 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     return value.reshape(())
 
 
+class ReentrantError(Exception):
+    """A checkpoint of the older kind, which only ``backward`` can go through."""
+
+
 def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradients without touching ``.grad``; by ``backward`` where checkpoints ask for that."""
+    """Gradients without touching ``.grad`` and the hooks that wait for it.
+
+    Raises:
+        ReentrantError: A checkpoint asks for ``backward``; the graph is used up.
+    """
     if not value.requires_grad or not wanted:
         return [None] * len(wanted)
     try:
-        return list(torch.autograd.grad(value, list(wanted), allow_unused=True, retain_graph=False))
+        return list(torch.autograd.grad(value, list(wanted), allow_unused=True))
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise
+        raise ReentrantError from error
+
+
+def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients by ``backward``; ``.grad`` is set back by the guard around."""
     for p in wanted:
         p.grad = None
     value.backward()

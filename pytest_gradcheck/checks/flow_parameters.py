@@ -102,16 +102,20 @@ def symmetric(passes: Passes) -> list[Symptom]:
     return [Symptom("symmetric", names[0], told, (("parameters", len(names)),))]
 
 
+def _is_moved(p: Parameter) -> bool:
+    """Whether a weight has a gradient, and the step that an optimizer makes of it is known."""
+    return len(p.shape) > 1 and p.gradient > 0 and p.update >= 0
+
+
 def updates(passes: Passes, limits: Limits) -> list[Symptom]:
     """Steps of an optimizer that are out of proportion."""
-    rows = [
-        {p.name: p.update for p in one.parameters if len(p.shape) > 1 and p.update > 0}
-        for one in passes.finite
-    ]
+    rows = [{p.name: p.update for p in one.parameters if _is_moved(p)} for one in passes.finite]
     names = [n for n in rows[0] if all(n in row for row in rows)] if rows else []
     if not names:
         return []
-    sizes = {n: 10 ** of_mean([math.log10(row[n]) for row in rows], 0.0).mean for n in names}
+    sizes = {
+        n: 10 ** of_mean([math.log10(max(row[n], 1e-300)) for row in rows], 0.0).mean for n in names
+    }
     middle = sorted(sizes.values())[len(sizes) // 2]
     found = []
     for verb, bad in (

@@ -130,10 +130,17 @@ def _circumstances(result: Result) -> list[str]:
         f"{context.backend} on {context.device}",
         f"{context.dtype}",
         *([f"reference in {context.precision}"] if context.precision else []),
-        f"{context.evaluations} evaluations",
-        f"{context.derivatives} derivatives",
+        *_counted(result),
     ]
     return _wrapped("checked: ", ", ".join(told))
+
+
+def _counted(result: Result) -> list[str]:
+    """What was run: passes forward and backward, or evaluations and derivatives."""
+    context = result.context
+    if result.check == "flow":
+        return [f"{context.evaluations} passes forward and backward"]
+    return [f"{context.evaluations} evaluations", f"{context.derivatives} derivatives"]
 
 
 def _reproduce(result: Result) -> list[str]:
