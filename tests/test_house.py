@@ -38,6 +38,8 @@ TORCH = {
     "backends.torch_ops",
     "backends.torch_origin",
     "backends.torch_probe",
+    "backends.torch_sizes",
+    "backends.torch_time",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.

@@ -30,6 +30,8 @@ from pytest_gradcheck.backends.layers import (
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
 from pytest_gradcheck.backends.torch_ops import CHANNELS_FIRST, Ops
+from pytest_gradcheck.backends.torch_sizes import finite, parameters, size
+from pytest_gradcheck.backends.torch_time import Times
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -72,12 +74,15 @@ class Watch:
         self._has_compiled = any(hasattr(part, "_orig_mod") for part in model.modules())
         self._change = change
         self.source: Tensor | None = None
+        self.times = Times()
 
     def __enter__(self) -> Watch:
         for name, part, is_leaf in watched(self._model):
             enter, leave = self._entering(name, is_leaf), self._leaving(name, part, is_leaf)
             self._stack.callback(part.register_forward_pre_hook(enter).remove)
             self._stack.callback(part.register_forward_hook(leave).remove)
+            if isinstance(part, nn.RNNBase):
+                self._stack.callback(self.times.watch(name, part))
         if not self._has_compiled:
             self._stack.enter_context(self._ops)
         return self
@@ -131,7 +136,7 @@ class Watch:
         # A function has no name of its own: it goes by the layer that feeds it, else by its place.
         if kind == "linear" and index == 0 and isinstance(given, Tensor):
             with torch._C.DisableTorchFunction():
-                self.source = _norm(given)
+                self.source = size(given)
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
@@ -144,7 +149,7 @@ class Watch:
         axis = 1 if op in CHANNELS_FIRST or (x.ndim > 3 and kind != "linear") else x.ndim - 1
         axis = min(axis, x.ndim - 1)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            seen = _Seen(name, kind, op, x.numel(), x.shape[axis] if x.ndim else 1, index, _norm(x))
+            seen = _Seen(name, kind, op, x.numel(), x.shape[axis] if x.ndim else 1, index, size(x))
             others = [a for a in range(x.ndim) if a != axis]
             if op in RECTIFIERS and others:
                 seen.dead = (~(x != 0).any(others)).double().mean()
@@ -162,7 +167,7 @@ class Watch:
 
         def hook(gradient: Tensor) -> None:
             with torch.no_grad():
-                seen.gradients.append(_norm(gradient))
+                seen.gradients.append(size(gradient))
 
         x.register_hook(hook)
 
@@ -200,12 +205,14 @@ def _measured(
         watch.backward()
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         wanted = [p for p in model.parameters() if p.requires_grad]
-        gradients = pull(value * factor if factor != 1.0 else value, wanted)
-    by_name: dict[str, Tensor | None] = dict(zip(names, gradients, strict=True))
+        scaled = value * factor if factor != 1.0 else value
+        gradients = pull(scaled, [*wanted, *watch.times.leaves])
+    by_name: dict[str, Tensor | None] = dict(zip(names, gradients, strict=False))
     return Pass(
         loss=float(value.detach()),
         layers=tuple(_read(watch.seen)),
-        parameters=_parameters(model, by_name),
+        parameters=parameters(model, by_name),
+        fades=watch.times.fades(),
         source=math.nan if watch.source is None else float(watch.source),
     ), by_name
 
@@ -228,16 +235,6 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     return (leaf.value for leaf in leaves if isinstance(leaf.value, Tensor))
 
 
-def _norm(x: Tensor) -> Tensor:
-    """Root mean square in float64, on the device."""
-    x = x.detach()
-    x = x.to_dense() if x.layout != torch.strided else x
-    x = torch.view_as_real(x) if x.is_complex() else x
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    size: Tensor = torch.linalg.vector_norm(x, dtype=wide) / max(1, x.numel()) ** 0.5
-    return size
-
-
 def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
     names = layers.numbered(s.name for s in seen)
     last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)
@@ -249,47 +246,9 @@ def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
             op=s.op,
             size=s.size,
             width=s.width,
-            activation=_finite(float(s.activation)),
-            gradient=_finite(math.sqrt(sum(g * g for g in sizes))) if sizes else math.nan,
+            activation=finite(float(s.activation)),
+            gradient=finite(math.sqrt(sum(g * g for g in sizes))) if sizes else math.nan,
             dead=math.nan if s.dead is None else float(s.dead),
             saturated=math.nan if s.saturated is None else float(s.saturated),
             index=s.index if n <= last else -1,  # an activation after it belongs to the loss
         )
-
-
-def _finite(size: float) -> float:
-    return math.inf if math.isnan(size) else size
-
-
-def _parameters(
-    model: nn.Module, gradients: dict[str, Tensor | None]
-) -> tuple[layers.Parameter, ...]:
-    return tuple(_parameter(name, p, gradients.get(name)) for name, p in model.named_parameters())
-
-
-def _parameter(name: str, p: Tensor, g: Tensor | None) -> layers.Parameter:
-    return layers.Parameter(
-        name=name,
-        shape=tuple(p.shape),
-        value=_finite(float(_norm(p))),
-        gradient=math.nan if g is None else _finite(float(_norm(g))),
-        trainable=p.requires_grad,
-        symmetric=_is_symmetric(p.detach(), g),
-    )
-
-
-def _is_symmetric(p: Tensor, g: Tensor | None) -> bool:
-    if g is None or p.ndim < 2 or g.layout != torch.strided or not bool(g.any()):
-        return False
-    return any(
-        p.shape[axis] > 1 and _copies(p, axis) and _copies(g.detach(), axis) for axis in (0, 1)
-    )
-
-
-def _copies(x: Tensor, axis: int) -> bool:
-    # The first two rows tell nearly always.
-    if float((x.narrow(axis, 0, 1) - x.narrow(axis, 1, 1)).abs().max()) > 1e-5 * float(
-        x.abs().max()
-    ):
-        return False
-    return float((x - x.narrow(axis, 0, 1)).abs().max()) <= 1e-5 * float(x.abs().max())

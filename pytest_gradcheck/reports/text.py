@@ -139,7 +139,8 @@ def _counted(result: Result) -> list[str]:
     """What was run: passes forward and backward, or evaluations and derivatives."""
     context = result.context
     if result.check == "flow":
-        return [f"{context.evaluations} passes forward and backward"]
+        noun = "pass" if context.evaluations == 1 else "passes"
+        return [f"{context.evaluations} {noun} forward and backward"]
     return [f"{context.evaluations} evaluations", f"{context.derivatives} derivatives"]
 
 

@@ -198,3 +198,23 @@ def test_one_optimizer_step_is_measured_on_a_copy():
     assert p.update == pytest.approx(0.5 * p.gradient / p.value, rel=1e-5)
     assert all(map(torch.equal, before, model.parameters()))
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_fused_recurrent_layers_show_how_the_gradient_fades(batch_first):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.RNN(4, 4, batch_first=batch_first, bias=False, nonlinearity="relu")
+            with torch.no_grad():
+                self.body.weight_hh_l0.copy_(0.5 * torch.eye(4))
+                self.body.weight_ih_l0.copy_(torch.eye(4))
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            steps = torch.ones(8, 6, 4) if batch_first else torch.ones(6, 8, 4)
+            h = self.body(steps + 0 * x.mean())[1][0]
+            return self.head(h)
+
+    one = seen(Net(), (X, Y[:8]))
+    assert dict(one.fades)["body"] == pytest.approx(5 * math.log10(0.5), abs=1e-4)
