@@ -19,7 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from corpora import autotrainer, flow_networks, flow_rivals, healthy, origins, planted
+from corpora import (
+    autotrainer,
+    flow_networks,
+    flow_rivals,
+    healthy,
+    healthy_more,
+    origins,
+    planted,
+)
 from torch import nn
 
 from pytest_gradcheck import Result, check_flow
@@ -102,7 +110,7 @@ def _published_rivals() -> None:
 
 def healthy_models(listing: bool) -> None:
     """Models that train."""
-    models = list(healthy.models())
+    models = [*healthy.models(), *healthy_more.models()]
     print(f"\n### Healthy models: {len(models)} models, {RUNS} sets of seeds each\n")
     alarms: Counter[str] = Counter()
     news, runs, ends = [], 0, []
@@ -290,10 +298,8 @@ def births(listing: bool) -> None:
         if listing and not is_right:
             print(f"  {case.backend} {case.name}: {found.message if found else 'not found'}")
     print("\n### First value that is not finite\n")
-    print(
-        f"Exact operation and phase: {count['exact']}/{count['planted']}; alarms on harmless ones: "
-    )
-    print(f"{count['alarms']}/{count['benign']}.")
+    print(f"Exact operation and phase: {count['exact']}/{count['planted']};")
+    print(f"alarms on harmless ones: {count['alarms']}/{count['benign']}.")
 
 
 def cost(listing: bool) -> None:
@@ -312,9 +318,7 @@ def cost(listing: bool) -> None:
         check_flow(model, healthy.tokens, batch, seeds=5, seed=0)
         whole.append((time.perf_counter() - began) / 5)
     ratio = min(whole) / min(plain)
-    print(
-        "\n### Cost\n\nA 12-layer transformer (10 M parameters), a check of five initialisations:"
-    )
+    print("\n### Cost\n\nA 12-layer transformer, 10 M parameters, five initialisations:")
     print(f"{ratio:.1f} times one forward and backward per initialisation, all included.")
 
 

@@ -40,9 +40,9 @@ TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2
 # TF32 arithmetic (2**-10) that GPUs use for it; 50 units in float16, 13 in bfloat16.
 ROUNDING = {"float64": 1e-8, "float32": 5e-3, "float16": 5e-2, "bfloat16": 1e-1}
 
-# Flow of the gradient at the first layers over that at the last. Networks that train stay within a
-# factor 25 of 1 (benchmarks/flow.py); one that is six depth scales deep, beyond which training
-# fails (Schoenholz et al. 2017), has lost exp(-6) = 2.5e-3.
+# Flow of the gradient at the first layers over that at the last. Networks that train have 0.014 to 11
+# (benchmarks/flow.py); one that is six depth scales deep, beyond which training fails (Schoenholz
+# et al. 2017), has lost exp(-6) = 2.5e-3.
 VANISH, EXPLODE = 1e-2, 1e2
 # As samples become parallel with depth, half of the units of healthy rectifiers are on for none
 # (Poole et al. 2016; up to 0.54 in benchmarks/flow.py).
@@ -208,7 +208,7 @@ LIMITS: tuple[Limit, ...] = (
         checks=("gradflow",),
         default=VANISH,
         help="Smallest flow of gradient at the first layers, over that at the last, that passes",
-        source="six depth scales (Schoenholz et al. 2017) leave 2.5e-3; healthy networks 4e-2",
+        source="six depth scales (Schoenholz et al. 2017) leave 2.5e-3; healthy networks 1.4e-2",
         low=0.0,
         high=1.0,
         unit="ratio; twice its decades for the loss's dependence on any layer",
@@ -218,7 +218,7 @@ LIMITS: tuple[Limit, ...] = (
         checks=("gradflow",),
         default=EXPLODE,
         help="Largest flow of gradient at the first layers, over that at the last, that passes",
-        source="the inverse of vanish; healthy networks reach 25",
+        source="the inverse of vanish; healthy networks reach 11",
         low=1.0,
         high=1e30,
         unit="ratio",

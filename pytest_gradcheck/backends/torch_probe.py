@@ -214,7 +214,7 @@ def _reset_of(module: nn.Module) -> Any:
 
 def _reset(model: nn.Module) -> None:
     with torch.no_grad():
-        for part in model.modules():
+        for part in reversed(list(model.modules())):  # one may reset its children its own way
             if list(part.parameters(recurse=False)):
                 _reset_of(part)()
 

@@ -28,7 +28,7 @@ ORDERS = {
     "dead": ("bias", "input", "leak", "init", "normalise", "skip"),
     "saturated": ("bias", "input", "init", "normalise", "activation"),
     "exploding": ("init", "input", "activation", "normalise", "skip"),
-    "vanishing": ("activation", "smooth", "input", "init", "normalise", "skip"),
+    "vanishing": ("activation", "init", "smooth", "input", "normalise", "skip"),
     "first-loss": ("input", "init"),
 }
 

@@ -38,7 +38,7 @@ def bars(evidence: Evidence, label: str, size: str, mark: str = "") -> list[str]
 
 def _size(value: object) -> float:
     number = value if isinstance(value, (int, float)) else 0.0
-    return float(number) if math.isfinite(number) else 0.0
+    return float(number) if math.isfinite(number) and number > 0 else 0.0
 
 
 def _chosen(rows: Sequence[tuple[str, float]], mark: str) -> list[tuple[str, float]]:

@@ -189,6 +189,13 @@ def test_a_module_that_resets_itself_is_drawn_anew_unless_it_was_trained():
     assert TorchProbe(model, loss, (X, Y)).replicates == ""
 
 
+def test_a_module_that_resets_its_children_has_the_last_word():
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 3))
+    probe = TorchProbe(model, loss, (X, Y))
+    assert probe.replicates == "reset_parameters"
+    assert not probe.draw(0)[0].self_attn.out_proj.bias.any()
+
+
 def test_one_optimizer_step_is_measured_on_a_copy():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -239,6 +239,12 @@ def test_a_gradient_that_does_not_scale_with_the_loss_fails():
     assert codes(result, "fail") == ["loss-scale"]
 
 
+def test_a_model_that_changes_from_run_to_run_is_not_accused_of_it():
+    norm = nn.utils.parametrizations.spectral_norm
+    result = check(lambda: nn.Sequential(norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 4)))
+    assert (result.verdict, codes(result)) == ("pass", [])
+
+
 def test_samples_that_see_one_another_are_told():
     def mixed(m, x):
         h = m.one(x)
