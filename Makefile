@@ -27,6 +27,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/operators.py --list
+	$(BIN)/python benchmarks/derivatives.py --list
 	$(BIN)/python benchmarks/flow.py --list
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -2,12 +2,16 @@
 
 Run: ``python benchmarks/derivatives.py [--list]``; one thread, default arguments for everyone, all
 checkers on the same functions in one run. True gradients of every case first; then mutants of every
-``--every``-th case that we pass, in seventeen kinds.
+``--every``-th case that we pass, in seventeen kinds: errors of a
+relative size of 1e-5 and more of an input's gradient in float64, of 1 % and more in float32.
 
 Rivals: ``torch.autograd.gradcheck`` slow and fast (``gradgradcheck`` for second order),
 ``jax.test_util.check_grads`` (order 1; reverse mode alone for mutants, which have no other), and
 ``scipy.optimize.check_grad`` with the usual threshold 1e-5 on the absolute difference, the output
 projected on fixed weights. A rival that raises counts as an alarm.
+
+Then the tables of ``reference.py`` (bounds, misses, scales, kinks) and ``cost.py`` (what a check
+costs, one wrong element among a million); ``--part`` picks some.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import cost
 import jax
 import jax.test_util
 import numpy as np
+import reference
 import torch
 from corpora import jax_harnesses, numpy_functions, torch_operators
 from corpora.case import Case
@@ -204,6 +210,7 @@ def _row(kind: str, count: Counter[str], rivals: list[str]) -> str:
 def main() -> None:
     """Run the corpora that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", action="append", choices=PARTS, help="all by default")
     parser.add_argument("--corpus", action="append", choices=CORPORA, help="all by default")
     parser.add_argument("--dtype", action="append", choices=("float64", "float32"))
     parser.add_argument("--limit", type=int, default=None, help="cases of each corpus")
@@ -216,6 +223,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
+    for part in asked.part or PARTS:
+        PARTS[part](asked)
+
+
+def _corpora(asked: argparse.Namespace) -> None:
     for name in asked.corpus or CORPORA:
         for dtype in asked.dtype or ("float64", "float32"):
             with jax.enable_x64(dtype == "float64"):
@@ -234,6 +246,13 @@ def _corpus(name: str, dtype: str, asked: argparse.Namespace) -> None:
     every = asked.every or max(1, len(passed) // 60)
     print(f"\n### {name}, {dtype}: mutants of every {every}. case that we pass\n")
     mutants(passed, every, not asked.no_rivals, asked.list, asked.seed)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "corpora": _corpora,
+    "reference": lambda asked: reference.main(),
+    "cost": lambda asked: cost.main(),
+}
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2
 # TF32 arithmetic (2**-10) that GPUs use for it; 50 units in float16, 13 in bfloat16.
 ROUNDING = {"float64": 1e-8, "float32": 5e-3, "float16": 5e-2, "bfloat16": 1e-1}
 
-# Flow of the gradient at the first layers over that at the last. Networks that train have 0.014 to 11
-# (benchmarks/flow.py); one that is six depth scales deep, beyond which training fails (Schoenholz
-# et al. 2017), has lost exp(-6) = 2.5e-3.
+# Flow of the gradient at the first layers over that at the last. Networks that train have 0.014 to
+# 11 (benchmarks/flow.py); one that is six depth scales deep, beyond which training fails
+# (Schoenholz et al. 2017), has exp(-6) = 2.5e-3 left.
 VANISH, EXPLODE = 1e-2, 1e2
 # As samples become parallel with depth, half of the units of healthy rectifiers are on for none
 # (Poole et al. 2016; up to 0.54 in benchmarks/flow.py).

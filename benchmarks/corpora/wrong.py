@@ -12,7 +12,7 @@ import torch
 from corpora.case import Case
 from corpora.mutants import Kind
 
-LEAST = 1e-5  # relative size of an error that counts
+LEAST = {8: 1e-5, 4: 1e-2}  # relative size of an error that counts, by bytes of a real number
 Made = tuple[Callable[..., Any], Callable[..., Any] | None, int]
 
 
@@ -38,6 +38,7 @@ def _spot(case: Case, kind: Kind, seed: int) -> int | None:
     true = true_vjp(case, case.inputs, weights)
     if not all(np.isfinite(g).all() for g in true):
         return None
+    least = _least([as_numpy(x) for x in case.inputs] + outputs)
     if kind.name == "not contiguous":
         sizes = [np.linalg.norm(g) for g in true]
         return int(np.argmax(sizes)) if max(y.size for y in outputs) > 1 and any(sizes) else None
@@ -45,7 +46,7 @@ def _spot(case: Case, kind: Kind, seed: int) -> int | None:
         beside = [x * 1.001 + 1e-4 for x in case.inputs]
         moved = true_vjp(case, beside, weights)
         sizes = [np.linalg.norm(b - a) for a, b in zip(true, moved, strict=True)]
-        return int(np.argmax(sizes)) if max(sizes) > LEAST * np.linalg.norm(true[0]) else None
+        return int(np.argmax(sizes)) if max(sizes) > least * np.linalg.norm(true[0]) else None
     if kind.name == "cotangent ignored":
         wrong = true_vjp(case, case.inputs, [np.ones_like(w) for w in weights])
     else:
@@ -57,7 +58,11 @@ def _spot(case: Case, kind: Kind, seed: int) -> int | None:
         np.linalg.norm(b - a) / np.linalg.norm(a) if np.linalg.norm(a) else 0.0
         for a, b in zip(true, wrong, strict=True)
     ]
-    return int(np.argmax(shares)) if max(shares) >= 0.99 * LEAST else None
+    return int(np.argmax(shares)) if max(shares) >= 0.99 * least else None
+
+
+def _least(arrays: list[np.ndarray]) -> float:
+    return max(LEAST.get(np.real(x).dtype.itemsize, 1.0) for x in arrays if x.dtype.kind in "fc")
 
 
 def _random(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

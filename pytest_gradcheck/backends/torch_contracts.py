@@ -203,12 +203,14 @@ def _layouts(run: _Run) -> Iterator[Variant]:
         weights = [made(w) for w in run.weights]
         if any(not w.is_contiguous() for w in weights):
             yield _compared(run, "backward-layout", what, expected, weights)
-    ones = [torch.full((), 0.75, dtype=w.dtype, device=w.device) for w in run.weights]
-    expanded = [one.expand(w.shape) for one, w in zip(ones, run.weights, strict=True)]
-    if any(not w.is_contiguous() for w in expanded):
-        plain = run.again([w.contiguous() for w in expanded])
-        what = "for an expanded cotangent (that of a sum)"
-        yield _compared(run, "backward-layout", what, plain, expanded)
+    for what, made in (
+        ("for an expanded cotangent (that of a sum)", _expanded),
+        ("for a cotangent whose elements overlap in memory", _overlapping),
+    ):
+        weights = [made(w) for w in run.weights]
+        if any(not w.is_contiguous() for w in weights):
+            plain = run.again([w.contiguous() for w in weights])
+            yield _compared(run, "backward-layout", what, plain, weights)
 
 
 def _compared(
@@ -231,6 +233,15 @@ def _transposed(w: Tensor) -> Tensor:
     if w.dim() < 2:
         return w
     return w.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def _expanded(w: Tensor) -> Tensor:
+    return torch.full((), 0.75, dtype=w.dtype, device=w.device).expand(w.shape)
+
+
+def _overlapping(w: Tensor) -> Tensor:
+    # That of overlapping windows: neighbouring rows share all but one of their elements.
+    return w if w.dim() < 2 else w.reshape(-1).as_strided(w.shape, [1] * w.dim())
 
 
 def _alone(run: _Run) -> Iterator[Variant]:

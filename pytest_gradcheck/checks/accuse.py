@@ -53,6 +53,7 @@ ADVICE = {
 }
 
 
+SMALL = 1e-4  # relative; where solvers stop and tables end
 EXACT = 1e-6  # relative; what two looks can tell at least
 CONSTANTS = {
     "pi": math.pi,
@@ -190,6 +191,21 @@ def _factor(seen: Measured, factor: float) -> tuple[str, str]:
     if EXACT / 1000 < abs(factor - 1) < 1e-3:
         return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.2g}", ""
     return f"{factor:.4g}", ""
+
+
+def allowance(seen: Measured) -> tuple[str, ...]:
+    """How to allow an error that is small enough to be meant; nothing where it is larger."""
+    sizes = [
+        abs(c.difference) / max(abs(c.reference), abs(c.claimed))
+        for culprit in seen.culprits
+        for look in culprit.looks
+        for c in look.comparisons
+        if c.is_known and c.difference
+    ]
+    if not sizes or max(sizes) > SMALL:
+        return ()
+    told = f"{10.0 ** (math.floor(math.log10(max(sizes))) + 1):.0e}"
+    return (f"if so small an error is meant (a solver's tolerance, a table): tolerance={told}",)
 
 
 def table(seen: Measured) -> Evidence:

@@ -14,8 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Leaf
-from pytest_gradcheck.checks.compare import CANCELLATION_UNITS
-from pytest_gradcheck.checks.contracts import MOST_SHARE, UNITS
+from pytest_gradcheck.checks.contracts import room
 from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.forward import exact, raised
 from pytest_gradcheck.checks.measured import Measured
@@ -133,15 +132,14 @@ def _share(pairing: Pairing, index: int, stack: Array | None, k: int, gradient: 
     """Difference over size of one gradient of a stack; 0 where rounding explains it."""
     probe, backend = pairing.probe, pairing.probe.problem.backend
     sizes = [0.0 if g is None else norm(backend, g) for g in gradient]
-    whole = math.hypot(*(s * scale for s, scale in zip(sizes, probe.scales, strict=True)))
-    unit = precision.epsilon(pairing.claim.dtype)
-    room = min(UNITS * unit, MOST_SHARE) * sizes[index]
-    room += CANCELLATION_UNITS * unit * whole / probe.scales[index]
+    allowed = room(probe, sizes, index, precision.epsilon(pairing.claim.dtype))
     right = gradient[index]
     if stack is None:
         gap = sizes[index]
     else:
         gap = norm(backend, stack[k] if right is None else stack[k] - right)
-    if gap <= room or not math.isfinite(whole):  # no point of the stack has to lie in the domain
+    if gap <= allowed or not all(
+        map(math.isfinite, sizes)
+    ):  # no point of the stack has to lie in the domain
         return 0.0
     return gap / sizes[index] if sizes[index] and math.isfinite(gap) else math.inf

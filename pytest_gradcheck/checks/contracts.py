@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_gradcheck.backends import Array, Variant
 from pytest_gradcheck.checks import handwritten
+from pytest_gradcheck.checks.compare import CANCELLATION_UNITS
 from pytest_gradcheck.checks.derivative import Automatic, Cotangents, WrongDerivative
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.power import percent
@@ -171,14 +172,28 @@ def _gaps(probe: Probe, variant: Variant) -> Iterator[tuple[int, float, float]]:
     if variant.breach:
         return
     unit = precision.epsilon(probe.problem.dtype)
-    scales, sizes = probe.scales, [_size(probe, g) for g in variant.expected]
-    whole = math.hypot(*(s * scale for s, scale in zip(sizes, scales, strict=True)))
+    sizes = [_size(probe, g) for g in variant.expected]
     for index, (a, b) in enumerate(zip(variant.expected, variant.got, strict=True)):
         if a is None and b is None:
             continue
         gap = _size(probe, b if a is None else a if b is None else b - a)
-        room = min(UNITS * unit, MOST_SHARE) * sizes[index] + unit * whole / scales[index]
-        yield index, math.inf if math.isnan(gap) else gap, room
+        yield index, math.inf if math.isnan(gap) else gap, room(probe, sizes, index, unit)
+
+
+def room(probe: Probe, sizes: Sequence[float], index: int, unit: float) -> float:
+    """What another order of the same operations may change in the gradient of an input.
+
+    One that cancels, as that of a bias before a normalisation, is rounded like the whole.
+
+    Args:
+        probe: Gives the sizes of the inputs.
+        sizes: Norms of the gradients of all inputs.
+        index: The input.
+        unit: Unit in the last place.
+    """
+    whole = math.hypot(*(s * scale for s, scale in zip(sizes, probe.scales, strict=True)))
+    cancelled = min(CANCELLATION_UNITS * unit, MOST_SHARE) * whole / probe.scales[index]
+    return min(UNITS * unit, MOST_SHARE) * sizes[index] + cancelled
 
 
 def _size(probe: Probe, g: Array | None) -> float:

@@ -75,7 +75,7 @@ def _at(
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
     suspect, holds = _contradiction(survey)
-    if suspect is None and survey.unresolved(survey.live) and not cost.is_spent:
+    if suspect is None and survey.dull and not cost.is_spent:
         suspect, holds = _coarser(survey, limits)
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import BuiltinFunctionType
 from typing import Any
 
 from pytest_gradcheck.backends import Array, Backend, Leaf
 from pytest_gradcheck.numerics import precision
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +110,8 @@ def label_of(fn: Any) -> str:
     owner = getattr(inner, "__self__", None)
     if isinstance(owner, type):  # Function.apply of a custom autograd function
         return f"{owner.__name__}.{inner.__name__}"
+    if isinstance(inner, BuiltinFunctionType):  # torch.sin is a method of a class of torch's own
+        return inner.__name__
     name = getattr(inner, "__qualname__", None) or type(inner).__name__
     return str(name).rpartition("<locals>.")[2]
 

@@ -166,6 +166,12 @@ class Survey:
         """Those of the inputs in which an error of the asked size could still hide."""
         return [i for i in inputs if not self.resolution(i) <= self.demand.resolution]
 
+    @property
+    def dull(self) -> list[int]:
+        """Those of the inputs that move the output for which that is not good enough."""
+        open_ = self.unresolved(self.live)
+        return [i for i in open_ if not self.is_below_noise(i) and not self.is_coarse(i)]
+
     def is_coarse(self, index: int) -> bool:
         """Whether an unresolved input is small beside the others and resolved to the half.
 
@@ -186,7 +192,7 @@ class Survey:
             The contradicting look, or None.
         """
         self._goal, self._few = self.demand.resolution, LEAST_DIRECTIONS
-        live = self.live
+        live = self.live if not self.inside or self.dull else []
         still = [i for i in range(self.count) if i not in live]
         if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]

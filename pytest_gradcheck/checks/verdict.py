@@ -78,7 +78,7 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
-    advice = tuple(accuse.ADVICE[pattern] for pattern in patterns)
+    advice = tuple(accuse.ADVICE[pattern] for pattern in patterns) + accuse.allowance(seen)
     if seen.is_right_beside:
         findings += (
             Finding(
@@ -104,6 +104,8 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
 
 def _beside(seen: Measured, beside: Measured, limits: Limits) -> Result:
     judged = of(beside, limits)
+    if judged.verdict == "vacuous" and seen.survey.live:
+        return _unconfirmed(seen, limits)
     if seen.outside is not None and judged.verdict == "pass":
         return outside(judged, seen.outside)
     code = "jump" if seen.jumps else "kink"
@@ -141,8 +143,9 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
         code, why = "unrepeatable", "two equal calls of the function give different values"
         advice = "make it a function of its inputs: no counter, no generator of its own"
     elif seen.is_rough:
-        code, why = "kink", "the function has kinks or jumps at the point and beside it"
-        advice = "give a point where the function is smooth"
+        code = "jump" if seen.jumps else "kink"
+        why = f"the function has a {code} at the point, and nothing can be said beside it either"
+        advice = "give a smooth point, or leave labels and counts among the inputs out with wrt="
     else:
         code, why = "borderline", "a difference at the edge of the bound did not show again"
         advice = "raise tolerance= if the derivative is meant to be approximate"

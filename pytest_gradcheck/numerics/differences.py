@@ -247,11 +247,20 @@ def _is_spike(ladder: Ladder, noise: Floats) -> NDArray[np.bool_]:
 
 
 def is_jump(ladder: Ladder) -> bool:
-    """Whether some first difference keeps its size while the step shrinks to a sixteenth."""
+    """Whether some difference keeps its size while the step shrinks to a sixteenth.
+
+    A first difference does so at a jump, a second one where the point has a value of its own.
+    """
     ladder = ladder.finite()
     if len(ladder.exponents) < 3:
         return False
-    last = ladder.first[-1]
+    return any(
+        _stays(differences[-3:], ladder.floor) for differences in (ladder.first, ladder.second)
+    )
+
+
+def _stays(differences: Floats, floor: Floats) -> bool:
     # Noise keeps its size too, but not its value.
-    stays = np.abs(ladder.first[-3:-1] - last).max(axis=0) < JUMP_SPREAD * np.abs(last)
-    return bool(np.any(stays & (np.abs(last) > 100 * ladder.floor)))
+    last = np.abs(differences[-1])
+    alike = np.abs(differences[:-1] - differences[-1]).max(axis=0) < JUMP_SPREAD * last
+    return bool(np.any(alike & (last > 100 * floor)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_gradcheck import collector as collecting
@@ -13,6 +13,8 @@ from pytest_gradcheck.results import Context, Result
 from pytest_gradcheck.verbs.record import asserting, given, location, whole
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+ALIKE = 0.85  # of two names, by difflib: one letter of eight
 
 
 def check_gradient(
@@ -145,17 +147,25 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
     Raises:
         UsageError: Names the keyword and the nearest one that is known.
     """
-    try:
-        parameters = inspect.signature(getattr(fn, "forward", fn)).parameters  # type: ignore[arg-type]  # anything may be given; it raises
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
     known = [n for n in inspect.signature(check_gradient).parameters if n not in ("fn", "kwargs")]
-    for name in (name for name in names if name not in parameters):
-        near = difflib.get_close_matches(name, [*known, *parameters], n=1)
-        hint = f"; did you mean {near[0]}=?" if near else ""
-        raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
+    parameters = _parameters(fn)
+    if parameters is not None and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in (name for name in names if parameters is None or name not in parameters):
+        # Where it cannot be seen what the function takes, only what looks misspelt is refused.
+        likeness = ALIKE if parameters is None else 0.6
+        near = difflib.get_close_matches(name, [*known, *(parameters or ())], 1, likeness)
+        if near or parameters is not None:
+            hint = f"; did you mean {near[0]}=?" if near else ""
+            raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
+
+
+def _parameters(fn: object) -> Mapping[str, inspect.Parameter] | None:
+    """What a function takes; None where that cannot be seen."""
+    try:
+        return inspect.signature(getattr(fn, "forward", fn)).parameters  # type: ignore[arg-type]  # anything may be given; it raises
+    except (TypeError, ValueError):
+        return None
 
 
 def _reason(intended: object) -> str | None:

@@ -219,3 +219,12 @@ def test_a_misspelt_limit_is_told_from_an_argument():
         check_gradient(lambda x: x.sum(), np.ones(2), grad=np.ones_like, tolerence=1e-3)
     with pytest.raises(UsageError, match=r"'scales'; did you mean scale=\?"):
         check_gradient(lambda x, scale: x.sum(), np.ones(2), grad=np.ones_like, scales=1.0)
+
+
+def test_a_misspelt_limit_is_seen_where_a_function_has_no_signature():
+    with pytest.raises(UsageError, match=r"'tolerence'; did you mean tolerance=\?"):
+        check_gradient(np.add, X, X, vjp=lambda w, a, b: (w, w), tolerence=1e-3)
+    result = check_gradient(
+        lambda x, **scales: x * scales["labels"], X, labels=2.0, vjp=lambda w, x, labels: 2 * w
+    )
+    assert result.verdict == "pass"

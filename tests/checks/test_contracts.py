@@ -60,6 +60,11 @@ def writes_into_the_cotangent(ctx, g):
     return g.mul_(cosine(ctx)) if min(g.stride(), default=1) else g * cosine(ctx)
 
 
+def reads_overlapping_memory(ctx, g):
+    overlaps = g.dim() == 2 and g.stride() == (1, 1)
+    return g * cosine(ctx) * (2 if overlaps else 1)
+
+
 def writes_into_what_was_saved(ctx, g):
     gradient = g * cosine(ctx)
     ctx.saved_tensors[0].data.add_(1)
@@ -75,6 +80,7 @@ def in_half(ctx, g):
     [
         (reads_memory, "backward-layout"),
         (views, "backward-layout"),
+        (reads_overlapping_memory, "backward-layout"),
         (ignores, "gradient-cotangent"),
         (of_its_size, "gradient-cotangent"),
         (divides, "backward-zero"),
@@ -329,3 +335,10 @@ def test_a_jax_rule_that_ignores_its_cotangent():
 def test_rules_of_jax_itself_are_not_asked():
     result = check_gradient(lambda x: jax.nn.logsumexp(jax.nn.silu(x)), Z)
     assert (result.verdict, codes(result)) == ("pass", [])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_gradient_that_cancels_is_rounded_like_the_whole(seed):
+    torch.manual_seed(seed)
+    model, x = Net(torch.float32), torch.randn(4, 3)
+    assert codes(check_gradient(model, x)) == []

@@ -186,3 +186,24 @@ def test_an_intended_difference_does_not_excuse_a_wrong_form():
 def test_an_intention_needs_a_reason(intended):
     with pytest.raises(UsageError, match="the reason in words"):
         check_gradient(torch.sin, torch.ones(2), intended=intended)
+
+
+def test_a_label_among_the_inputs_is_named():
+    x, label = torch.tensor([0.3, -0.2, 1.2]).double(), torch.tensor([1.0, -1.0, 1.0]).double()
+    result = check_gradient(torch.nn.functional.hinge_embedding_loss, x, label)
+    assert result.verdict == "pass"
+    assert "jump" in [finding.code for finding in result.findings if finding.severity == "warn"]
+
+
+def test_nothing_beside_a_jump_is_no_empty_pass():
+    label = torch.tensor([1.0, -1.0, 1.0]).double()
+
+    def loss(x, label):
+        return torch.where(label.abs() == 1, x * x * label, 0 * x).sum() + 0 * label.sum()
+
+    def labelled(both):
+        return loss(both[0], both[1])
+
+    result = check_gradient(labelled, torch.stack([label + 1.5, label]))
+    assert (result.verdict, result.findings[0].code) == ("undecided", "jump")
+    assert "wrt=" in result.advice[0]

@@ -326,3 +326,17 @@ def test_near_a_pole_the_steps_shrink_until_they_settle():
     x[7] = -2 + 1e-4
     result = check_gradient(special.gammaln, x, vjp=lambda w, x: w * special.digamma(x))
     assert result.verdict == "pass", result.headline
+
+
+def test_a_small_error_that_may_be_meant_says_how_to_allow_it():
+    def slope(factor):
+        return lambda x: factor * np.cos(x)
+
+    x = np.linspace(0.1, 1.0, 5)
+    result = check_gradient(lambda x: np.sin(x).sum(), x, grad=slope(1 + 3e-7))
+    assert result.verdict == "fail"
+    assert result.advice[-1].endswith("tolerance=1e-06")
+    allowed = check_gradient(lambda x: np.sin(x).sum(), x, grad=slope(1 + 3e-7), tolerance=1e-6)
+    assert allowed.verdict == "pass"
+    large = check_gradient(lambda x: np.sin(x).sum(), x, grad=slope(1.01))
+    assert not any("tolerance" in line for line in large.advice)
