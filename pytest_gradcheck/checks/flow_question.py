@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,25 @@ def _owner(question: FlowQuestion) -> str:
 
 def _owner_of_made(question: FlowQuestion) -> str:
     found = _found(question.batch)
+    if found not in (None, "numpy"):
+        return str(found)
+    make = question.make
+    if make is not None and _takes_seed(make):  # a batch of NumPy's is anybody's
+        with backends.load("numpy").guard(make):
+            return _found(make(0)) or "numpy"
     if found is None:
         raise UsageError(
             "name the backend with backend=: neither model nor batch tells which it is"
         )
     return found
+
+
+def _takes_seed(make: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
 
 
 def _found(value: Any) -> str | None:

@@ -124,3 +124,15 @@ def test_gradients_of_many_runs_are_one_verdict():
     rng = np.random.default_rng(0)
     runs = [{"a": rng.normal(size=(3, 3)), "b": rng.normal(size=(3, 3))} for _ in range(7)]
     assert len(check_flow(runs).table("initialisations").rows) == 7
+
+
+def test_the_backend_is_that_of_what_make_gives():
+    batch = np.ones((32, 4), np.float32)
+
+    def draw(seed):
+        return {"w": jnp.asarray(np.random.default_rng(seed).normal(size=(4, 2)))}
+
+    result = check_flow(None, lambda p, b: jnp.mean((b @ p["w"]) ** 2), batch, make=draw)
+    assert (result.context.backend, result.verdict) == ("jax", "pass")
+    with pytest.raises(UsageError, match="name the backend"):
+        check_flow(None, loss, None, make=make)
