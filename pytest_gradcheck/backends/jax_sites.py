@@ -7,6 +7,7 @@ belongs to it. An activation goes by the layer that feeds it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ SHAPED = frozenset(
     | {"dynamic_slice", "copy", "copy_p", "rev", "stop_gradient", "sharding_constraint"}
 )
 WEIGHTS = ("kernel", "weight", "w", "W", "embedding", "scale", "value", "kernel.value")
+GELU = "mul by sqrt(2 / pi)"  # what the approximate GELU gives to its tanh
+_NONE = ("", "", "")
 _HOUSES = (str(Path(jax.__file__).parent), str(Path(__file__).parents[1]))
 
 
@@ -137,6 +140,8 @@ class Walk:
             self.sites[key] = Site(
                 key, moved.name, "linear", moved.op, moved.index, moved.place, stacks, owner
             )
+        elif op == "tanh" and any(self.ops.get(o, _NONE)[0] == GELU for o in origin):
+            self._add(key, f"{self._latest}.gelu".lstrip("."), "other", "gelu", place, stacks)
         elif op in ACTIVATIONS and (op != "exp" or self._product(origin)):
             self._add(key, f"{self._latest}.{op}".lstrip("."), "activation", op, place, stacks)
         elif op in ("gather", "take") and weight:
@@ -148,7 +153,7 @@ class Walk:
         """The key of a product among the makers of an equation's inputs, through mere shapes."""
         for start in origin:
             key = start
-            while key and key not in self.sites and self.ops.get(key, ("", "", ""))[0] in SHAPED:
+            while key and key not in self.sites and self.ops.get(key, _NONE)[0] in SHAPED:
                 key = next(iter(self.sources.get(key, ())), "")
             if key in self.sites and self.sites[key].kind == "linear":
                 return key
@@ -198,8 +203,10 @@ def operation(eqn: Any) -> str:
     name = str(eqn.primitive.name)
     if name in ("pjit", "jit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"):
         return _function(eqn) or name
-    if name == "max" and any(_is_zero(v) for v in eqn.invars):
+    if name == "max" and any(_is(v, 0.0) for v in eqn.invars):
         return "relu"
+    if name == "mul" and any(_is(v, (2 / math.pi) ** 0.5) for v in eqn.invars):
+        return GELU
     return name
 
 
@@ -212,8 +219,11 @@ def _function(eqn: Any) -> str:
     return str(eqns[0].params.get("name") or eqns[0].primitive.name) if len(eqns) == 1 else ""
 
 
-def _is_zero(var: Any) -> bool:
-    return hasattr(var, "val") and jnp.ndim(var.val) == 0 and float(var.val) == 0.0
+def _is(var: Any, number: float) -> bool:
+    """Whether a variable is a literal of that value, in any precision."""
+    if not hasattr(var, "val") or jnp.ndim(var.val) != 0 or jnp.iscomplexobj(var.val):
+        return False
+    return abs(float(var.val) - number) <= 4e-3 * number
 
 
 def _layer(path: str) -> str:

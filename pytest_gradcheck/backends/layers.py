@@ -23,7 +23,7 @@ TANHS = frozenset({"tanh"})
 BOUNDED = SIGMOIDS | TANHS
 OTHERS = frozenset(
     {"exp", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "softplus", "mish", "prelu"}
-    | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "erf", "rrelu"}
+    | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "rrelu"}
 )
 ACTIVATIONS = RECTIFIERS | BOUNDED | OTHERS
 FLAT = 0.01  # a unit is saturated where its slope is under this share of the largest slope

@@ -139,6 +139,12 @@ def test_activations_go_by_the_layer_that_feeds_them(act, op):
     assert layer(one, f"one.{op}").kind == "activation"
 
 
+def test_the_tanh_inside_a_gelu_is_no_layer_that_saturates():
+    one = seen(lambda p, b: jnp.mean((network(p, 100 * b[0], jax.nn.gelu) - b[1]) ** 2))
+    assert [y.name for y in one.layers] == ["one", "one.gelu", "two"]
+    assert math.isnan(layer(one, "one.gelu").saturated)
+
+
 def test_an_unused_parameter_has_no_gradient():
     one = seen(lambda p, b: jnp.mean(p["one"]["w"] ** 2))
     told = {p.name: p.gradient for p in one.parameters}
