@@ -91,6 +91,11 @@ class JaxBackend:
         with _mode_for(point):
             return list(jax_contracts.variants(f, point, cotangents))
 
+    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
+        """What primitives return in a lower precision than they are given."""
+        with _mode_for(point):
+            return jax_modes.lowered(f, point)
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""
         return jax_arrays.normal(like, seed)

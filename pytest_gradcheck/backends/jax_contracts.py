@@ -27,7 +27,7 @@ def variants(f: Function, point: Sequence[Any], cotangents: Sequence[Any]) -> It
         program = jax.make_jaxpr(flat)(*x)
     except Exception:  # no tracing, no jit and no vmap: there is nothing to ask
         return
-    if not any(_has_rule(equation) for equation in _equations(program.jaxpr)):
+    if not any(_has_rule(equation) for equation in equations(program.jaxpr)):
         return
     weights = [handed(w) for w in cotangents if w is not None]
 
@@ -64,14 +64,15 @@ def _asked(code: str, what: str, plain: Sequence[Any], got: Callable[[], Any]) -
     return Variant(code, what, [hosted(g) for g in plain], found)
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a program, those of its inner programs too."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, (list, tuple)) else [value]:
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
+                    yield from equations(inner)
 
 
 def _has_rule(equation: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pytest_gradcheck.backends.jax_arrays import handed, hosted
+from pytest_gradcheck.backends.jax_contracts import equations
 from pytest_gradcheck.backends.jax_runs import Runs, differentiable
 from pytest_gradcheck.backends.protocol import Array, Function
 
@@ -68,3 +69,35 @@ def gradient(f: Function, count: int) -> Callable[[Sequence[Any]], list[Any]]:
 
 def _handed(values: Sequence[Array | None]) -> list[Any]:
     return [handed(x) for x in values if x is not None]
+
+
+def lowered(f: Function, point: Sequence[Array]) -> tuple[str, ...]:
+    """Precisions that primitives return and that are lower than one they are given."""
+    try:
+        program = jax.make_jaxpr(differentiable(f))(*_handed(point))
+    except Exception:  # what cannot be traced cannot be seen
+        return ()
+    return tuple(sorted({name for e in equations(program.jaxpr) for name in _lowered_by(e)}))
+
+
+def _lowered_by(equation: Any) -> Iterator[str]:
+    if equation.primitive.name == "reduce_precision":
+        bits = equation.params["mantissa_bits"]
+        yield next((name for name, most in _MANTISSA if bits <= most), "float64")
+        return
+    given = [_unit(v) for v in equation.invars if _unit(v)]
+    for v in equation.outvars:
+        if given and _unit(v) > min(given):
+            yield str(jnp.finfo(v.aval.dtype).dtype)
+
+
+_MANTISSA = (("bfloat16", 7), ("float16", 10), ("float32", 23))
+
+
+def _unit(v: Any) -> float:
+    dtype = getattr(v.aval, "dtype", None)
+    return float(jnp.finfo(dtype).eps) if dtype is not None and _is_real(dtype) else 0.0
+
+
+def _is_real(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))

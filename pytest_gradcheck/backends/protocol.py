@@ -183,6 +183,12 @@ class Backend(Protocol):
         Yields nothing for a function of the framework's own operations.
         """
 
+    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
+        """The precisions that ``f`` casts down to inside, each once; empty where that is not seen.
+
+        A function of float64 numbers that takes a softmax of float32 ones rounds as float32 does.
+        """
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array of the shape, precision and device of ``like``.
 

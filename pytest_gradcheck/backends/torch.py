@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pytest_gradcheck.backends import torch_contracts, torch_modes, torch_sparse, tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.torch_state import guard, swapped
+from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -108,6 +109,10 @@ class TorchBackend:
         """Layouts of cotangents, inputs alone, a second backward, and what it may not change."""
         return torch_contracts.variants(lambda x: self.flatten(f(x)), point, cotangents)
 
+    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
+        """What operations return in a lower precision than they are given."""
+        return torch_modes.lowered(f, point)
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal tensor on the device of another one, from a private generator."""
         generator = torch.Generator(device=like.device).manual_seed(seed)
@@ -156,6 +161,13 @@ def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
         return torch_sparse.opened(node)
     if not isinstance(node, nn.Module):
         return None
+    if isinstance(node, torch.jit.ScriptModule):
+        raise UsageError(
+            "the parameters of a scripted module cannot be exchanged: check the module that was "
+            "scripted, or the inputs alone by a function that calls it"
+        )
+    if any(map(nn.parameter.is_lazy, [*node.parameters(), *node.buffers()])):
+        raise UsageError("the module has parameters without a shape: run it once before the check")
     parameters = dict(node.named_parameters())
     parts = list(node.modules())
     return list(parameters.items()), functools.partial(_functional, node, parts, parameters)

@@ -21,7 +21,9 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 Flattened = Callable[[Sequence[Any]], Flat]
 MOST_NODES = 10_000  # of a graph that is searched for custom functions
-MOST_INPUTS = 8  # that are differentiated alone
+MOST_INPUTS = 8  # that are differentiated alone, evenly chosen among more
+WRITES = "the backward writes into {}"
+REGISTERED = "torch._library.autograd"  # where torch.library puts the user's own backward
 
 
 def variants(f: Flattened, point: Sequence[Any], cotangents: Sequence[Any]) -> Iterator[Variant]:
@@ -98,7 +100,8 @@ class _Run:
 def _is_custom(node: Any) -> bool:
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         owner = getattr(node, "_forward_cls", type(node))
-        return not owner.__module__.startswith("torch.")
+        module = owner.__module__
+        return not module.startswith("torch.") or module == REGISTERED
     return "CppNode" in type(node).__name__
 
 
@@ -117,7 +120,7 @@ def _twice(run: _Run, nodes: Sequence[Any]) -> Iterator[Variant]:
         ("a saved tensor", "backward-mutates-saved", copies, saved),
     ):
         if not all(map(_identical, before, after)):
-            yield Variant(code, "", breach=f"the backward writes into {what}")
+            yield Variant(code, "", breach=WRITES.format(what))
     try:
         second = run.again(kept)
     except Exception as error:  # the user's own backward; told, not hidden
@@ -165,7 +168,13 @@ def _watched(nodes: Sequence[Any]) -> Iterator[list[Variant]]:
 
 def _telling(owner: Any, backward: Any, told: list[Variant]) -> Any:
     def seen(ctx: Any, *weights: Any) -> Any:
+        kept = [w.detach().clone() if isinstance(w, Tensor) else None for w in weights]
         grads = backward(ctx, *weights)
+        pairs = [(v, w) for v, w in zip(kept, weights, strict=True) if v is not None]
+        if not all(_identical(v, w) for v, w in pairs):
+            told.append(
+                Variant("backward-mutates-cotangent", "", breach=WRITES.format("its cotangent"))
+            )
         wanted = [edge for edge in ctx.next_functions if edge[0] is not None]
         needed = [
             g
@@ -195,13 +204,17 @@ def _coarser(g: Any, node: Any, index: int) -> str:
 
 
 def _layouts(run: _Run) -> Iterator[Variant]:
-    expected = run.again(run.weights)
+    try:
+        expected = run.again(run.weights)
+    except Exception:  # told by the second walk over the graph
+        return
     for what, made in (
+        ("for a cotangent that starts inside its memory", _offset),
         ("for a cotangent that is not contiguous", _strided),
         ("for a cotangent with its axes stored in another order", _transposed),
     ):
         weights = [made(w) for w in run.weights]
-        if any(not w.is_contiguous() for w in weights):
+        if any(not w.is_contiguous() or w.storage_offset() for w in weights):
             yield _compared(run, "backward-layout", what, expected, weights)
     for what, made in (
         ("for an expanded cotangent (that of a sum)", _expanded),
@@ -220,6 +233,13 @@ def _compared(
         return Variant(code, what, expected, run.again(weights))
     except Exception as error:  # the user's own backward; told, not hidden
         return Variant(code, what, breach=f"{what} the backward {_raised(error)}")
+
+
+def _offset(w: Tensor) -> Tensor:
+    # What lies before the first element is no number: who reads from the start gets it.
+    wide = torch.full((w.numel() + 3,), float("nan"), dtype=w.dtype, device=w.device)
+    wide[3:] = w.reshape(-1)
+    return wide[3:].view(w.shape)
 
 
 def _strided(w: Tensor) -> Tensor:
@@ -246,10 +266,10 @@ def _overlapping(w: Tensor) -> Tensor:
 
 def _alone(run: _Run) -> Iterator[Variant]:
     count = len(run.inputs)
-    if not 1 < count <= MOST_INPUTS:
+    if count == 1:
         return
     together = run.fresh(run.weights, range(count))
-    for i in range(count):
+    for i in sorted({k * count // MOST_INPUTS for k in range(MOST_INPUTS)}):
         what = "where the other inputs are frozen"
         try:
             (got,) = run.fresh(run.weights, [i])

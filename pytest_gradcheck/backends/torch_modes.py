@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pytest_gradcheck.backends.protocol import Array, Flat
 
@@ -32,7 +34,7 @@ def batched(
             return tuple(g for g in grads if g is not None)
 
         # Not is_grads_batched: it leaves out the rules of custom functions for vmap.
-        grads = iter(torch.vmap(pulled)(*weights))
+        grads = iter(torch.vmap(pulled, randomness="same")(*weights))
     return [next(grads).detach() if is_reached else None for is_reached in reached]
 
 
@@ -118,3 +120,34 @@ def _nodes(roots: Sequence[Any]) -> Iterator[Any]:
         following = {child for child, _ in node.next_functions if child is not None} - seen
         seen |= following
         pending += following
+
+
+def lowered(f: Callable[[Sequence[Any]], Any], point: Sequence[Tensor]) -> tuple[str, ...]:
+    """Precisions that operations return and that are lower than one they are given."""
+    seen = _Lowered()
+    try:
+        with torch.no_grad(), seen:
+            f([x.detach().clone() for x in point])
+    except Exception:  # a function that the mode cannot run under: nothing is seen
+        return ()
+    return tuple(sorted(seen.found))
+
+
+class _Lowered(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
+    """Sees every operation; notes the precisions that some return below their arguments'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [torch.finfo(x.dtype).eps for x in tree_leaves((args, kwargs)) if _is_real(x)]
+        for y in filter(_is_real, tree_leaves(result)):
+            if given and torch.finfo(y.dtype).eps > min(given):
+                self.found.add(torch.finfo(y.dtype).dtype)
+        return result
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())

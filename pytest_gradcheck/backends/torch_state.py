@@ -66,16 +66,23 @@ class _Flags:
             torch.is_grad_enabled(),
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.is_anomaly_enabled(),
+            torch.backends.cudnn.benchmark,
         )
 
     def same(self, a: Any, b: Any) -> bool:
         return bool(a == b)
 
     def set(self, state: Any) -> None:
-        dtype, grad, deterministic, warn_only = state
+        dtype, grad, deterministic, warn_only, matmul, anomaly, benchmark = state
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if matmul != torch.get_float32_matmul_precision():
+            torch.set_float32_matmul_precision(matmul)
+        torch.autograd.set_detect_anomaly(anomaly)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 class _CpuGenerator:
@@ -131,6 +138,7 @@ def _held_places(parts: Iterable[nn.Module]) -> Sequence[Callable[[], None]]:
         functools.partial(reset, held, dict(held))
         for part in parts
         for held in (part._parameters, part._buffers, part._modules, part.__dict__)
+        if isinstance(held, dict)  # those of a scripted module are not
     ]
 
 
@@ -173,7 +181,7 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     return flat.view(_INTEGERS.get(flat.element_size(), torch.uint8))
 

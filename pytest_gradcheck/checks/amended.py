@@ -12,6 +12,10 @@ from pytest_gradcheck.results import SEVERITIES, Finding, Result
 OF_FORM = {"gradient-count", "gradient-shape", "gradient-dtype", "gradient-nonfinite"}
 
 
+# What was asked for and is not there, which makes no number wrong.
+MISSING = {"forward-missing", "batched-missing", "second-order-missing"}
+
+
 def short(sentence: str) -> str:
     """A headline under 100 characters."""
     return sentence if len(sentence) < 100 else sentence[:98] + "…"
@@ -55,7 +59,9 @@ def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
         return replace(judged, verdict="undecided", headline=headline, findings=findings)
     findings = (*wrong, *(finding for finding in findings if finding not in wrong))
     advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
-    headline = short(f"wrong gradient of {judged.label}: {wrong[0].message}")
+    is_missing = all(finding.code in MISSING for finding in wrong)
+    what = "no such" if is_missing else "wrong"
+    headline = short(f"{what} gradient of {judged.label}: {wrong[0].message}")
     return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
 
 

@@ -131,7 +131,11 @@ def _copied(engine: Backend, leaf: Leaf, device: str | None) -> Leaf:
         return leaf
     if not hasattr(leaf.value, "shape"):  # a module or a type of the framework
         return leaf
-    copy = engine.convert(leaf.value, device=device or "")
+    try:
+        copy = engine.convert(leaf.value, device=device or "")
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # of the framework
+        where = f" to device {device}" if device else ""
+        raise UsageError(f"input {leaf.path} cannot be copied{where}: {error}") from error
     return replace(leaf, value=copy, device=str(getattr(copy, "device", "") or leaf.device))
 
 

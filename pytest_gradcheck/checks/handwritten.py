@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pytest_gradcheck.backends import Array, Variant
+import numpy as np
+
+from pytest_gradcheck.backends import Array, Flat, Variant
 from pytest_gradcheck.checks.derivative import (
     Automatic,
     Cotangents,
@@ -15,6 +17,7 @@ from pytest_gradcheck.checks.derivative import (
     HandVjp,
 )
 from pytest_gradcheck.checks.probe import Probe, norm
+from pytest_gradcheck.checks.problem import Problem
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -45,6 +48,8 @@ def breaches(probe: Probe, weights: Cotangents) -> Iterator[Variant]:
         yield Variant("backward-mutates-input", "", breach=told)
     if any(_differ(backend, w, v) for w, v in zip(weights, given, strict=True)):
         yield Variant("backward-mutates-cotangent", "", breach="it writes into its cotangent")
+    if isinstance(probe.derivative, HandVjp):
+        yield from _layouts(derivative, problem, weights, backend.flatten(first))
     given = [None if w is None else backend.convert(w) for w in weights]
     yield from _overwritten(probe, first, lambda: derivative(_beside(probe), given))
 
@@ -78,6 +83,34 @@ def _called(
 def _beside(probe: Probe) -> list[Array]:
     pairs = zip(probe.problem.fresh(), probe.scales, strict=True)
     return [x * 1.0625 + scale / 16 for x, scale in pairs]
+
+
+def _layouts(
+    derivative: Callable[[Sequence[Array], Cotangents], Any],
+    problem: Problem,
+    weights: Cotangents,
+    first: Flat,
+) -> Iterator[Variant]:
+    """Cotangents of NumPy stored in another order, and with gaps between their elements."""
+    expected = [leaf.value for leaf in first.leaves if leaf.dtype]
+    for what, made in (("stored in another order", np.asfortranarray), ("with gaps", _gapped)):
+        given = [made(w) if isinstance(w, np.ndarray) else w for w in weights]
+        what = f"for a cotangent {what}"
+        if all(not isinstance(w, np.ndarray) or w.flags.c_contiguous for w in given):
+            continue
+        try:
+            got = problem.backend.flatten(derivative(problem.fresh(), given)).leaves
+        except Exception as error:  # the user's own derivative; told, not hidden
+            told = f"{what} the derivative raises {type(error).__name__}: {error}"
+            yield Variant("backward-layout", what, breach=told[:160])
+            continue
+        yield Variant("backward-layout", what, expected, [x.value for x in got if x.dtype])
+
+
+def _gapped(w: np.ndarray) -> np.ndarray:
+    wide = np.full((*w.shape, 2), np.nan, dtype=w.dtype)
+    wide[..., 0] = w
+    return wide[..., 0]
 
 
 def _overwritten(probe: Probe, first: Any, again: Callable[[], Any]) -> Iterator[Variant]:

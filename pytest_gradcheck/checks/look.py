@@ -11,6 +11,7 @@ from pytest_gradcheck.numerics.differences import is_jump
 
 # Nearer to the claim than to the other reference, whatever both bounds hide.
 SHARP = 2.0
+PLAIN = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,12 @@ class Look:
         """The strongest contradiction, if there is any."""
         worst = strongest(self.comparisons)
         return worst if worst.is_off else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether some comparison is off by several times what was allowed."""
+        allowed = ((c.difference, c.bound + c.slack) for c in self.comparisons if c.is_known)
+        return any(abs(gap) > PLAIN * room for gap, room in allowed)
 
     def refutes(self, suspect: Look) -> bool:
         """Whether it sides with the claim and would have seen what a suspect sees."""

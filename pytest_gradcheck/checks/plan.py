@@ -12,7 +12,7 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +84,13 @@ class Plan:
         """Bound that rounding alone leaves at the step where it balances truncation."""
         step = 2.0 ** central_exponent(precision.epsilon(self.probe.precision))
         return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.max()) / step
+
+    def rounding_as(self, inside: str) -> Plan:
+        """The same for a function that turned out to compute in a lower precision inside."""
+        probe = replace(self.probe, inside=inside)
+        claim = replace(self.claim, dtype=probe.precision)
+        asis = claim if self.claim is self.asis else self.asis
+        return replace(self, probe=probe, claim=claim, asis=asis)
 
     @property
     def is_in_two_precisions(self) -> bool:

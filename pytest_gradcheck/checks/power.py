@@ -6,6 +6,8 @@ from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.numerics.precision import real_part
 from pytest_gradcheck.results import Evidence, Finding
 
+HUGE = 1e30  # a mask of the most negative number, most often
+
 
 def independent(seen: Measured, index: int) -> Finding:
     """An input whose gradient is zero, and that moves the output not at all or in steps."""
@@ -61,6 +63,25 @@ def blindness(resolution: float) -> str:
 def percent(value: float) -> str:
     """A relative number as a person reads it."""
     return f"{value:.2g}" if value < 1e-4 else f"{100 * value:.3g} %"
+
+
+def sharper(seen: Measured, resolution: float) -> str:
+    """What to do so that more would be seen."""
+    huge = [
+        name
+        for name, scale in zip(seen.plan.probe.problem.names, seen.plan.probe.scales, strict=True)
+        if scale > HUGE
+    ]
+    if huge:
+        return f"leave {huge[0]} out with wrt=: beside numbers so large nothing else shows"
+    if "not promoted" in seen.plan.reason:
+        return (
+            "make the function work in float64: pass the module itself, or call .double() on "
+            "what the function closes over"
+        )
+    if resolution < 0.5:
+        return f"give a smoother point, or accept it with resolution={2 * resolution:.1g}"
+    return "give a smoother point, or a function with less rounding inside"
 
 
 def resolutions(seen: Measured, inputs: list[int]) -> Evidence:

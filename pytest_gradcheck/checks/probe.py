@@ -65,6 +65,9 @@ class Probe:
         guard: The state to set back before every run.
         cost: Counter, shared by the probes of a check.
         outputs: Output at the point.
+        scales: (inputs,) power of two near the root mean square of each.
+        inside: A precision that the function computes in, where that is lower than those of its
+            inputs and outputs.
         rounding: (outputs,) difference between two equal calls, norm-wise; zero when deterministic.
     """
 
@@ -75,12 +78,15 @@ class Probe:
     outputs: Flat
     rounding: tuple[float, ...]
     scales: tuple[float, ...] = field(default=())
+    inside: str = ""
 
     @functools.cached_property
     def precision(self) -> str:
         """The coarsest real precision of inputs and outputs: what the differences are made of."""
         dtypes = [leaf.dtype for leaf in self.outputs.leaves if leaf.dtype]
-        return precision.coarsest([self.problem.dtype, *dtypes])
+        return precision.coarsest(
+            [self.problem.dtype, *dtypes, *([self.inside] * bool(self.inside))]
+        )
 
     @property
     def is_repeatable(self) -> bool:
@@ -219,11 +225,11 @@ class Probe:
                 warnings.simplefilter("ignore")  # what a probe off the point warns is not news
                 plus = self.rerun(self.shifted(direction, step))
                 minus = self.rerun(self.shifted(direction, -step))
-        except OUTSIDE_DOMAIN:
+            self.require_same_shapes(plus)
+            self.require_same_shapes(minus)
+        except (*OUTSIDE_DOMAIN, UsageError):
             missing = np.full(len(cotangents), np.nan)
             return missing, missing
-        self.require_same_shapes(plus)
-        self.require_same_shapes(minus)
         return self.project(plus, minus, cotangents)
 
     def shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
@@ -260,9 +266,8 @@ class Probe:
         for m, leaf in enumerate(self.outputs.leaves):
             for j, weights in enumerate(cotangents):
                 if leaf.dtype and weights[m] is not None:
-                    rounding = precision.epsilon(leaf.dtype) * norm(
-                        backend, weights[m] * leaf.value
-                    )
+                    unit = max(map(precision.epsilon, (leaf.dtype, self.inside or leaf.dtype)))
+                    rounding = unit * norm(backend, weights[m] * leaf.value)
                     floor[j] += rounding + self.rounding[m] * norm(backend, weights[m])
         return floor
 

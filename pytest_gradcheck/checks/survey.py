@@ -18,6 +18,7 @@ from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Shares
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import around
+from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT
 from pytest_gradcheck.numerics.power import visible_error
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -27,9 +28,12 @@ LEAST_DIRECTIONS = 2  # one could be blind by chance whatever its bound
 MOST_DIRECTIONS = 8
 WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
+TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
+ARITHMETIC_UNITS = 64.0  # that a value may be rounded by, beside what it changes by
 DIM_FACTOR = 1e4  # bounds so much wider than rounding leaves them say nothing about zero
-SMALL_SHARE = 1e-3
+# Of the whole gradient: an input with less may be seen less finely than asked, and that is told.
+SMALL_SHARE = {"float64": 1e-3, "float32": 1e-1}
 COARSE_RESOLUTION = 0.5
 
 
@@ -76,7 +80,7 @@ class Survey:
         look = self.measured(shares, direction, first=self._first, enough=ENOUGH * self._bound)
         served, unit = look.line.estimate.exponent, precision.epsilon(self.plan.probe.precision)
         if served is not None:
-            self._first = growth.narrow(look.line.ladder, unit) or around(served)
+            self._first = growth.narrow(look.line.ladder, unit) or around(min(served, TOP))
         self._bound = look.bound
         return look
 
@@ -138,9 +142,9 @@ class Survey:
         for look in self.looks:
             found = look.line.estimate
             if look.inputs == tuple(self.live) and found.exponent is not None:
-                size = math.hypot(*(self.gradient_size(i) * s for i, s in look.shares.items()))
-                rounding = max(rounding, float(found.noise.max()) / size)
-        return precision.like(rounding)
+                rounding = max(rounding, float(found.noise.max()))
+        whole = math.hypot(*(self.gradient_size(i) for i in range(self.count)))
+        return precision.like(rounding / (ARITHMETIC_UNITS * whole))
 
     def relax(self, resolution: float, arithmetic: str) -> None:
         """Ask for less from now on, along other directions, since the function rounds so much."""
@@ -151,7 +155,8 @@ class Survey:
     def is_below_noise(self, index: int) -> bool:
         """Whether an input moves the function by less than the function's own rounding."""
         hidden = [look.hidden(index) for look in self.looks if index in look.shares]
-        return bool(hidden) and self.gradient_size(index) <= min(hidden)
+        least = min(hidden, default=math.inf)
+        return math.isfinite(least) and self.gradient_size(index) <= least
 
     def is_dim(self, index: int) -> bool:
         """Whether an input with a gradient of zero could well move the function all the same."""
@@ -183,7 +188,8 @@ class Survey:
     def is_small(self, index: int) -> bool:
         """Whether the gradient of an input is small beside the whole."""
         sizes = [self.gradient_size(i) for i in range(self.count)]
-        return sizes[index] <= SMALL_SHARE * math.hypot(*sizes)
+        share = SMALL_SHARE.get(self.plan.probe.precision, SMALL_SHARE["float32"])
+        return sizes[index] <= share * math.hypot(*sizes)
 
     def run(self) -> Look | None:
         """Look along directions until the demand is met or nothing helps; stop at a contradiction.

@@ -236,7 +236,7 @@ def _is_known(look: Look) -> bool:
 
 
 def _no_reference(seen: Measured, limits: Limits) -> Result:
-    why = "it is not finite (or raises) on both sides of the point at every step"
+    why = "it is not finite (or raises) on both sides of the point at every step tried"
     finding = Finding(code="domain-edge", severity="fail", message=f"{seen.label}: {why}")
     return _result(
         seen,
@@ -244,19 +244,11 @@ def _no_reference(seen: Measured, limits: Limits) -> Result:
         "undecided",
         f"undecided on {seen.label}: {why}",
         (finding,),
-        ("give a point inside the domain, away from its edge",),
+        (
+            "give a point inside the domain, away from its edge; elements of very different size "
+            "are better separate inputs",
+        ),
     )
-
-
-def _sharper(seen: Measured, resolution: float) -> str:
-    if "not promoted" in seen.plan.reason:
-        return (
-            "make the function work in float64: pass the module itself, or call .double() on "
-            "what the function closes over"
-        )
-    if resolution < 0.5:
-        return f"give a smoother point, or accept it with resolution={2 * resolution:.1g}"
-    return "give a smoother point, or a function with less rounding inside"
 
 
 def _unresolved(
@@ -276,7 +268,7 @@ def _unresolved(
         for i in dull
     )
     worst = max(survey.resolution(i) for i in dull)
-    advice = _sharper(seen, worst)
+    advice = power.sharper(seen, worst)
     if survey.plan.probe.cost.is_spent:
         findings = (_spent(seen, limits, dull), *findings)
         advice = "raise budget=, or check fewer inputs at a time with wrt="

@@ -24,6 +24,8 @@ QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapo
 KINK_SHARE = 0.5
 FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
 SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
+EXCESS = 1e3  # noise beside the rounding of the value that arithmetic alone does not make
+SIGNAL = 8.0  # what a function has to move by, beside such noise
 FINE_STAIRS = 2.0**-30  # no stairs of a function's own are so many
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 # So many candidates at smaller steps refute one; fewer may be narrow by chance in rounding noise.
@@ -99,7 +101,7 @@ def estimate(ladder: Ladder) -> Estimate:
     noise = _noise(ladder, extrapolated)
     values, bounds, rungs = _candidates(central, extrapolated, steps, noise)
     bounds = _reconciled(values, bounds + _bends(ladder, noise[-1]), rungs)
-    bounds = np.where(_is_spike(ladder, noise[-1]), np.inf, bounds)
+    bounds = np.where(_is_spike(ladder, noise[-1]) | _drowns(ladder, noise, rungs), np.inf, bounds)
     columns = np.arange(shape[0])
     best = np.argmin(bounds, axis=0)
     worst = int(np.argmax(bounds[best, columns]))
@@ -110,7 +112,7 @@ def estimate(ladder: Ladder) -> Estimate:
         kink=np.zeros(shape) if is_staircase else _kink(ladder, noise[-1]),
         is_staircase=is_staircase,
         exponent=ladder.exponents[int(rungs[best[worst]])],
-        extend=-1 if np.isinf(bounds[:, worst]).any() else _direction(central[:, worst]),
+        extend=_extension(whole, central[:, worst], bounds[:, worst]),
         settles=_settles(central[:, worst]),
     )
 
@@ -210,6 +212,13 @@ def _direction(central: Floats) -> int:
     return 1 if gaps[-1] >= 2 * gaps[0] or not gaps.any() else -1
 
 
+def _extension(ladder: Ladder, central: Floats, bounds: Floats) -> int:
+    if ladder.stands and ladder.moved().any():
+        return 1  # the smallest steps are too small already
+    # Where nothing is known, smaller steps.
+    return -1 if np.isinf(bounds).all() else _direction(central)
+
+
 def _settles(central: Floats) -> bool:
     # Near a pole the larger steps tell nothing, and agree with each other on it.
     gaps = np.abs(np.diff(central[-4:]))
@@ -244,6 +253,19 @@ def _is_spike(ladder: Ladder, noise: Floats) -> NDArray[np.bool_]:
     visible = sizes[-1] > 10 * NOISE_FACTOR * noise
     spike: NDArray[np.bool_] = stays & visible
     return spike
+
+
+def _drowns(ladder: Ladder, noise: Floats, rungs: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """(candidates, p) where the function moves by no more than a noise no arithmetic explains.
+
+    Steps that are too large for a fast function (over many periods of a wave) see its values as
+    noise, and their mean slope is none.
+    """
+    own = noise[np.maximum(rungs - 2, 0)]
+    drowns: NDArray[np.bool_] = (own > EXCESS * ladder.floor) & (
+        np.abs(ladder.first[rungs]) < SIGNAL * own
+    )
+    return drowns
 
 
 def is_jump(ladder: Ladder) -> bool:

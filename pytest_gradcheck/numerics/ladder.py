@@ -13,6 +13,7 @@ RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + 
 ONE_SIDED_NOISE = 4.0  # rounding of (4 D(h/4) - D(h))/3 beside that of a central difference
 # Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
 STAIRCASE_RUNGS = 5
+HIGH_STAIRS = 2.0**-9  # those of bfloat16 are half as high beside their own value
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,15 @@ class Ladder:
         """Without the small steps at which a staircase stands still, if it is one.
 
         A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
-        them rounds inside (to an integer, to a lower precision): its slope is that of the stairs.
+        them rounds inside (to a lower precision): its slope is that of the stairs. Where the stairs
+        are high beside all that it moves by (an integer, a count), it is flat, and no slope is.
         """
         still: NDArray[np.bool_] = np.all((self.first == 0) & (self.second == 0), axis=1)
         moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
         if moving == len(still) or moving < STAIRCASE_RUNGS:
+            return self
+        changes = np.maximum(np.abs(self.first), np.abs(self.second)).max(axis=1)
+        if changes[changes > 0].min() > HIGH_STAIRS * changes.max():
             return self
         return Ladder(
             self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor

@@ -33,7 +33,8 @@ def visible_error(hidden: Sequence[float], probability: float) -> float:
     Uses erf(x/sqrt 2) <= sqrt(2/pi) x, which is tight for the small x that matter: the answer is
     an upper bound of the exact one.
     """
-    if not hidden or not all(math.isfinite(t) for t in hidden):
+    hidden = [t for t in hidden if math.isfinite(t)]  # the others show nothing
+    if not hidden:
         return math.inf
     if min(hidden) == 0:
         return 0.0

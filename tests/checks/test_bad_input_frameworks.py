@@ -1,5 +1,7 @@
 """Bad input with tensors, JAX arrays and modules."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,44 @@ def test_a_backward_that_raises_is_named():
             raise KeyError("lost")
 
     refused("the derivative of Broken.apply raised KeyError: 'lost'", Broken.apply, torch.ones(2))
+
+
+def test_modules_whose_parameters_cannot_be_exchanged():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of scripting
+        scripted = torch.jit.script(torch.nn.Linear(3, 2))
+    refused("the parameters of a scripted module", scripted, torch.randn(4, 3))
+    x = torch.randn(4, 3)
+    assert check_gradient(lambda x: scripted(x), x).verdict == "pass"
+    refused("parameters without a shape", torch.nn.LazyLinear(3), x)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_a_device_that_is_not_there():
+    refused("cannot be copied to device cuda", torch.sin, torch.randn(3), device="cuda")
+
+
+def test_a_lazy_conjugate():
+    z = torch.randn(3, dtype=torch.complex64).conj()
+    assert check_gradient(lambda z: z * z, z).verdict == "pass"
+
+
+def test_flags_that_the_function_sets_are_set_back():
+    before = torch.get_float32_matmul_precision()
+
+    def f(x):
+        torch.set_float32_matmul_precision("medium")
+        torch.autograd.set_detect_anomaly(True, check_nan=False)
+        torch.backends.cudnn.benchmark = True
+        return x.sin()
+
+    assert check_gradient(f, torch.randn(3)).verdict == "pass"
+    assert torch.get_float32_matmul_precision() == before
+    assert not torch.is_anomaly_enabled()
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_an_output_whose_shape_hangs_on_the_values():
+    x = torch.linspace(-1, 1, 41)[torch.arange(41) != 20] + 1e-3
+    for seed in range(4):
+        assert check_gradient(lambda x: x[x > 0] ** 2, x, seed=seed).verdict == "pass"

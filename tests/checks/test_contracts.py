@@ -342,3 +342,77 @@ def test_a_gradient_that_cancels_is_rounded_like_the_whole(seed):
     torch.manual_seed(seed)
     model, x = Net(torch.float32), torch.randn(4, 3)
     assert codes(check_gradient(model, x)) == []
+
+
+def test_a_backward_that_was_registered_with_torch_library_is_asked_too():
+    @torch.library.custom_op("gradcheck_tests::sine", mutates_args=())
+    def registered(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+    registered.register_autograd(
+        lambda ctx, g: g.mul_(cosine(ctx)),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+    )
+    result = check_gradient(registered, X)
+    assert (result.verdict, codes(result)[0]) == ("fail", "backward-mutates-cotangent")
+
+
+def test_a_cotangent_in_the_middle_of_a_graph_is_watched():
+    custom = function(sine, writes_into_the_cotangent)
+    result = check_gradient(lambda x: custom.apply(x) * 2, X)
+    assert (result.verdict, codes(result)) == ("fail", ["backward-mutates-cotangent"])
+
+
+def test_a_backward_that_spoils_its_own_graph():
+    def backward(ctx, g):
+        gradient = g * cosine(ctx)
+        ctx.saved_tensors[0].zero_()
+        return gradient
+
+    result = check_gradient(function(sine, backward).apply, X)
+    assert result.verdict == "fail"
+    assert "backward-mutates-saved" in codes(result)
+
+
+def test_a_cotangent_that_starts_inside_its_memory():
+    def backward(ctx, g):
+        return g * cosine(ctx) * (2 if g.storage_offset() else 1)
+
+    result = check_gradient(function(sine, backward).apply, X)
+    assert (result.verdict, codes(result)) == ("fail", ["backward-layout"])
+
+
+def test_one_of_many_inputs_alone_gets_another_gradient():
+    def layer(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x @ w
+
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g @ w.T * (1 if ctx.needs_input_grad[1] else 2), x.T @ g
+
+    custom = function(layer, backward)
+    draw = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 3, generator=draw).double() for _ in range(9)]
+
+    def network(x, *weights):
+        for w in weights:
+            x = custom.apply(x, w).tanh()
+        return x
+
+    result = check_gradient(network, X, *weights)
+    assert (result.verdict, codes(result)) == ("fail", ["backward-input-alone"])
+
+
+@pytest.mark.parametrize(
+    "vjp",
+    [
+        lambda w, x: (w.ravel(order="K") * np.cos(x).ravel()).reshape(x.shape),
+        lambda w, x: w * np.cos(x) * (2 if w.strides[-1] > w.itemsize else 1),
+    ],
+    ids=["another order", "gaps"],
+)
+def test_a_vjp_that_reads_memory(vjp):
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    result = check_gradient(np.sin, x, vjp=vjp)
+    assert (result.verdict, codes(result)) == ("fail", ["backward-layout"])

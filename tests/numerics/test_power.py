@@ -53,7 +53,8 @@ def test_the_edges():
     assert miss_probability([0.0, 1.0], 1.0) == 0.0
     assert miss_probability([math.inf], 1.0) == 1.0
     assert visible_error([], 1e-6) == math.inf
-    assert visible_error([1.0, math.inf], 1e-6) == math.inf
+    assert visible_error([math.inf], 1e-6) == math.inf
+    assert visible_error([1.0, math.inf], 1e-6) == visible_error([1.0], 1e-6)
     assert visible_error([1.0, 0.0], 1e-6) == 0.0
 
 

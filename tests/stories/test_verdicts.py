@@ -31,7 +31,7 @@ VERDICTS = {
 HEADLINES = {
     "test_wrong": "wrong gradient of square: x has the wrong sign",
     "test_island": "undecided on island: it is not finite (or raises) on both sides of the point "
-    "at every step",
+    "at every step tried",
     "test_constant": "nothing to check in constant: every gradient is zero and the output does "
     "not change to first order",
 }
