@@ -28,6 +28,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/operators.py --list
 	$(BIN)/python benchmarks/derivatives.py --list
+	$(BIN)/python benchmarks/flow.py --list
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
+    from pytest_gradcheck.verbs.flow import assert_flow, check_flow
     from pytest_gradcheck.verbs.gradient import assert_gradient, check_gradient
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "GradCheckWarning",
     "Result",
     "UsageError",
+    "assert_flow",
     "assert_gradient",
+    "check_flow",
     "check_gradient",
 ]
 
@@ -31,7 +34,9 @@ _HOMES = {
     "GradCheckWarning": "errors",
     "Result": "results",
     "UsageError": "errors",
+    "assert_flow": "verbs.flow",
     "assert_gradient": "verbs.gradient",
+    "check_flow": "verbs.flow",
     "check_gradient": "verbs.gradient",
 }
 

@@ -3,7 +3,8 @@
 Flags, ini names, marker arguments, call arguments and the reference page (``docs/limits.md``) are
 generated from ``LIMITS``. Precedence: call > closest marker > hook > flag > ini > default.
 
-Loaded at every start of pytest: named tuples, which are made in a tenth of a dataclass's time.
+Longer than 300 lines, since it is one table. Loaded at every start of pytest: named tuples, which
+are made in a tenth of a dataclass's time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 # The verbs, as fixtures and markers are called, and what each one checks, as results call it; its
 # plain functions are ``check_`` and ``assert_`` with that name.
-VERBS: dict[str, Check] = {"gradcheck": "gradient"}
+VERBS: dict[str, Check] = {"gradcheck": "gradient", "gradflow": "flow"}
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs two directions; natively, what central differences of that precision certify
@@ -38,6 +39,16 @@ TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2
 # What a right gradient may lose in its own precision beside float64: in float32 five units of the
 # TF32 arithmetic (2**-10) that GPUs use for it; 50 units in float16, 13 in bfloat16.
 ROUNDING = {"float64": 1e-8, "float32": 5e-3, "float16": 5e-2, "bfloat16": 1e-1}
+
+# Flow of the gradient at the first layers over that at the last. Networks that train have 0.014 to
+# 11 (benchmarks/flow.py); one that is six depth scales deep, beyond which training fails
+# (Schoenholz et al. 2017), has exp(-6) = 2.5e-3 left.
+VANISH, EXPLODE = 1e-2, 1e2
+# As samples become parallel with depth, half of the units of healthy rectifiers are on for none
+# (Poole et al. 2016; up to 0.54 in benchmarks/flow.py).
+DEAD = 0.6
+SATURATED = 0.5  # of the units, as SageMaker Debugger and DeepDiagnosis have it
+UPDATE_RATIO = 1.0  # a step as large as the weights leaves nothing of their initialisation
 
 
 class LimitUse(NamedTuple):
@@ -193,8 +204,58 @@ LIMITS: tuple[Limit, ...] = (
         suffix="s",
     ),
     Limit(
+        name="vanish",
+        checks=("gradflow",),
+        default=VANISH,
+        help="Smallest flow of gradient at the first layers, over that at the last, that passes",
+        source="six depth scales (Schoenholz et al. 2017) leave 2.5e-3; healthy networks 1.4e-2",
+        low=0.0,
+        high=1.0,
+        unit="ratio; twice its decades for the loss's dependence on any layer",
+    ),
+    Limit(
+        name="explode",
+        checks=("gradflow",),
+        default=EXPLODE,
+        help="Largest flow of gradient at the first layers, over that at the last, that passes",
+        source="the inverse of vanish; healthy networks reach 11",
+        low=1.0,
+        high=1e30,
+        unit="ratio",
+    ),
+    Limit(
+        name="dead",
+        checks=("gradflow",),
+        default=DEAD,
+        help="Largest share of a layer's units that may be zero for every sample",
+        source="half of them in healthy deep rectifier networks, as samples become parallel",
+        low=0.0,
+        high=1.0,
+        unit="share of units",
+    ),
+    Limit(
+        name="saturated",
+        checks=("gradflow",),
+        default=SATURATED,
+        help="Largest share of a layer's sigmoid or tanh units that may be saturated",
+        source="half, as in SageMaker Debugger and DeepDiagnosis; of units whose mean slope is 1 %",
+        low=0.0,
+        high=1.0,
+        unit="share of units",
+    ),
+    Limit(
+        name="update_ratio",
+        checks=("gradflow",),
+        default=UPDATE_RATIO,
+        help="Largest step of an optimizer, over the size of the weights it moves, that passes",
+        source="a step as large as the weights leaves nothing of their initialisation",
+        low=0.0,
+        high=1e6,
+        unit="ratio of norms",
+    ),
+    Limit(
         name="undecided",
-        checks=("gradcheck",),
+        checks=("gradcheck", "gradflow"),
         default="fail",
         help="What an undecided verdict does to its test",
         source="never pass without power",
@@ -202,7 +263,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         name="vacuous",
-        checks=("gradcheck",),
+        checks=("gradcheck", "gradflow"),
         default="fail",
         help="What a vacuous verdict does to its test",
         source="never pass without power",

@@ -22,6 +22,10 @@ JAX = {
     "backends.jax_runs",
     "backends.jax_contracts",
     "backends.jax_modes",
+    "backends.jax_eval",
+    "backends.jax_origin",
+    "backends.jax_probe",
+    "backends.jax_sites",
 }
 TORCH = {
     "torch",
@@ -29,6 +33,13 @@ TORCH = {
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",
+    "backends.torch_flow",
+    "backends.torch_loss",
+    "backends.torch_ops",
+    "backends.torch_origin",
+    "backends.torch_probe",
+    "backends.torch_sizes",
+    "backends.torch_time",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
@@ -46,6 +57,8 @@ ROOMS = {
     **{part: ({*SHARED, *TORCH, "backends.numpy"}, ()) for part in TORCH - {"torch"}},
     "backends.jax": ({*SHARED, *JAX, "backends.numpy"}, ()),
     **{part: ({*SHARED, *JAX}, ()) for part in JAX - {"jax"}},
+    "backends.numpy_probe": ({*SHARED, "backends.numpy", "backends.numpy_records"}, ()),
+    "backends.jax_probe": ({*SHARED, *JAX, "backends.jax"}, ()),  # for its guard
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),
     "collector": ({"results", "limits"}, ()),
@@ -235,6 +248,9 @@ def words(node, function, patterns):
         # Those of a WrongDerivative and of a contract stand where these are made.
         assert ast.unparse(node) in ("error.code", "variant.code"), ast.unparse(node)
         return set()
+    if isinstance(node, ast.Subscript):  # a code out of a table of words
+        words_of = importlib.import_module(f"{HOUSE.name}.checks.flow_words")
+        return set(getattr(words_of, ast.unparse(node.value)).values())
     assert isinstance(node, ast.Name), f"write the code as a text: {ast.unparse(node)}"
     values = assigned(node.id, function)
     assert values, f"{node.id} is not assigned in {function.name}"

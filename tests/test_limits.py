@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gradcheck import UsageError, assert_gradient, check_gradient
+from pytest_gradcheck import UsageError, assert_flow, assert_gradient, check_flow, check_gradient
 from pytest_gradcheck.limits import LIMITS, SOURCES, Limit, Limits, LimitUse, limits_of
 from pytest_gradcheck.numerics.precision import EPSILON
 
@@ -216,13 +216,20 @@ def test_a_bad_value_names_place_and_limit():
 # --- the call and the page --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [check_gradient, assert_gradient])
-def test_the_verb_has_a_keyword_for_each_limit(verb):
-    parameters = inspect.signature(verb).parameters
-    for name in limits_of("gradcheck"):
-        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameters[name].default is None
-        assert f"        {name}:" in check_gradient.__doc__
+VERBS = {
+    "gradcheck": (check_gradient, assert_gradient),
+    "gradflow": (check_flow, assert_flow),
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_verb_has_a_keyword_for_each_limit(name):
+    for verb in VERBS[name]:
+        parameters = inspect.signature(verb).parameters
+        for limit in limits_of(name):
+            assert parameters[limit].kind is inspect.Parameter.KEYWORD_ONLY
+            assert parameters[limit].default is None
+            assert f"        {limit}:" in VERBS[name][0].__doc__
 
 
 VALUES = {limit.name: limit.high for limit in NUMERIC}
@@ -234,6 +241,13 @@ def test_the_keyword_reaches_the_limit(name):
     result = check_gradient(np.sum, np.ones(2), grad=np.ones_like, **{name: VALUES[name]})
     (use,) = (use for use in result.limits if use.name == name)
     assert use == LimitUse(name, VALUES[name], "call", "gradcheck(...)")
+
+
+@pytest.mark.parametrize("name", limits_of("gradflow"))
+def test_the_keyword_reaches_the_limit_of_flow(name):
+    result = check_flow({"a": np.eye(2), "b": np.eye(2)}, **{name: VALUES[name]})
+    (use,) = (use for use in result.limits if use.name == name)
+    assert use == LimitUse(name, VALUES[name], "call", "gradflow(...)")
 
 
 def test_the_page_is_the_one_that_the_table_makes():

@@ -24,3 +24,15 @@ def gradcheck() -> Callable[..., Result]:
     from pytest_gradcheck.verbs.gradient import assert_gradient
 
     return assert_gradient
+
+
+@pytest.fixture
+def gradflow() -> Callable[..., Result]:
+    """Check that the gradient reaches every layer: ``gradflow(model, loss, batch, make=build)``.
+
+    Fails the test where it vanishes, explodes, is missing or not finite, or where units are dead;
+    returns the result. The arguments are those of ``pytest_gradcheck.assert_flow``.
+    """
+    from pytest_gradcheck.verbs.flow import assert_flow
+
+    return assert_flow

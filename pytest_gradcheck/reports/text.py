@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pytest_gradcheck.limits import Scalar
+from pytest_gradcheck.reports import chart
 from pytest_gradcheck.reports.run import Run, Test
 from pytest_gradcheck.results import Evidence, Result
 
@@ -22,6 +23,7 @@ def failure(result: Result) -> str:
     parts = [
         [result.headline],
         _findings(result),
+        _chart(result),
         _numbers(result),
         [line for advice in result.advice for line in _wrapped("try: ", advice)],
         _limits(result),
@@ -39,6 +41,15 @@ def _findings(result: Result) -> list[str]:
             lines += _wrapped(f"  {finding.severity}: ", f"{finding.message} [{finding.code}]")
     more = len(result.findings) - WORST
     return lines + ([f"  … and {more} more"] if more > 0 else [])
+
+
+def _chart(result: Result) -> list[str]:
+    """The flow of the gradient layer by layer, where that was measured."""
+    layers = result.table("layers")
+    where = result.findings[0].where if result.findings else ""
+    lines = [] if layers is None else chart.bars(layers, "layer", "flow", where)
+    heading = ["  flow of the gradient by layer, in the order of the data (log scale):"]
+    return [*heading, *(f"  {line}" for line in lines)] if lines else []
 
 
 def _numbers(result: Result) -> list[str]:
@@ -118,11 +129,19 @@ def _circumstances(result: Result) -> list[str]:
     told = [
         f"{context.backend} on {context.device}",
         f"{context.dtype}",
-        f"reference in {context.precision}",
-        f"{context.evaluations} evaluations",
-        f"{context.derivatives} derivatives",
+        *([f"reference in {context.precision}"] if context.precision else []),
+        *_counted(result),
     ]
     return _wrapped("checked: ", ", ".join(told))
+
+
+def _counted(result: Result) -> list[str]:
+    """What was run: passes forward and backward, or evaluations and derivatives."""
+    context = result.context
+    if result.check == "flow":
+        noun = "pass" if context.evaluations == 1 else "passes"
+        return [f"{context.evaluations} {noun} forward and backward"]
+    return [f"{context.evaluations} evaluations", f"{context.derivatives} derivatives"]
 
 
 def _reproduce(result: Result) -> list[str]:

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 import pytest_gradcheck.backends.numpy
+import pytest_gradcheck.backends.numpy_probe
+import pytest_gradcheck.checks.flow
 import pytest_gradcheck.checks.gradient
+import pytest_gradcheck.verbs.flow
 import pytest_gradcheck.verbs.gradient  # noqa: F401
 
 np.random.default_rng()  # NumPy loads its generators on first use

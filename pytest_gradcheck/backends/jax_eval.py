@@ -1,0 +1,190 @@
+"""A traced JAX function run again with a zero added to every value that is looked at.
+
+The gradient with respect to such a zero is the adjoint of the value. In a ``scan`` the zeros are
+scanned over, so that each iteration has its own. Calls by ``jit`` and ``remat`` are opened, which
+changes no value; rules of ``custom_jvp`` and ``custom_vjp``, ``while`` and ``cond`` are run as they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pytest_gradcheck.backends.jax_sites import Site, inlined
+from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+Values = dict[str, Any]  # by the key of a site
+_FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
+CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
+
+
+class Run:
+    """One run of a jaxpr.
+
+    Args:
+        sites: The values that are looked at.
+        zeros: What is added to them, by key; nothing is where a key is missing.
+        change: An intervention.
+    """
+
+    def __init__(
+        self, sites: Mapping[str, Site], zeros: Mapping[str, Any], change: Change | None = None
+    ) -> None:
+        self._sites, self._zeros = sites, zeros
+        self._kind, self._at = change or ("", -1)
+        self._last = max((s.index for s in sites.values() if s.kind == "linear"), default=-1)
+        self._owners = {s.owner: s for s in sites.values() if s.owner}
+        self._previous: Any = None
+        self._is_loss = False
+        self.source: Any = None
+
+    def evaluate(
+        self,
+        jaxpr: Any,
+        consts: Sequence[Any],
+        args: Sequence[Any],
+        zeros: Mapping[str, Any] | None = None,
+        prefix: str = "",
+    ) -> tuple[list[Any], Values]:
+        """Outputs of a jaxpr, and the values at its sites."""
+        zeros = self._zeros if zeros is None else zeros
+        env: dict[int, Any] = {}
+        seen: Values = {}
+
+        def read(var: Any) -> Any:
+            return var.val if hasattr(var, "val") else env[id(var)]
+
+        for var, value in zip(jaxpr.constvars, consts, strict=True):
+            env[id(var)] = value
+        for var, value in zip(jaxpr.invars, args, strict=True):
+            env[id(var)] = value
+        for number, eqn in enumerate(jaxpr.eqns):
+            key = f"{prefix}{number}"
+            given = [read(var) for var in eqn.invars]
+            outs = self._equation(eqn, key, given, zeros, seen)
+            for var, out in zip(eqn.outvars, outs, strict=True):
+                env[id(var)] = out
+        return [read(var) for var in jaxpr.outvars], seen
+
+    def _equation(
+        self, eqn: Any, key: str, given: list[Any], zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        inner = inlined(eqn)
+        if inner is not None:
+            outs, more = self.evaluate(inner, (), given, zeros, f"{key}/")
+            seen.update(more)
+            return outs
+        if eqn.primitive.name == "scan":
+            return self._scan(eqn, key, given, zeros, seen)
+        site = self._sites.get(key)
+        owned = self._owners.get(key)
+        if self._kind and (site is not None or owned is not None):
+            outs = self._changed(eqn, site or owned, given, is_product=site is None)
+        else:
+            outs = _bound(eqn, given)
+        if site is None:
+            return outs
+        if key in zeros:
+            outs = [outs[0] + zeros[key], *outs[1:]]
+        seen[key] = outs[0]
+        return outs
+
+    def _scan(
+        self, eqn: Any, key: str, given: list[Any], zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        params = eqn.params
+        fixed, carried = params["num_consts"], params["num_carry"]
+        inner = params["jaxpr"]
+        own = {k: z for k, z in zeros.items() if k.startswith(f"{key}/")}
+
+        def body(carry: Any, slices: Any) -> Any:
+            xs, mine = slices
+            self._previous = None
+            args = [*given[:fixed], *carry, *xs]
+            outs, more = self.evaluate(inner.jaxpr, inner.consts, args, mine, f"{key}/")
+            return outs[:carried], (outs[carried:], more)
+
+        start, xs = given[fixed : fixed + carried], given[fixed + carried :]
+        carry, (ys, more) = jax.lax.scan(
+            body, start, (xs, own), length=params["length"], reverse=params["reverse"]
+        )
+        self._previous = None
+        seen.update(more)
+        return [*carry, *ys]
+
+    def _changed(self, eqn: Any, site: Any, given: list[Any], is_product: bool) -> list[Any]:
+        if site.kind == "activation":
+            return self._activation(eqn, site, given)
+        if site.kind != "linear":
+            return _bound(eqn, given)
+        if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
+            given = [_standardised(given[0]), *given[1:]]
+        if is_product:
+            return _bound(eqn, given)
+        if self._kind == "bias" and site.owner:
+            wide = given[0] if jnp.size(given[0]) >= jnp.size(given[1]) else given[1]
+            outs = [wide]
+        else:
+            outs = _bound(eqn, given)
+        if self._kind == "zero" and site.index == self._last:
+            return [jnp.zeros_like(outs[0])]
+        if self._kind in ("init", "layer") and self._at in (-1, site.index):
+            return [outs[0] / _size(outs[0])]
+        if self._kind == "normalise" and site.index != self._last:
+            return [_normalised(outs[0])]
+        return outs
+
+    def _activation(self, eqn: Any, site: Site, given: list[Any]) -> list[Any]:
+        if site.index < 0:
+            return _bound(eqn, given)
+        wide = max(given, key=jnp.size)
+        other = replaced(site.op, (self._kind, self._at))
+        if other != site.op:
+            return [_FUNCTIONS[other](wide)]
+        outs = _bound(eqn, given)
+        if self._kind == "skip":
+            before, out = self._previous, outs[0]
+            if before is not None and before.shape == out.shape:
+                outs = [(out + before) / 2**0.5]
+            self._previous = outs[0]
+        return outs
+
+
+def replaced(op: str, change: Change | None) -> str:
+    """The activation that stands in the place of one under an intervention, by name."""
+    kind = change[0] if change else ""
+    if kind == "activation" and op not in RECTIFIERS:
+        return "relu"
+    if kind == "smooth" and op in BOUNDED | RECTIFIERS | {"exp"}:
+        return "elu"
+    return "leaky_relu" if kind == "leak" and op in RECTIFIERS else op
+
+
+def _bound(eqn: Any, given: list[Any]) -> list[Any]:
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = ((), bound) if isinstance(bound, dict) else bound  # the latter before 0.8
+    outs = eqn.primitive.bind(*functions, *given, **params)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def _size(x: Any) -> Any:
+    size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(x))))
+    return jnp.where(size > 0, size, 1).astype(x.dtype)
+
+
+def _standardised(x: Any) -> Any:
+    if jnp.ndim(x) < 2:
+        return x
+    spread = jnp.std(x, axis=0, keepdims=True)
+    return (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.where(spread > 0, spread, 1)
+
+
+def _normalised(x: Any) -> Any:
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-5)

@@ -1,0 +1,110 @@
+"""Where the first value that is not finite is born in JAX, forward or backward.
+
+Every value of the jaxpr is looked at once. Forward: the value is followed back from the loss to
+the equation whose inputs are finite. Backward: from the latest value whose adjoint is not finite
+to the equation that used it and was handed a finite one. ``jax_debug_nans`` stops at values that
+never reach the loss (jax#5698).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pytest_gradcheck.backends.jax_eval import Run
+from pytest_gradcheck.backends.jax_sites import Site, Walk, number
+from pytest_gradcheck.backends.layers import Origin
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+# What puts an infinity somewhere on purpose: a mask, whose infinity is born of nothing.
+_BY_HAND = frozenset({"select_n", "_where", "convert_element_type", "broadcast_in_dim", "copy"})
+
+
+def origin(jaxpr: Any, walk: Walk, values: Sequence[Any], names: Sequence[str]) -> Origin | None:
+    """The first birth, and how far it reaches; None where every value is finite."""
+    sites = {k: Site(k, op[2], "other", op[0], place=op[1]) for k, op in walk.ops.items()}
+    loss, seen = _forward(jaxpr, sites, values, {})
+    zeros = {k: jnp.zeros_like(v) for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+    pulled = jax.grad(lambda v, z: _forward(jaxpr, sites, v, z)[0], argnums=(0, 1))
+    gradients, adjoints = pulled(list(values), zeros)
+    bad = {k: word for k, v in seen.items() if (word := _bad(v))}
+    is_lost = bool(_bad(loss))
+    reaches = "loss" if is_lost else "gradient" if any(map(_bad, gradients)) else "nothing"
+    if is_lost:
+        (start,) = walk_ends(jaxpr, walk, names)
+        return _birth(walk, bad, start, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
+    if reaches == "gradient":
+        return _backward(walk, adjoints)
+    first = min(bad, key=number, default="")
+    return _told(walk, first, "forward", bad[first], reaches) if first else None
+
+
+def _forward(
+    jaxpr: Any, sites: Mapping[str, Site], values: Sequence[Any], zeros: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    run = Run(sites, zeros)
+    (loss,), seen = run.evaluate(jaxpr.jaxpr, jaxpr.consts, values)
+    return loss, seen
+
+
+def walk_ends(jaxpr: Any, walk: Walk, names: Sequence[str]) -> list[str]:
+    """Keys of the equations that make the outputs."""
+    makers = [f"parameter {name}" for name in names]
+    return Walk().through(jaxpr.jaxpr, list(names), makers)
+
+
+def _when(x: Any, stacks: tuple[bool, ...]) -> int:
+    """The first iteration of a scan in which a value is not finite."""
+    if not stacks or not _bad(x):
+        return 0
+    wide = np.asarray(x).astype(np.float64)
+    return int(np.argmin(np.isfinite(wide).reshape(len(wide), -1).all(axis=1)))
+
+
+def _birth(walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int]) -> Origin:
+    """The equation that a value which is not finite comes from, through those that pass it on."""
+    first = _followed(walk, bad, key, when, set())
+    return _told(walk, first, "forward", bad.get(first, "nan"), "loss")
+
+
+def _followed(
+    walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int], seen: set[str]
+) -> str:
+    seen.add(key)
+    sources = [k for k in walk.sources.get(key, ()) if k in bad and k not in seen]
+    for earlier in sorted((k for k in sources if when[k] <= when.get(key, 0)), key=number):
+        first = _followed(walk, bad, earlier, when, seen)
+        if bad[first] == "nan" or walk.ops[first][0] not in _BY_HAND:
+            return first
+    return key
+
+
+def _backward(walk: Walk, adjoints: Mapping[str, Any]) -> Origin:
+    bad = {k: word for k, v in adjoints.items() if (word := _bad(v))}
+    latest = max(bad, key=number, default="")
+    users = [k for k, sources in walk.sources.items() if latest and latest in sources]
+    if not latest:  # born on the way to a parameter itself
+        users = [k for k, s in walk.sources.items() if any(x.startswith("parameter") for x in s)]
+    fine = [k for k in users if k not in bad]
+    key = max(fine or users or [latest], key=number) if (fine or users or latest) else ""
+    return _told(walk, key, "backward", bad.get(latest, "nan"), "gradient")
+
+
+def _told(walk: Walk, key: str, phase: Any, value: str, reaches: str) -> Origin:
+    op, place, layer = walk.ops.get(key, ("", "", ""))
+    return Origin(where=layer, op=op, phase=phase, value=value, place=place, reaches=reaches)
+
+
+def _bad(x: Any) -> str:
+    values = np.asarray(x)
+    if values.dtype.kind not in "f" and str(values.dtype) != "bfloat16":
+        return ""
+    wide = values.astype(np.float64)
+    if np.all(np.isfinite(wide)):
+        return ""
+    return "nan" if np.any(np.isnan(wide)) else "inf"

@@ -1,0 +1,299 @@
+"""What one forward and backward pass shows of a model: the same record for every backend.
+
+A layer is whatever a backend can name and whose output it can see: a module, an activation, a
+product with weights. Sizes are per element (root mean square, in float64); a size is NaN where
+there is nothing to measure, which for a gradient means that none arrived.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+# Activations by the name of their operation: what is exactly zero where it is off, and what has a
+# slope that can be read off its output (the largest slope, and the slope at output ``a``).
+RECTIFIERS = frozenset({"relu", "relu6", "clamp", "threshold", "hardtanh_relu"})
+SIGMOIDS = frozenset({"sigmoid", "logistic"})
+TANHS = frozenset({"tanh"})
+BOUNDED = SIGMOIDS | TANHS
+OTHERS = frozenset(
+    {"exp", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "softplus", "mish", "prelu"}
+    | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "rrelu"}
+)
+ACTIVATIONS = RECTIFIERS | BOUNDED | OTHERS
+FLAT = 0.01  # a unit is saturated where its slope is under this share of the largest slope
+
+Kind = Literal["linear", "activation", "other"]
+Change = tuple[str, int]  # what to change in a pass, and at which operation (-1: at all)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One output in one pass.
+
+    Args:
+        name: Path, with ``#2`` for the second call of a shared layer.
+        kind: Whether it multiplies by weights, is an activation, or is anything else.
+        op: Name of the operation or of the module's class.
+        size: Number of elements of the output.
+        width: Number of units: extent of the feature axis.
+        activation: Size of the output.
+        gradient: Size of the gradient of the loss with respect to the output.
+        dead: Share of units that are zero for every sample; NaN unless a rectifier.
+        saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
+        index: Number of the operation among those of its kind that a change can be made at.
+    """
+
+    name: str
+    kind: Kind = "other"
+    op: str = ""
+    size: int = 1
+    width: int = 1
+    activation: float = math.nan
+    gradient: float = math.nan
+    dead: float = math.nan
+    saturated: float = math.nan
+    index: int = -1
+
+    @property
+    def flow(self) -> float:
+        """How much the loss moves when noise as large as the output is added to it, to first order.
+
+        Norm of the gradient times size of the output: unchanged by a rescaling of layers that
+        keeps the function (Philipp, Song and Carbonell, arXiv 1712.05577, section 4, measure
+        backward size beside forward size for the same reason), and kept from layer to layer at
+        critical initialisations whatever the widths. The norm alone where no output is known.
+        """
+        norm = self.gradient * math.sqrt(self.size)
+        return norm if math.isnan(self.activation) else norm * self.activation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter in one pass.
+
+    Args:
+        name: Path.
+        shape: Its shape.
+        value: Size of its values.
+        gradient: Size of its gradient; NaN where it has none.
+        trainable: Whether its owner lets it move.
+        symmetric: Whether its rows, and the rows of its gradient, are copies of one another.
+        update: Norm of an optimizer's step over the norm of the values; NaN without one.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    value: float = math.nan
+    gradient: float = math.nan
+    trainable: bool = True
+    symmetric: bool = False
+    update: float = math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One forward and backward pass.
+
+    Args:
+        loss: Value of the loss; None where it is not known.
+        layers: In the order in which data flows.
+        parameters: In the order of their owner.
+        plain_loss: The loss of a model that answers zero; NaN where that cannot be had.
+        source: Size of what the first product with weights is given; NaN where that is not known.
+        fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
+    """
+
+    loss: float | None
+    layers: tuple[Layer, ...]
+    parameters: tuple[Parameter, ...] = ()
+    plain_loss: float = math.nan
+    source: float = math.nan
+    fades: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradients of parameters, or of layers without any, are finite."""
+        seen = [p.gradient for p in self.parameters] or [y.gradient for y in self.layers]
+        is_lost = self.loss is not None and not math.isfinite(self.loss)
+        return not is_lost and not any(map(math.isinf, seen))
+
+    @property
+    def rows(self) -> int:
+        """Positions (samples, pixels, tokens) at which the units of a layer were looked at."""
+        return max((y.size // max(1, y.width) for y in self.layers), default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the first value that is not finite is born.
+
+    Args:
+        where: Layer or module, empty for code outside any.
+        op: Operation.
+        phase: Forward or backward.
+        value: What was born: ``nan`` or ``inf``.
+        place: ``file:line`` in the user's code, empty when unknown.
+        reaches: ``loss``, ``gradient`` or ``nothing``.
+    """
+
+    where: str
+    op: str
+    phase: Literal["forward", "backward"]
+    value: str
+    place: str = ""
+    reaches: str = "loss"
+
+
+class Probe(Protocol):
+    """A model, its loss and a batch, as the checks of flow see them."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend."""
+
+    @property
+    def device(self) -> str:
+        """Device of the parameters."""
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the parameters."""
+
+    @property
+    def label(self) -> str:
+        """Name of the model."""
+
+    @property
+    def count(self) -> int:
+        """Passes so far."""
+
+    @property
+    def most(self) -> int:
+        """Most initialisations that can be drawn; 0 for any number."""
+
+    @property
+    def can_scale(self) -> bool:
+        """Whether a pass can be made with the loss times a factor."""
+
+    @property
+    def replicates(self) -> str:
+        """How fresh initialisations are made, in words; empty where they cannot be."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The interventions that this probe can make."""
+
+    def guard(self) -> AbstractContextManager[Any]:
+        """Hold the user's state for the time of a check."""
+
+    def draw(self, seed: int) -> Any:
+        """A fresh initialisation; the model as it is where there are none."""
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two initialisations have the same parameters."""
+
+    def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
+        """One pass, with one thing changed on the way, or with the loss times a factor."""
+
+    def stepped(self, state: Any) -> Any:
+        """The state after one small step down the gradient."""
+
+    def origin(self, state: Any) -> Origin | None:
+        """Where the first value that is not finite is born; None where all are."""
+
+    def strangers(self, state: Any) -> float:
+        """How much the answer for a sample moves with the others; NaN where that is not known."""
+
+
+def rms(x: np.ndarray) -> float:
+    """Root mean square in float64; infinite where a value is not finite."""
+    wide = np.abs(np.asarray(x)).astype(np.float64).ravel()
+    if not wide.size:
+        return 0.0
+    top = float(wide.max())
+    if not math.isfinite(top):
+        return math.inf
+    return top * math.sqrt(float(np.mean((wide / top) ** 2))) if top else 0.0
+
+
+def dead(op: str, x: np.ndarray) -> float:
+    """Share of units, on the last axis, that are zero at every position; NaN unless a rectifier."""
+    if op not in RECTIFIERS or x.ndim == 0:
+        return math.nan
+    return float(np.mean(~np.any(x.reshape(-1, x.shape[-1]) != 0, axis=0)))
+
+
+def saturated(op: str, x: np.ndarray) -> float:
+    """Share of units of a sigmoid or tanh whose mean slope is nearly zero; NaN otherwise."""
+    if op not in BOUNDED or x.ndim == 0:
+        return math.nan
+    slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
+    return float(np.mean(slope.reshape(-1, x.shape[-1]).mean(axis=0) < FLAT))
+
+
+def symmetric(value: np.ndarray, gradient: np.ndarray | None) -> bool:
+    """Whether all rows along one of the first two axes are copies, in value and in gradient."""
+    if gradient is None or value.ndim < 2 or not np.any(gradient):
+        return False
+    both = (value, gradient)
+    return any(value.shape[axis] > 1 and all(_copies(x, axis) for x in both) for axis in (0, 1))
+
+
+def _copies(x: np.ndarray, axis: int) -> bool:
+    wide = np.asarray(x, dtype=np.float64)
+    spread = np.abs(wide - wide.take([0], axis=axis)).max()
+    return bool(spread <= 1e-5 * np.abs(wide).max())
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, with ``#2`` and so on where one comes again."""
+    seen: dict[str, int] = {}
+    told = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        told.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return told
+
+
+def of_arrays(
+    name: str, kind: Kind, op: str, x: np.ndarray, g: np.ndarray | None, index: int = -1
+) -> Layer:
+    """The record of a layer whose output and gradient are at hand; units on the last axis."""
+    return Layer(
+        name=name,
+        kind=kind,
+        op=op,
+        size=int(x.size),
+        width=int(x.shape[-1]) if x.ndim else 1,
+        activation=rms(x),
+        gradient=math.nan if g is None else rms(g),
+        dead=dead(op, x),
+        saturated=saturated(op, x),
+        index=index,
+    )
+
+
+def of_parameters(
+    values: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray | None]
+) -> tuple[Parameter, ...]:
+    """The records of parameters whose values and gradients are at hand."""
+    return tuple(
+        Parameter(
+            name=name,
+            shape=tuple(value.shape),
+            value=rms(value),
+            gradient=math.nan if gradients.get(name) is None else rms(_array(gradients[name])),
+            symmetric=symmetric(value, gradients.get(name)),
+        )
+        for name, value in values.items()
+    )
+
+
+def _array(x: np.ndarray | None) -> np.ndarray:
+    return np.asarray(x)

@@ -1,0 +1,216 @@
+"""Layers that somebody recorded, or gradients that are already there, as the checks see them.
+
+NumPy has no graph to look into: the user's own code says what a layer put out and what gradient
+came back, or hands over gradients alone, of any framework.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends import layers, tree
+from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
+from pytest_gradcheck.backends.numpy import BACKEND
+from pytest_gradcheck.backends.numpy_records import (
+    agree,
+    entries_of,
+    is_record,
+    of_record,
+    parts,
+    records,
+    word,
+)
+from pytest_gradcheck.backends.protocol import Leaf
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+STEP = 0.1  # share of the loss that a first-order step is to take away
+
+
+class NumpyProbe:
+    """Recorded layers, or gradients alone.
+
+    Args:
+        model: Parameters for ``loss``; without a loss the record itself, or a list of records.
+        loss: Gives the record; None where the model is one.
+        batch: What ``loss`` is given.
+        make: ``make(seed)`` gives fresh parameters.
+        optimizer: ``optimizer(value, gradient)`` gives the step of one parameter.
+        device: Only ``cpu``.
+
+    Raises:
+        UsageError: The record has none of the forms, or shapes that do not agree.
+    """
+
+    backend = "numpy"
+    device = "cpu"
+    can_scale = False
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Callable[[Any, Any], Any] | None,
+        batch: Any,
+        make: Callable[..., Any] | None = None,
+        optimizer: Any = None,
+        device: str = "",
+    ) -> None:
+        if device not in ("", "cpu"):
+            raise UsageError(f"device={device!r} is not known to NumPy; allowed: cpu")
+        self._model, self._loss, self._batch, self._make = model, loss, batch, make
+        self._optimizer = optimizer
+        self.count = 0
+        self.label = getattr(loss, "__name__", "the record")
+        self.changes: tuple[str, ...] = ("input", "init") if loss is not None else ()
+        self._gain = 1.0
+        self._records = [] if loss is not None else records(model)
+        self.replicates = "make" if make is not None else "the list" if self._records[1:] else ""
+        self.most = len(self._records) if loss is None else 0
+        self.dtype = _dtype(model if loss is not None or make is None else None)
+
+    def guard(self) -> AbstractContextManager[Any]:
+        """Hold generators and the arrays that loss, make and model carry."""
+        return BACKEND.guard(self._model, self._loss, self._make, self._batch)
+
+    def draw(self, seed: int) -> Any:
+        """Fresh parameters; the next record of a list."""
+        if self._loss is None:
+            self.count += 1
+            return self._records[(self.count - 1) % len(self._records)]
+        if self._make is None:
+            return self._model
+        np.random.seed(seed % 2**32)
+        takes = len(inspect.signature(self._make).parameters) > 0
+        return self._make(seed) if takes else self._make()
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two initialisations have the same numbers."""
+        one, other = ([x for x in _flat(state).values() if x is not None] for state in (a, b))
+        return len(one) == len(other) and all(map(np.array_equal, one, other))
+
+    def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
+        """What the record of one pass shows."""
+        if self._loss is None:
+            return of_record(state)
+        self.count += 1
+        batch = _standardised(self._batch) if change == ("input", -1) else self._batch
+        state = _scaled(state, 1 / self._gain) if change == ("init", -1) else state
+        try:
+            told = self._loss(state, batch)
+        except Exception as error:  # whatever the user's code raises, told with its own words
+            raise UsageError(
+                f"loss(params, batch) raised {type(error).__name__}: {error}"
+            ) from error
+        value, record, gradients = parts(told)
+        seen = of_record(record)
+        if change is None:
+            self._gain = _gain(seen.layers)
+        if gradients is not None:
+            values, pulled = _flat(state), _flat(gradients)
+            agree(values, pulled)
+            known = {n: v for n, v in values.items() if v is not None}
+            parameters = layers.of_parameters(known, pulled)
+            parameters = tuple(self._updated(p, known, pulled) for p in parameters)
+            seen = replace(seen, parameters=parameters)
+        return replace(seen, loss=value)
+
+    def _updated(
+        self, p: layers.Parameter, values: Mapping[str, Any], pulled: Mapping[str, Any]
+    ) -> layers.Parameter:
+        if self._optimizer is None or pulled.get(p.name) is None:
+            return p
+        step = layers.rms(np.asarray(self._optimizer(values[p.name], pulled[p.name])))
+        return replace(p, update=step / p.value if p.value else math.nan)
+
+    def stepped(self, state: Any) -> Any:
+        """The parameters after a small step, where the loss gives their gradients."""
+        if self._loss is None:
+            return state
+        value, _, gradients = parts(self._loss(state, self._batch))
+        if gradients is None or value is None:
+            return state
+        pulled = _flat(gradients)
+        known = [g for g in pulled.values() if g is not None]
+        total = sum(float(np.sum(np.square(g.astype(np.float64)))) for g in known)
+        rate = STEP * abs(value) / total if total else 0.0
+        flat = tree.flatten(state, Leaf, lambda node: None)
+        moved = [
+            y.value if pulled.get(y.path) is None else y.value - rate * np.asarray(pulled[y.path])
+            for y in flat.leaves
+        ]
+        return flat.rebuild(moved)
+
+    def origin(self, state: Any) -> Origin | None:
+        """The first recorded layer that is not finite; the last whose gradient is not."""
+        record = state if self._loss is None else parts(self._loss(state, self._batch))[1]
+        entries = list(entries_of(record))
+        for name, x, _ in entries:
+            if x is not None and not np.all(np.isfinite(x)):
+                return Origin(where=name, op="", phase="forward", value=word(x))
+        for name, _, g in reversed(entries):
+            if g is not None and not np.all(np.isfinite(g)):
+                return Origin(
+                    where=name, op="", phase="backward", value=word(g), reaches="gradient"
+                )
+        return None
+
+    def strangers(self, state: Any) -> float:
+        """Not known: there is no model to ask."""
+        return math.nan
+
+
+def _gain(seen: Sequence[Layer]) -> float:
+    """Middle one of the factors by which products with weights change the size of the data."""
+    pairs = [
+        (a.activation, b.activation) for a, b in itertools.pairwise(seen) if b.kind == "linear"
+    ]
+    gains = sorted(b / a for a, b in pairs if a > 0 and b > 0 and math.isfinite(b / a))
+    return gains[len(gains) // 2] if gains else 1.0
+
+
+def _scaled(state: Any, factor: float) -> Any:
+    """The parameters with every matrix times a factor."""
+    flat = tree.flatten(state, Leaf, lambda node: None)
+    return flat.rebuild([_times(leaf.value, factor) for leaf in flat.leaves])
+
+
+def _times(value: Any, factor: float) -> Any:
+    is_matrix = isinstance(value, np.ndarray) and value.ndim > 1 and value.dtype.kind == "f"
+    return value * value.dtype.type(factor) if is_matrix else value
+
+
+def _standardised(batch: Any) -> Any:
+    """The batch with the features of its first matrix at mean 0 and standard deviation 1."""
+    flat = tree.flatten(batch, Leaf, lambda node: None)
+    values = [leaf.value for leaf in flat.leaves]
+    for number, x in enumerate(values):
+        if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind == "f":
+            spread = x.std(axis=0, keepdims=True)
+            values[number] = (x - x.mean(axis=0, keepdims=True)) / np.where(spread > 0, spread, 1)
+            break
+    return flat.rebuild(values)
+
+
+def _flat(state: Any) -> dict[str, np.ndarray | None]:
+    if isinstance(state, (list, tuple)) and is_record(state) and len(state):
+        return {f"{name}.{n}": g for n, (name, _, g) in enumerate(entries_of(state))}
+    flat = tree.flatten(state, Leaf, lambda node: None)
+    return {
+        y.path: None if y.value is None else np.asarray(y.value)
+        for y in flat.leaves
+        if y.value is None or isinstance(y.value, (np.ndarray, np.generic, float))
+    }
+
+
+def _dtype(model: Any) -> str:
+    found = [x for x in _flat(model).values() if x is not None] if model is not None else []
+    return str(found[0].dtype) if found and found[0].dtype.kind == "f" else "float64"

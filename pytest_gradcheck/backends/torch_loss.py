@@ -1,0 +1,84 @@
+"""The loss of a PyTorch model as the user computes it, its gradients, and that of a zero answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+Loss = Callable[[Any, Any], Any]
+
+
+def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The loss as a tensor of one element.
+
+    Raises:
+        UsageError: The loss raises, or is no scalar tensor.
+    """
+    try:
+        value = loss(model, batch)
+    except Exception as error:  # whatever the user's code raises, told with its own words
+        raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(
+            f"loss(model, batch) must give a real tensor of one element, it gave {shape}; "
+            f"try .mean() or .sum()"
+        )
+    return value.reshape(())
+
+
+class ReentrantError(Exception):
+    """A checkpoint of the older kind, which only ``backward`` can go through."""
+
+
+def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients without touching ``.grad`` and the hooks that wait for it.
+
+    Raises:
+        ReentrantError: A checkpoint asks for ``backward``; the graph is used up.
+    """
+    if not value.requires_grad or not wanted:
+        return [None] * len(wanted)
+    try:
+        return list(torch.autograd.grad(value, list(wanted), allow_unused=True))
+    except RuntimeError as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+        raise ReentrantError from error
+
+
+def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients by ``backward``; ``.grad`` is set back by the guard around."""
+    for p in wanted:
+        p.grad = None
+    value.backward()
+    return [p.grad for p in wanted]
+
+
+def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
+    """The loss of a model that answers zero; NaN where the answer is no single tensor."""
+    changed: list[bool] = []
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            changed.append(True)
+            return torch.zeros_like(output)
+        return None
+
+    handle = model.register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            value = float(value_of(loss, model, batch))
+    except UsageError:
+        return math.nan
+    finally:
+        handle.remove()
+    return value if len(changed) == 1 else math.nan

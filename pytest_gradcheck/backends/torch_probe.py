@@ -1,0 +1,271 @@
+"""A PyTorch model, its loss and a batch: fresh initialisations, passes, steps and origins."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import torch_flow, torch_loss, torch_origin
+from pytest_gradcheck.backends.layers import Change, Origin, Pass
+from pytest_gradcheck.backends.torch_ops import CHANGES
+from pytest_gradcheck.backends.torch_state import guard
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+STEP = 0.1  # share of the loss that a first-order step is to take away
+ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
+
+
+class TorchProbe:
+    """A torch model as the checks of flow see it.
+
+    Args:
+        model: The model; None where ``make`` builds it.
+        loss: ``loss(model, batch)``, a tensor of one element.
+        batch: What ``loss`` is given.
+        make: Builds a freshly initialised model, from torch's global generator or from a seed.
+        optimizer: An optimizer of the model's parameters, or what makes one of parameters.
+        device: Device to move batch and models to; where they are when empty.
+
+    Raises:
+        UsageError: The model has no parameters, or is no module.
+    """
+
+    backend = "torch"
+    changes = CHANGES
+    can_scale = True
+    most = 0
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        loss: torch_loss.Loss,
+        batch: Any,
+        make: Callable[..., nn.Module] | None = None,
+        optimizer: Any = None,
+        device: str = "",
+    ) -> None:
+        self._loss, self._make, self._optimizer, self._device = loss, make, optimizer, device
+        self._given, self._original_batch = model, batch
+        self._last = -1
+        self.count = 0
+        self._batch = _moved(batch, device)
+        if make is not None:
+            with self.guard():
+                model = self._made(0)
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
+        self._model = model
+        parameters = list(model.parameters())
+        if not parameters:
+            raise UsageError(f"{type(model).__name__} has no parameters: nothing can be trained")
+        self.device = str(torch.device(device)) if device else str(parameters[0].device)
+        self.dtype = str(parameters[0].dtype).removeprefix("torch.")
+        self.label = type(getattr(model, "_orig_mod", model)).__name__
+        self.replicates = "make" if make is not None else self._resets()
+
+    def guard(self) -> AbstractContextManager[Any]:
+        """Hold generators, flags, the model and whatever the loss, make and optimizer carry."""
+        roots = (self._given, self._loss, self._make, self._original_batch, self._optimizer)
+        return guard(roots)
+
+    def draw(self, seed: int) -> nn.Module:
+        """A model of its own: made, or copied and reset; the given one where neither can be."""
+        if self._make is not None:
+            return self._made(seed)
+        if not self.replicates:
+            return self._model
+        fresh = copy.deepcopy(self._model)
+        _seed(seed)
+        _reset(fresh)
+        return fresh.to(self._device) if self._device else fresh
+
+    def _made(self, seed: int) -> nn.Module:
+        _seed(seed)
+        assert self._make is not None
+        model = self._make(seed) if _takes_seed(self._make) else self._make()
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise UsageError(f"make must build an nn.Module, it gave a {kind}")
+        return model.to(self._device) if self._device else model
+
+    def _resets(self) -> str:
+        """``reset_parameters`` where every module has it and the model looks like a draw of it."""
+        holders = [m for m in self._model.modules() if list(m.parameters(recurse=False))]
+        if any(hasattr(m, "_orig_mod") for m in self._model.modules()):
+            return ""
+        if not all(callable(_reset_of(m)) for m in holders):
+            return ""
+        with self.guard():
+            try:
+                fresh = copy.deepcopy(self._model)
+            except RuntimeError:  # holds tensors of a graph
+                return ""
+            _seed(0)
+            _reset(fresh)
+            pairs = zip(self._model.parameters(), fresh.parameters(), strict=True)
+            return "reset_parameters" if all(_alike(a, b) for a, b in pairs) else ""
+
+    def same(self, a: nn.Module, b: nn.Module) -> bool:
+        """Whether two models have the same parameters, bit for bit."""
+        pairs = zip(a.parameters(), b.parameters(), strict=True)
+        return all(torch.equal(p, q) for p, q in pairs)
+
+    def measure(self, state: nn.Module, change: Change | None = None, factor: float = 1.0) -> Pass:
+        """One pass with the generators set alike; beside a plain one, what a zero answer costs."""
+        _seed(0)
+        self.count += 1
+        seen, gradients = torch_flow.measure(
+            state, self._loss, self._batch, change, factor, self._last
+        )
+        if change is not None or factor != 1.0:
+            return seen
+        self._last = max((y.index for y in seen.layers if y.kind == "linear"), default=-1)
+        _seed(0)
+        plain = torch_loss.plain(state, self._loss, self._batch)
+        seen = replace(seen, plain_loss=plain)
+        return self._updated(state, seen, gradients) if self._optimizer is not None else seen
+
+    def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
+        """The pass with the relative size of one step of the optimizer, taken on a copy."""
+        if callable(self._optimizer):
+            model = copy.deepcopy(state)
+            optimizer = self._optimizer(model.parameters())
+        else:
+            model, optimizer = copy.deepcopy((self._model, self._optimizer))
+            with torch.no_grad():
+                for mine, drawn in zip(model.parameters(), state.parameters(), strict=True):
+                    mine.copy_(drawn)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for name, p in model.named_parameters():
+            gradient = gradients.get(name)
+            p.grad = None if gradient is None else gradient.detach().clone()
+        optimizer.step()
+        after = dict(model.named_parameters())
+        moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
+        parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
+        return replace(seen, parameters=parameters)
+
+    def stepped(self, state: nn.Module) -> nn.Module:
+        """A copy after a step that takes away a tenth of the loss, to first order."""
+        _seed(0)
+        seen, gradients = torch_flow.measure(state, self._loss, self._batch)
+        total = sum(float(g.double().square().sum()) for g in gradients.values() if g is not None)
+        fresh = copy.deepcopy(state)
+        rate = STEP * abs(seen.loss or 0.0) / total if total else 0.0
+        with torch.no_grad():
+            for name, p in fresh.named_parameters():
+                gradient = gradients.get(name)
+                if gradient is not None:
+                    p.sub_((gradient.double() * rate).to(p.dtype))
+        return fresh
+
+    def origin(self, state: nn.Module) -> Origin | None:
+        """The first birth of a value that is not finite."""
+        _seed(0)
+        return torch_origin.origin(state, self._loss, self._batch)
+
+    def strangers(self, state: nn.Module) -> float:
+        """Change of the answers for other samples, over their size, when one sample is replaced."""
+        answers = []
+        for batch in (self._batch, _exchanged(self._batch)):
+            _seed(0)
+            answers.append(_answer(state, self._loss, batch))
+        one, other = answers
+        if one is None or other is None or one.shape != other.shape or not len(one) > 2:
+            return math.nan
+        rest = one[1:].double()
+        size = float(rest.abs().max())
+        return float((other[1:].double() - rest).abs().max()) / size if size else 0.0
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _takes_seed(make: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+def _reset_of(module: nn.Module) -> Any:
+    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+
+
+def _reset(model: nn.Module) -> None:
+    with torch.no_grad():
+        for part in reversed(list(model.modules())):  # one may reset its children its own way
+            if list(part.parameters(recurse=False)):
+                _reset_of(part)()
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors may be draws of one distribution, as far as their sizes tell."""
+    if a.numel() < 8:
+        return True
+    one, other = (float(x.detach().double().square().mean().sqrt()) for x in (a, b))
+    if not one or not other:
+        return one == other
+    return 1 / ALIKE < one / other < ALIKE
+
+
+def _ratio(step: Tensor, value: Tensor) -> float:
+    size = float(torch.linalg.vector_norm(value.double()))
+    return float(torch.linalg.vector_norm(step.double())) / size if size else math.nan
+
+
+def _moved(batch: Any, device: str) -> Any:
+    if not device:
+        return batch
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(_moved(value, device) for value in batch)
+    return batch
+
+
+def _exchanged(batch: Any) -> Any:
+    """The batch with its first sample in another one's place."""
+    if isinstance(batch, Tensor) and batch.ndim and len(batch) > 2 and batch.is_floating_point():
+        fresh = batch.detach().clone()
+        fresh[0] = batch[1] * 0.5 - 0.25 * batch[2]
+        return fresh
+    if isinstance(batch, dict):
+        return {key: _exchanged(value) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(_exchanged(value) for value in batch)
+    return batch
+
+
+def _answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None:
+    answers: list[Any] = []
+    handle = model.register_forward_hook(lambda module, args, output: answers.append(output))
+    try:
+        with torch.no_grad():
+            torch_loss.value_of(loss, model, batch)
+    finally:
+        handle.remove()
+    answer = answers[0] if len(answers) == 1 else None
+    return answer if isinstance(answer, Tensor) and answer.is_floating_point() else None

@@ -1,0 +1,62 @@
+"""Sizes of PyTorch tensors, on their device, and the records of parameters."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import layers
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def size(x: Tensor) -> Tensor:
+    """Root mean square in float64, on the device."""
+    x = x.detach()
+    x = x.to_dense() if x.layout != torch.strided else x
+    x = torch.view_as_real(x) if x.is_complex() else x
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    made: Tensor = torch.linalg.vector_norm(x, dtype=wide) / max(1, x.numel()) ** 0.5
+    return made
+
+
+def finite(size: float) -> float:
+    """A size that is not finite as infinity."""
+    return math.inf if math.isnan(size) else size
+
+
+def parameters(
+    model: nn.Module, gradients: dict[str, Tensor | None]
+) -> tuple[layers.Parameter, ...]:
+    """The records of a model's parameters."""
+    return tuple(_parameter(name, p, gradients.get(name)) for name, p in model.named_parameters())
+
+
+def _parameter(name: str, p: Tensor, g: Tensor | None) -> layers.Parameter:
+    return layers.Parameter(
+        name=name,
+        shape=tuple(p.shape),
+        value=finite(float(size(p))),
+        gradient=math.nan if g is None else finite(float(size(g))),
+        trainable=p.requires_grad,
+        symmetric=_is_symmetric(p.detach(), g),
+    )
+
+
+def _is_symmetric(p: Tensor, g: Tensor | None) -> bool:
+    if g is None or p.ndim < 2 or g.layout != torch.strided or not bool(g.any()):
+        return False
+    return any(
+        p.shape[axis] > 1 and _copies(p, axis) and _copies(g.detach(), axis) for axis in (0, 1)
+    )
+
+
+def _copies(x: Tensor, axis: int) -> bool:
+    # The first two rows tell nearly always.
+    if float((x.narrow(axis, 0, 1) - x.narrow(axis, 1, 1)).abs().max()) > 1e-5 * float(
+        x.abs().max()
+    ):
+        return False
+    return float((x - x.narrow(axis, 0, 1)).abs().max()) <= 1e-5 * float(x.abs().max())

@@ -1,0 +1,185 @@
+"""Does the gradient reach every layer, neither vanishing nor exploding, dead or non-finite?"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.checks import flow_gains, flow_result
+from pytest_gradcheck.checks.flow_cause import ORDERS, Trial, trials
+from pytest_gradcheck.checks.flow_more import more
+from pytest_gradcheck.checks.flow_parameters import trainable
+from pytest_gradcheck.checks.flow_passes import MORE, MOST, Passes, Statistics, statistics
+from pytest_gradcheck.checks.flow_question import FlowQuestion, probe
+from pytest_gradcheck.checks.flow_symptom import Symptom
+from pytest_gradcheck.checks.flow_symptoms import symptoms
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.results import Context, Result
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+WAKING = ("vanishing", "zero")  # what one step of training may cure
+ILL = {*WAKING, "dead"}  # what is left where it did not
+
+
+def check(question: FlowQuestion, limits: Limits, context: Context) -> Result:
+    """Measure and judge; the caller has resolved limits, seed and place.
+
+    Raises:
+        UsageError: The question cannot be asked as it is.
+    """
+    began = time.perf_counter()
+    if question.seeds < 1:
+        raise UsageError(f"seeds={question.seeds} is not allowed; allowed: a number of 1 or more")
+    asked = probe(question)
+    with asked.guard():
+        made = _judged(question, asked, limits, context.seed)
+    made = flow_result.labelled(replace(made, context=context), asked)
+    passes = made.context.evaluations
+    return replace(
+        made,
+        context=replace(
+            made.context,
+            evaluations=passes + asked.count,
+            derivatives=asked.count,
+            seconds=time.perf_counter() - began,
+        ),
+    )
+
+
+def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> Result:
+    label = question.label or asked.label
+    is_single = not asked.replicates or question.seeds == 1
+    passes = Passes(asked, is_single=is_single, seed=seed)
+    passes.add(asked.most or question.seeds)
+    if not _has_gradient(passes):
+        told = "the loss does not depend on any parameter that may move"
+        lost = (Symptom("detached", "", told),)
+        return flow_result.result(label, passes, None, lost, (), limits)
+    found = _found(passes, limits, question)
+    most = asked.most or MOST
+    while _is_open(found) and not is_single and len(passes.seen) < most:
+        passes.add(MORE)
+        found = _found(passes, limits, question)
+    seen = statistics(passes.finite) if passes.finite else None
+    found = _woken(passes, found, limits, question)
+    kinds = {s.kind for s in found if s.severity == "fail"}
+    tried: tuple[Trial, ...] = ()
+    failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)
+    if failing is not None and not failing.is_open and asked.changes:
+        tried = trials(passes, seen, failing, limits, kinds)
+    found = _accused(found, next((t for t in tried if t.restored), None))
+    found = (*found, *more(passes, seen, found))
+    return flow_result.result(label, passes, seen, found, tried, limits)
+
+
+def _is_open(found: tuple[Symptom, ...]) -> bool:
+    """Whether more initialisations might change the verdict."""
+    is_decided = any(s.severity == "fail" and not s.is_open for s in found)
+    return not is_decided and any(s.is_open for s in found)
+
+
+def _has_gradient(passes: Passes) -> bool:
+    """Whether any parameter, or any layer of a record without them, has a gradient."""
+    for one in passes.seen:
+        if one.parameters and any(not math.isnan(p.gradient) for p in one.parameters):
+            return True
+        if not one.parameters and any(not math.isnan(y.gradient) for y in one.layers):
+            return True
+        if one.parameters and not trainable(one.parameters):
+            return True  # everything is frozen: a finding of its own
+    return False
+
+
+def _found(passes: Passes, limits: Limits, question: FlowQuestion) -> tuple[Symptom, ...]:
+    lost = _nonfinite(passes)
+    if not passes.finite:
+        return lost
+    seen: Statistics = statistics(passes.finite)
+    return (*lost, *symptoms(passes, seen, limits, tuple(question.frozen)))
+
+
+def _nonfinite(passes: Passes) -> tuple[Symptom, ...]:
+    """The first birth in an initialisation whose loss or gradient is not finite."""
+    bad = [number for number, one in enumerate(passes.seen) if not one.is_finite]
+    if not bad:
+        return ()
+    number = bad[0]
+    state = passes.states[number] if number < len(passes.states) else None
+    if state is None:
+        state = passes.probe.draw(passes.seed + number)
+    count = len(passes.seen)
+    share = "" if count == 1 else f", in {len(bad)} of {count} initialisations"
+    origin = passes.probe.origin(state)
+    if origin is None:
+        return (Symptom("nonfinite", "", f"loss or gradient is not finite{share}"),)
+    return (flow_result.of_origin(replace(origin, reaches=_reach(origin.reaches)), share),)
+
+
+def _reach(reaches: str) -> str:
+    return "gradient" if reaches == "nothing" else reaches
+
+
+def _woken(
+    passes: Passes, found: tuple[Symptom, ...], limits: Limits, question: FlowQuestion
+) -> tuple[Symptom, ...]:
+    """The symptoms, those of a model that one small step sets going as notes.
+
+    A last layer, or a branch, that starts at zero lets no gradient through until its first update
+    (Zhang, Dauphin and Ma 2019, arXiv 1901.09321); that is a choice, and no fault.
+    """
+    if not any(_may_wake(s, passes) for s in found):
+        return found
+    stepped = Passes(passes.probe, is_single=passes.is_single)
+    for state in passes.states:
+        stepped.seen.append(passes.probe.measure(passes.probe.stepped(state)))
+    if not stepped.finite:
+        return found
+    after = symptoms(stepped, statistics(stepped.finite), limits, tuple(question.frozen))
+    left = {s.kind for s in after if s.severity == "fail" and not s.is_open}
+    is_open = {s.kind for s in after if s.is_open and s.severity == "fail"}
+    wakes = not left & ILL and not (is_open & set(WAKING) and not _moves(passes, stepped))
+    return tuple(_asleep(s) if s.kind in WAKING and wakes else s for s in found)
+
+
+def _may_wake(symptom: Symptom, passes: Passes) -> bool:
+    """Whether zeros, or a gradient that is lost at the last layer alone, may be a choice."""
+    if symptom.severity != "fail" or symptom.kind not in WAKING:
+        return False
+    if symptom.kind == "zero":
+        return True
+    seen = statistics(passes.finite)
+    odd = flow_gains.odd(seen, passes.finite[0].source)
+    where = symptom.where if odd is None else odd.name
+    return bool(seen.flowing) and where == seen.flowing[-1].name
+
+
+def _moves(passes: Passes, stepped: Passes) -> bool:
+    """Whether a step brings the gradient at least halfway, in decades, to the last layer's."""
+    before, after = statistics(passes.finite), statistics(stepped.finite)
+    old = [max(a, -12.0) for a in before.attenuations]
+    new = [max(a, -12.0) for a in after.attenuations]
+    return bool(new) and sum(new) / len(new) > 0.5 * sum(old) / len(old)
+
+
+def _asleep(symptom: Symptom) -> Symptom:
+    told = f"{symptom.message}; one small step of training lets it through"
+    return replace(symptom, kind="asleep", message=told, severity="note", is_open=False)
+
+
+def _accused(found: tuple[Symptom, ...], cause: Trial | None) -> tuple[Symptom, ...]:
+    """What the cause says about the symptoms.
+
+    A first loss that is too large is a failure where a change of the model cures it, and a layer
+    that is the cause is the place.
+    """
+    if cause is None:
+        return found
+    told = [replace(s, severity="fail") if s.kind == "first-loss" else s for s in found]
+    first = next((n for n, s in enumerate(told) if s.severity == "fail"), None)
+    if first is not None and cause.where:
+        told[first] = replace(told[first], where=cause.where)
+    return tuple(told)

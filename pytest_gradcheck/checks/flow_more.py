@@ -1,0 +1,81 @@
+"""Beside the flow from layer to layer: samples of a batch, scale of the loss, few seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.checks.flow_passes import Passes, Statistics
+from pytest_gradcheck.checks.flow_symptom import Symptom
+from pytest_gradcheck.checks.flow_symptoms import SAMPLES
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+STRANGE = 1e-3  # relative change of an answer by another sample that is no rounding
+FACTOR = {"float16": 4.0, "bfloat16": 4.0}  # of the loss; a power of two changes no digit
+TINY = {"float16": 1e-4, "bfloat16": 1e-30, "float32": 1e-30}  # gradients that may underflow
+EXACT = {"float16": 1e-2, "bfloat16": 1e-2, "float32": 1e-4}
+
+
+def more(passes: Passes, seen: Statistics | None, found: Sequence[Symptom]) -> tuple[Symptom, ...]:
+    """What else was seen."""
+    told = [*_circumstances(passes)]
+    if seen is None or any(s.severity == "fail" for s in found):
+        return tuple(told)
+    return (*_nonlinear(passes), *_strangers(passes), *told)
+
+
+def _circumstances(passes: Passes) -> list[Symptom]:
+    told = []
+    if passes.is_single:
+        message = (
+            "a single realisation: fresh initialisations were not to be had, so the spread is that "
+            "predicted from depth and widths; give make="
+        )
+        told.append(Symptom("single", "", message, (), "note"))
+    rows = passes.seen[0].rows if passes.seen else 0
+    rectified = any(not math.isnan(y.dead) for one in passes.seen for y in one.layers)
+    if rows and rows < SAMPLES and rectified:
+        message = f"{rows} samples cannot tell dead units from unlucky ones; {SAMPLES} can"
+        told.append(Symptom("small", "", message, (("samples", rows),), "warn"))
+    return told
+
+
+def _strangers(passes: Passes) -> list[Symptom]:
+    moved = passes.probe.strangers(passes.states[0])
+    if math.isnan(moved) or moved < STRANGE:
+        return []
+    told = f"the answer for a sample moves by {moved:.1%} of its size with another sample"
+    is_meant = any("batch" in y.op.lower() for y in passes.seen[0].layers)
+    return [Symptom("strangers", "", told, (("moved", moved),), "note" if is_meant else "warn")]
+
+
+def _nonlinear(passes: Passes) -> list[Symptom]:
+    probe = passes.probe
+    factor = FACTOR.get(probe.dtype, 1024.0)
+    if not probe.can_scale:
+        return []
+    again = probe.measure(passes.states[0])
+    tiny, exact = TINY.get(probe.dtype, 1e-290), EXACT.get(probe.dtype, 1e-9)
+    if _off(passes.seen[0], again, 1.0, tiny, exact):
+        return []  # it changes from run to run by itself, as spectral normalisation does
+    off = _off(again, probe.measure(passes.states[0], None, factor), factor, tiny, exact)
+    if not off:
+        return []
+    name, ratio = off[0]
+    told = f"the loss times {factor:g} gives {ratio:.6g} times {factor:g} the gradient of {name}"
+    return [Symptom("nonlinear", name, told, (("ratio", ratio),))]
+
+
+def _off(
+    one: Pass, other: Pass, factor: float, tiny: float, exact: float
+) -> list[tuple[str, float]]:
+    """Parameters whose gradient is not the factor times that of another pass, and by how much."""
+    pairs = zip(one.parameters, other.parameters, strict=True)
+    known = [
+        (p.name, q.gradient / (factor * p.gradient))
+        for p, q in pairs
+        if p.gradient > tiny and math.isfinite(q.gradient)
+    ]
+    return [(name, ratio) for name, ratio in known if abs(ratio - 1) > exact]

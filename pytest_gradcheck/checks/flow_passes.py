@@ -1,0 +1,227 @@
+"""Passes over several initialisations, and what they say together about each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import depth
+from pytest_gradcheck.numerics.intervals import Interval, of_mean
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+MOST = 20  # initialisations
+MORE = 5  # added at a time while something is open
+KEPT = 3  # initialisations that are kept for interventions
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """A layer over all its calls and all passes.
+
+    Args:
+        name: Path without a number of a call.
+        kind: As that of its calls.
+        op: Operation.
+        width: Units.
+        index: Number among its kind.
+        flows: One for each pass; calls add up in squares, as gradients of one weight do on average.
+        activations: Sizes of outputs, likewise.
+        gradients: Sizes of gradients, likewise.
+        dead: Shares of dead units, one for each pass.
+        saturated: Shares of saturated outputs.
+    """
+
+    name: str
+    kind: Kind
+    op: str
+    width: int
+    index: int
+    flows: tuple[float, ...]
+    activations: tuple[float, ...]
+    gradients: tuple[float, ...]
+    dead: tuple[float, ...]
+    saturated: tuple[float, ...]
+
+
+@dataclass(eq=False)
+class Passes:
+    """The passes so far.
+
+    Args:
+        probe: What is measured.
+        seen: One pass for each initialisation.
+        states: The first initialisations, kept for interventions.
+        is_single: Whether there is one realisation only.
+    """
+
+    probe: Probe
+    seen: list[Pass] = field(default_factory=list)
+    states: list[Any] = field(default_factory=list)
+    is_single: bool = False
+    seed: int = 0
+
+    def add(self, count: int) -> None:
+        """Draw and measure more initialisations.
+
+        Raises:
+            UsageError: ``make`` gives the same parameters for every seed.
+        """
+        left = self.probe.most - len(self.seen) if self.probe.most else count
+        for _ in range(1 if self.is_single else min(count, left)):
+            state = self.probe.draw(self.seed + len(self.seen))
+            if len(self.seen) == 1 and self.probe.same(self.states[0], state):
+                raise UsageError(
+                    f"{self.probe.replicates} gives the same parameters every time; it must draw "
+                    f"from the seed it is given, or from the framework's global generator"
+                )
+            if len(self.states) < KEPT:
+                self.states.append(state)
+            self.seen.append(self.probe.measure(state))
+
+    @property
+    def finite(self) -> list[Pass]:
+        """The passes whose loss and gradients are finite."""
+        return [one for one in self.seen if one.is_finite]
+
+
+def grouped(passes: Sequence[Pass]) -> tuple[Grouped, ...]:
+    """The layers that every pass has, in the order of the first; calls of one put together."""
+    if not passes:
+        return ()
+    tables = [_calls(one) for one in passes]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return tuple(_group(name, [table[name] for table in tables]) for name in names)
+
+
+def _calls(one: Pass) -> dict[str, list[Layer]]:
+    table: dict[str, list[Layer]] = {}
+    for layer in one.layers:
+        table.setdefault(base(layer.name), []).append(layer)
+    return table
+
+
+def base(name: str) -> str:
+    """The name of a layer without the number of a call."""
+    return name.partition("#")[0]
+
+
+def _group(name: str, calls: list[list[Layer]]) -> Grouped:
+    first = calls[0][0]
+    return Grouped(
+        name=name,
+        kind=first.kind,
+        op=first.op,
+        width=first.width,
+        index=first.index,
+        flows=tuple(_together([y.flow for y in one]) for one in calls),
+        activations=tuple(_mean([y.activation for y in one]) for one in calls),
+        gradients=tuple(_together([y.gradient for y in one]) for one in calls),
+        dead=tuple(_mean([y.dead for y in one]) for one in calls),
+        saturated=tuple(_mean([y.saturated for y in one]) for one in calls),
+    )
+
+
+def _together(values: list[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return math.sqrt(math.fsum(v * v for v in known)) if known else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What finite passes say together.
+
+    Args:
+        layers: Layer by layer.
+        attenuations: Log10 of the flow at the first layers over the last, one for each pass.
+        attenuation: Their interval, dead networks left out.
+        levels: Log10 of the largest flow over the loss, where the loss is positive.
+        excess: Log10 of the loss over that of a zero answer, likewise.
+        depth: Layers with weights; all layers where none is known to have any.
+        dead_networks: Passes in which no gradient arrives at some layer.
+        dead_risk: Probability of a dead network as the dead units predict it.
+    """
+
+    layers: tuple[Grouped, ...]
+    attenuations: tuple[float, ...]
+    attenuation: Interval
+    levels: tuple[float, ...]
+    excess: tuple[float, ...]
+    depth: int
+    dead_networks: int
+    dead_risk: float
+
+    @property
+    def flowing(self) -> tuple[Grouped, ...]:
+        """The layers that a gradient reaches in every pass, up to the last product with weights."""
+        return _flowing(self.layers)
+
+    @property
+    def profiles(self) -> list[list[float]]:
+        """Flow of each of these layers, one row a pass."""
+        return [list(row) for row in zip(*(y.flows for y in self.flowing), strict=True)]
+
+
+def _flowing(layers: Sequence[Grouped]) -> tuple[Grouped, ...]:
+    # What follows the last product (a softmax, a sigmoid) belongs to the loss: the gradient with
+    # respect to a probability near zero is as large as its inverse.
+    last = max((n for n, y in enumerate(layers) if y.kind == "linear"), default=len(layers))
+    return tuple(y for y in layers[: last + 1] if not any(map(math.isnan, y.flows)))
+
+
+def statistics(passes: Sequence[Pass]) -> Statistics:
+    """The statistics of finite passes."""
+    layers = grouped(passes)
+    flowing = _flowing(layers)
+    profiles = [depth.profile(row) for row in zip(*(y.flows for y in flowing), strict=True)]
+    attenuations = tuple(one.attenuation for one in profiles)
+    linear = [y for y in layers if y.kind == "linear"] or list(layers)
+    rectified = [y for y in layers if y.dead and not math.isnan(y.dead[0])]
+    alive = [a for a in attenuations if math.isfinite(a)]
+    return Statistics(
+        layers=layers,
+        attenuations=attenuations,
+        attenuation=of_mean(alive, depth.spread([y.width for y in linear])),
+        levels=_levels(passes, [one.level for one in profiles]),
+        excess=_excess(passes),
+        depth=len(linear),
+        dead_networks=sum(map(_is_dead, passes)),
+        dead_risk=depth.dead_network(
+            list(zip(*(y.dead for y in rectified), strict=True)), [y.width for y in rectified]
+        ),
+    )
+
+
+def _levels(passes: Sequence[Pass], flows: Sequence[float]) -> tuple[float, ...]:
+    known = [(one, f) for one, f in zip(passes, flows, strict=False) if one.loss and one.loss > 0]
+    return tuple(
+        depth.log_ratio(f * math.sqrt(max(1, one.rows)), one.loss or 1.0) for one, f in known
+    )
+
+
+def _excess(passes: Sequence[Pass]) -> tuple[float, ...]:
+    known = [one for one in passes if one.loss and one.loss > 0 and one.plain_loss > 0]
+    return tuple(depth.log_ratio(one.loss or 1.0, one.plain_loss) for one in known)
+
+
+def _is_dead(one: Pass) -> bool:
+    """Whether a rectifier is off for every sample, and nothing arrives before it."""
+    off = [number for number, y in enumerate(one.layers) if y.dead == 1.0]
+    return bool(off) and any(y.gradient == 0 for y in one.layers[: off[0] + 1])
+
+
+def constant(parameters: Sequence[Sequence[Parameter]], wanted: object) -> tuple[str, ...]:
+    """Names of parameters for which a test holds in every pass."""
+    names = [p.name for p in parameters[0]] if parameters else []
+    tables = [{p.name: p for p in one} for one in parameters]
+    test: Any = wanted
+    return tuple(n for n in names if all(n in t and test(t[n]) for t in tables))

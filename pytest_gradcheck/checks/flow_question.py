@@ -1,0 +1,99 @@
+"""A call of the verb, as it was made, and the probe that answers it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_gradcheck import backends
+from pytest_gradcheck.backends.flow import probe_of
+from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowQuestion:
+    """A call of the verb: the model, its loss, a batch, and how to draw it anew."""
+
+    model: Any
+    loss: Callable[[Any, Any], Any] | None
+    batch: Any
+    make: Callable[..., Any] | None = None
+    seeds: int = 5
+    optimizer: Any = None
+    frozen: Sequence[str] = ()
+    backend: str | None = None
+    device: str | None = None
+    label: str | None = None
+
+
+def probe(question: FlowQuestion) -> Probe:
+    """The probe of the backend that the model belongs to.
+
+    Raises:
+        UsageError: The model is of no known kind, or cannot be probed.
+    """
+    if question.loss is not None and not callable(question.loss):
+        kind = type(question.loss).__name__
+        raise UsageError(f"loss must be a function loss(model, batch), not a {kind}")
+    name = question.backend or _owner(question)
+    made: Probe = probe_of(name)(
+        question.model,
+        question.loss,
+        question.batch,
+        make=question.make,
+        optimizer=question.optimizer,
+        device=question.device or "",
+    )
+    return made
+
+
+def _owner(question: FlowQuestion) -> str:
+    """The backend of the model, or of the first value inside it; NumPy for records."""
+    if question.loss is None and question.make is None:
+        return "numpy"
+    model = question.model
+    if model is None and question.make is not None:
+        return _owner_of_made(question)
+    return _found(model) or _found(question.batch) or "numpy"
+
+
+def _owner_of_made(question: FlowQuestion) -> str:
+    found = _found(question.batch)
+    if found not in (None, "numpy"):
+        return str(found)
+    make = question.make
+    if make is not None and _takes_seed(make):  # a batch of NumPy's is anybody's
+        with backends.load("numpy").guard(make):
+            return _found(make(0)) or "numpy"
+    if found is None:
+        raise UsageError(
+            "name the backend with backend=: neither model nor batch tells which it is"
+        )
+    return found
+
+
+def _takes_seed(make: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
+def _found(value: Any) -> str | None:
+    own = backends.owner(value)
+    if own is not None:
+        return own
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        names = [name for item in value if (name := _found(item)) is not None]
+        others = [name for name in names if name != "numpy"]
+        return next(iter(others or names), None)
+    inner = getattr(value, "__dict__", None)
+    return _found(list(inner.values())[:20]) if isinstance(inner, dict) and inner else None

@@ -1,0 +1,98 @@
+"""Codes and words of what a check of the flow finds."""
+
+from __future__ import annotations
+
+CODES = {
+    "nonfinite": "flow-nonfinite",
+    "masked": "flow-masked",
+    "detached": "flow-detached",
+    "missing": "flow-missing",
+    "frozen": "flow-frozen",
+    "zero": "flow-zero",
+    "asleep": "flow-asleep",
+    "dead": "flow-dead",
+    "saturated": "flow-saturated",
+    "symmetric": "flow-symmetric",
+    "vanishing": "flow-vanishing",
+    "exploding": "flow-exploding",
+    "first-loss": "flow-first-loss",
+    "update": "flow-update",
+    "fading": "flow-time-fading",
+    "growing": "flow-time-growing",
+    "strangers": "flow-batch-dependence",
+    "nonlinear": "flow-loss-scale",
+    "single": "flow-single",
+    "small": "flow-small-batch",
+}
+
+TITLES = {
+    "nonfinite": "non-finite values",
+    "detached": "a loss without gradient",
+    "missing": "missing gradient",
+    "frozen": "frozen parameters",
+    "zero": "zero gradient",
+    "dead": "dead units",
+    "saturated": "saturated units",
+    "symmetric": "units that are copies",
+    "vanishing": "vanishing gradient",
+    "exploding": "exploding gradient",
+    "first-loss": "a first loss far too large",
+    "update": "updates out of proportion",
+    "growing": "gradient that explodes in time",
+    "nonlinear": "gradient that does not scale with the loss",
+}
+
+# What was changed on the way, in words, and the code of the cause that this confirms.
+CAUSES = {
+    "activation": "flow-cause-activation",
+    "smooth": "flow-cause-activation",
+    "leak": "flow-cause-rectifier",
+    "bias": "flow-cause-bias",
+    "init": "flow-cause-init",
+    "input": "flow-cause-input",
+    "layer": "flow-cause-layer",
+    "normalise": "flow-cause-normalisation",
+    "skip": "flow-cause-depth",
+}
+CHANGED = {
+    "activation": "with ReLU for the activation",
+    "smooth": "with ELU for the activation",
+    "leak": "with a leaky ReLU",
+    "bias": "with biases of zero",
+    "init": "with weights rescaled so that each layer's output has size 1",
+    "input": "with standardised inputs",
+    "layer": "with the weights of {where} rescaled so that its output has size 1",
+    "normalise": "with normalised layers",
+    "skip": "with skip connections around the activations",
+}
+FIXES = {
+    "activation": "use ReLU, GELU or SiLU in the hidden layers in place of {op}",
+    "smooth": "use ELU, GELU or SiLU in the hidden layers in place of {op}",
+    "leak": "use a leaky ReLU, GELU or ELU, or wider layers",
+    "bias": "start the biases at zero",
+    "init": "initialise for the activation: variance 2 / fan_in for ReLU (He), 1 / fan_in for tanh "
+    "(LeCun)",
+    "input": "standardise the inputs: mean 0 and standard deviation 1 for each feature",
+    "layer": "look at the initialisation of {where}, alone among its peers",
+    "normalise": "add normalisation layers, such as LayerNorm or BatchNorm",
+    "skip": "add skip connections around the layers",
+}
+
+ADVICE = {
+    "nonfinite": "look at {where}: keep its argument inside the domain before the operation, not "
+    "by a mask after it",
+    "detached": "return a loss that is computed from the model's outputs, without detach or item",
+    "missing": "look for detach, no_grad or stop_gradient after {where}, or a layer that forward "
+    "leaves out; declare what is meant with frozen=",
+    "frozen": "set requires_grad, or declare what is meant: frozen=['{where}']",
+    "zero": "look for a mask or an initialisation of zeros, or a layer that is multiplied by zero",
+    "dead": "look at biases and learning rate; a leaky ReLU lets gradients through",
+    "saturated": "scale inputs or weights down",
+    "symmetric": "draw the weights at random; a constant gives every unit the same gradient",
+    "vanishing": "use ReLU, an initialisation made for it, normalisation or skip connections",
+    "exploding": "use smaller weights, normalisation, or clipping of the gradient norm",
+    "first-loss": "scale inputs, targets or the last layer's weights",
+    "update": "look at the learning rate",
+    "growing": "clip the gradient norm, or start the recurrent weights orthogonal",
+    "nonlinear": "look at backward rules that drop or add a constant, or at float16 underflow",
+}
