@@ -249,7 +249,7 @@ def words(node, function, patterns):
         assert ast.unparse(node) in ("error.code", "variant.code"), ast.unparse(node)
         return set()
     if isinstance(node, ast.Subscript):  # a code out of a table of words
-        words_of = importlib.import_module(f"{HOUSE.name}.checks.flow_words")
+        words_of = importlib.import_module(f"{HOUSE.name}.checks.flow.words")
         return set(getattr(words_of, ast.unparse(node.value)).values())
     assert isinstance(node, ast.Name), f"write the code as a text: {ast.unparse(node)}"
     values = assigned(node.id, function)
@@ -287,7 +287,7 @@ CONTRACTS = (
 
 
 def emitted():
-    rooms = [*HOUSE.glob("checks/*.py"), *HOUSE.glob("plugin/*.py")]
+    rooms = [*HOUSE.glob("checks/**/*.py"), *HOUSE.glob("plugin/*.py")]
     found = set().union(*(codes(path.read_text("utf-8"), patterns()) for path in rooms))
     contracts = (HOUSE / f"{name}.py" for name in CONTRACTS)
     return found.union(*(CONTRACT.findall(path.read_text("utf-8")) for path in contracts))

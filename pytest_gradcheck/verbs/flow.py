@@ -78,8 +78,8 @@ def check_flow(
         >>> check_flow({"first": 1e-9 * np.eye(3), "last": np.eye(3)}).verdict
         'fail'
     """
-    from pytest_gradcheck.checks.flow import check
-    from pytest_gradcheck.checks.flow_question import FlowQuestion
+    from pytest_gradcheck.checks.flow.check import check
+    from pytest_gradcheck.checks.flow.question import FlowQuestion
 
     collector = collecting.current()
     limits = collector.limits_for("gradflow").narrowed(

@@ -15,7 +15,7 @@ import pytest
 
 import pytest_gradcheck.backends.numpy
 import pytest_gradcheck.backends.numpy_probe
-import pytest_gradcheck.checks.flow
+import pytest_gradcheck.checks.flow.check
 import pytest_gradcheck.checks.gradient
 import pytest_gradcheck.verbs.flow
 import pytest_gradcheck.verbs.gradient  # noqa: F401

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_gradcheck.backends.layers import Origin, Probe
-from pytest_gradcheck.checks.flow_cause import Trial
-from pytest_gradcheck.checks.flow_passes import Passes, Statistics
-from pytest_gradcheck.checks.flow_symptom import Symptom
-from pytest_gradcheck.checks.flow_words import (
+from pytest_gradcheck.checks.flow.cause import Trial
+from pytest_gradcheck.checks.flow.passes import Passes, Statistics
+from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.checks.flow.words import (
     ADVICE,
     CAUSES,
     CHANGED,

@@ -7,14 +7,14 @@ import time
 from dataclasses import replace
 
 from pytest_gradcheck.backends.layers import Probe
-from pytest_gradcheck.checks import flow_gains, flow_result
-from pytest_gradcheck.checks.flow_cause import ORDERS, Trial, trials
-from pytest_gradcheck.checks.flow_more import more
-from pytest_gradcheck.checks.flow_parameters import trainable
-from pytest_gradcheck.checks.flow_passes import MORE, MOST, Passes, Statistics, statistics
-from pytest_gradcheck.checks.flow_question import FlowQuestion, probe
-from pytest_gradcheck.checks.flow_symptom import Symptom
-from pytest_gradcheck.checks.flow_symptoms import symptoms
+from pytest_gradcheck.checks.flow import gains, result
+from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
+from pytest_gradcheck.checks.flow.more import more
+from pytest_gradcheck.checks.flow.parameters import trainable
+from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
+from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
+from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.checks.flow.symptoms import symptoms
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Result
@@ -37,7 +37,7 @@ def check(question: FlowQuestion, limits: Limits, context: Context) -> Result:
     asked = probe(question)
     with asked.guard():
         made = _judged(question, asked, limits, context.seed)
-    made = flow_result.labelled(replace(made, context=context), asked)
+    made = result.labelled(replace(made, context=context), asked)
     passes = made.context.evaluations
     return replace(
         made,
@@ -58,7 +58,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     if not _has_gradient(passes):
         told = "the loss does not depend on any parameter that may move"
         lost = (Symptom("detached", "", told),)
-        return flow_result.result(label, passes, None, lost, (), limits)
+        return result.result(label, passes, None, lost, (), limits)
     found = _found(passes, limits, question)
     most = asked.most or MOST
     while _is_open(found) and not is_single and len(passes.seen) < most:
@@ -73,7 +73,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         tried = trials(passes, seen, failing, limits, kinds)
     found = _accused(found, next((t for t in tried if t.restored), None))
     found = (*found, *more(passes, seen, found))
-    return flow_result.result(label, passes, seen, found, tried, limits)
+    return result.result(label, passes, seen, found, tried, limits)
 
 
 def _is_open(found: tuple[Symptom, ...]) -> bool:
@@ -116,7 +116,7 @@ def _nonfinite(passes: Passes) -> tuple[Symptom, ...]:
     origin = passes.probe.origin(state)
     if origin is None:
         return (Symptom("nonfinite", "", f"loss or gradient is not finite{share}"),)
-    return (flow_result.of_origin(replace(origin, reaches=_reach(origin.reaches)), share),)
+    return (result.of_origin(replace(origin, reaches=_reach(origin.reaches)), share),)
 
 
 def _reach(reaches: str) -> str:
@@ -152,7 +152,7 @@ def _may_wake(symptom: Symptom, passes: Passes) -> bool:
     if symptom.kind == "zero":
         return True
     seen = statistics(passes.finite)
-    odd = flow_gains.odd(seen, passes.finite[0].source)
+    odd = gains.odd(seen, passes.finite[0].source)
     where = symptom.where if odd is None else odd.name
     return bool(seen.flowing) and where == seen.flowing[-1].name
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Pass
-from pytest_gradcheck.checks.flow_passes import base
-from pytest_gradcheck.checks.flow_symptom import Numbers, Symptom
+from pytest_gradcheck.checks.flow.passes import base
+from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import of_mean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_gradcheck.checks.flow_passes import Grouped, Statistics
+from pytest_gradcheck.checks.flow.passes import Grouped, Statistics
 from pytest_gradcheck.numerics import depth
 
 ODD = 5.0  # times its due size is what an input or a layer's gain may be

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Pass
-from pytest_gradcheck.checks.flow_passes import Passes, Statistics
-from pytest_gradcheck.checks.flow_symptom import Symptom
-from pytest_gradcheck.checks.flow_symptoms import SAMPLES
+from pytest_gradcheck.checks.flow.passes import Passes, Statistics
+from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.checks.flow.symptoms import SAMPLES
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Parameter
-from pytest_gradcheck.checks.flow_passes import Passes, constant
-from pytest_gradcheck.checks.flow_symptom import Numbers, Symptom
+from pytest_gradcheck.checks.flow.passes import Passes, constant
+from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.intervals import of_mean
 

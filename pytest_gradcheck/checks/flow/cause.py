@@ -11,11 +11,11 @@ import math
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends.layers import Change
-from pytest_gradcheck.checks import flow_gains
-from pytest_gradcheck.checks.flow_gains import ODD
-from pytest_gradcheck.checks.flow_passes import Passes, Statistics, statistics
-from pytest_gradcheck.checks.flow_symptom import Symptom
-from pytest_gradcheck.checks.flow_symptoms import EXCESS, RISK
+from pytest_gradcheck.checks.flow import gains
+from pytest_gradcheck.checks.flow.gains import ODD
+from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
+from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.checks.flow.symptoms import EXCESS, RISK
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import depth
@@ -79,10 +79,10 @@ def _suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]
     found: list[tuple[Change, str]] = []
     if not math.isnan(source) and not 1 / ODD < source < ODD:
         found.append((("input", -1), ""))
-    layer = flow_gains.odd(seen, source)
+    layer = gains.odd(seen, source)
     if layer is not None:
         found.append((("layer", layer.index), layer.name))
-    elif abs(flow_gains.middle(flow_gains.gains(seen, source))) > math.log10(ODD) / 2:
+    elif abs(gains.middle(gains.gains(seen, source))) > math.log10(ODD) / 2:
         found.append((("init", -1), ""))
     return tuple(found)
 

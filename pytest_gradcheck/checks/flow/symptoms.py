@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks import flow_parameters, flow_time
-from pytest_gradcheck.checks.flow_passes import Grouped, Passes, Statistics
-from pytest_gradcheck.checks.flow_symptom import Numbers, Symptom
+from pytest_gradcheck.checks.flow import parameters, time
+from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
+from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import Interval, of_mean, of_rate
@@ -27,15 +27,15 @@ def symptoms(
 ) -> tuple[Symptom, ...]:
     """Everything that the passes show, worst first."""
     found = [
-        *flow_parameters.without(passes, frozen),
+        *parameters.without(passes, frozen),
         *_off(passes, seen, limits, frozen),
-        *flow_parameters.symmetric(passes),
+        *parameters.symmetric(passes),
         *_saturated(passes, seen, limits),
         *_attenuated(passes, seen, limits),
         *_level(seen, limits),
-        *flow_time.symptoms(passes.finite),
+        *time.symptoms(passes.finite),
         *_excessive(seen),
-        *flow_parameters.updates(passes, limits),
+        *parameters.updates(passes, limits),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
@@ -46,7 +46,7 @@ def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]
     dead = _dead(passes, seen, limits)
     if any(s.severity == "fail" and not s.is_open for s in dead):
         return dead
-    return [*flow_parameters.zero(passes, frozen), *dead]
+    return [*parameters.zero(passes, frozen), *dead]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:

@@ -1,0 +1,1 @@
+"""Does the gradient reach every layer? From passes over initialisations to a verdict."""
