@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
+    from pytest_gradcheck.verbs.clipping import assert_clipping, check_clipping
     from pytest_gradcheck.verbs.gradient import assert_gradient, check_gradient
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "GradCheckWarning",
     "Result",
     "UsageError",
+    "assert_clipping",
     "assert_gradient",
+    "check_clipping",
     "check_gradient",
 ]
 
@@ -31,7 +34,9 @@ _HOMES = {
     "GradCheckWarning": "errors",
     "Result": "results",
     "UsageError": "errors",
+    "assert_clipping": "verbs.clipping",
     "assert_gradient": "verbs.gradient",
+    "check_clipping": "verbs.clipping",
     "check_gradient": "verbs.gradient",
 }
 

@@ -24,7 +24,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 # The verbs, as fixtures and markers are called, and what each one checks, as results call it; its
 # plain functions are ``check_`` and ``assert_`` with that name.
-VERBS: dict[str, Check] = {"gradcheck": "gradient"}
+VERBS: dict[str, Check] = {"gradcheck": "gradient", "gradclip": "clipping"}
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs two directions; natively, what central differences of that precision certify
@@ -38,6 +38,10 @@ TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2
 # What a right gradient may lose in its own precision beside float64: in float32 five units of the
 # TF32 arithmetic (2**-10) that GPUs use for it; 50 units in float16, 13 in bfloat16.
 ROUNDING = {"float64": 1e-8, "float32": 5e-3, "float16": 5e-2, "bfloat16": 1e-1}
+
+# Error of a norm, a factor or an element that a right clip may leave: 16 units in the last place;
+# float32 and below lose a few more in norms that are reduced in parallel.
+CLIP_ROUNDING = {"float64": 1e-14, "float32": 4e-6, "float16": 1.6e-2, "bfloat16": 0.125}
 
 
 class LimitUse(NamedTuple):
@@ -193,8 +197,18 @@ LIMITS: tuple[Limit, ...] = (
         suffix="s",
     ),
     Limit(
+        name="clip_rounding",
+        checks=("gradclip",),
+        default=CLIP_ROUNDING,
+        help="Relative error accepted of a clipped norm, of its factor and of the returned norm",
+        source="16 units in the last place; a wrong clip is off by its threshold",
+        low=0.0,
+        high=1.0,
+        unit="relative",
+    ),
+    Limit(
         name="undecided",
-        checks=("gradcheck",),
+        checks=("gradcheck", "gradclip"),
         default="fail",
         help="What an undecided verdict does to its test",
         source="never pass without power",
@@ -202,7 +216,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         name="vacuous",
-        checks=("gradcheck",),
+        checks=("gradcheck", "gradclip"),
         default="fail",
         help="What a vacuous verdict does to its test",
         source="never pass without power",

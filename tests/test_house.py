@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1] / "pytest_gradcheck"
-FINDINGS = Path(__file__).parents[1] / "docs" / "findings.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS / name for name in ("findings.md", "clipping.md")]
 FILES = sorted(HOUSE.rglob("*.py"))
 LONGEST = 300
 
@@ -22,6 +23,7 @@ JAX = {
     "backends.jax_runs",
     "backends.jax_contracts",
     "backends.jax_modes",
+    "backends.jax_clips",
 }
 TORCH = {
     "torch",
@@ -29,6 +31,7 @@ TORCH = {
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",
+    "backends.torch_clips",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
@@ -214,7 +217,7 @@ def given_codes(call):
     if not isinstance(call, ast.Call):
         return []
     called = ast.unparse(call.func).rpartition(".")[2]
-    if called == "WrongDerivative":
+    if called in ("WrongDerivative", "Cause"):
         return call.args[:1]
     if called in ("Finding", "replace"):
         return [keyword.value for keyword in call.keywords if keyword.arg == "code"]
@@ -233,7 +236,7 @@ def words(node, function, patterns):
         return {head.value + pattern for pattern in patterns}
     if isinstance(node, ast.Attribute):
         # Those of a WrongDerivative and of a contract stand where these are made.
-        assert ast.unparse(node) in ("error.code", "variant.code"), ast.unparse(node)
+        assert ast.unparse(node) in ("error.code", "variant.code", "cause.code"), ast.unparse(node)
         return set()
     assert isinstance(node, ast.Name), f"write the code as a text: {ast.unparse(node)}"
     values = assigned(node.id, function)
@@ -271,20 +274,21 @@ CONTRACTS = (
 
 
 def emitted():
-    rooms = [*HOUSE.glob("checks/*.py"), *HOUSE.glob("plugin/*.py")]
+    rooms = [*HOUSE.glob("checks/**/*.py"), *HOUSE.glob("plugin/*.py")]
     found = set().union(*(codes(path.read_text("utf-8"), patterns()) for path in rooms))
     contracts = (HOUSE / f"{name}.py" for name in CONTRACTS)
     return found.union(*(CONTRACT.findall(path.read_text("utf-8")) for path in contracts))
 
 
 def test_every_finding_is_documented_and_none_that_is_gone():
-    documented = re.findall(r"^### `(.+)`$", FINDINGS.read_text("utf-8"), re.MULTILINE)
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    documented = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
     assert sorted(documented) == sorted(emitted())
 
 
 def test_every_documented_finding_says_severity_and_remedy():
-    page = FINDINGS.read_text("utf-8")
-    for section in re.split(r"^##+ ", page, flags=re.MULTILINE):
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    for section in re.split(r"^##+ ", text, flags=re.MULTILINE):
         if section.startswith("`"):
             assert re.search(r"^Severity: `(fail|warn|note)`", section, re.MULTILINE), section
             assert re.search(r"^What to do: [a-z].*\.$", section, re.MULTILINE | re.DOTALL), section

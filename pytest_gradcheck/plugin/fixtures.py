@@ -24,3 +24,15 @@ def gradcheck() -> Callable[..., Result]:
     from pytest_gradcheck.verbs.gradient import assert_gradient
 
     return assert_gradient
+
+
+@pytest.fixture
+def gradclip() -> Callable[..., Result]:
+    """Check clipping: ``gradclip(clip_grad_norm_, max_norm=1.0)``, ``gradclip(clip, max_value=1)``.
+
+    Fails the test unless the clip does what it claims; returns the result. The arguments are those
+    of ``pytest_gradcheck.assert_clipping``.
+    """
+    from pytest_gradcheck.verbs.clipping import assert_clipping
+
+    return assert_clipping
