@@ -9,10 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_gradcheck.backends.steps import Training
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
     from pytest_gradcheck.verbs.clipping import assert_clipping, check_clipping
     from pytest_gradcheck.verbs.gradient import assert_gradient, check_gradient
+    from pytest_gradcheck.verbs.step import assert_step, check_step
 
 __all__ = [
     "Evidence",
@@ -20,11 +22,14 @@ __all__ = [
     "GradCheckError",
     "GradCheckWarning",
     "Result",
+    "Training",
     "UsageError",
     "assert_clipping",
     "assert_gradient",
+    "assert_step",
     "check_clipping",
     "check_gradient",
+    "check_step",
 ]
 
 _HOMES = {
@@ -33,11 +38,14 @@ _HOMES = {
     "GradCheckError": "errors",
     "GradCheckWarning": "errors",
     "Result": "results",
+    "Training": "backends.steps",
     "UsageError": "errors",
     "assert_clipping": "verbs.clipping",
     "assert_gradient": "verbs.gradient",
+    "assert_step": "verbs.step",
     "check_clipping": "verbs.clipping",
     "check_gradient": "verbs.gradient",
+    "check_step": "verbs.step",
 }
 
 

@@ -24,6 +24,7 @@ JAX = {
     "backends.jax_contracts",
     "backends.jax_modes",
     "backends.jax_clips",
+    "backends.jax_steps",
 }
 TORCH = {
     "torch",
@@ -32,6 +33,9 @@ TORCH = {
     "backends.torch_modes",
     "backends.torch_sparse",
     "backends.torch_clips",
+    "backends.torch_events",
+    "backends.torch_optimizers",
+    "backends.torch_steps",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.

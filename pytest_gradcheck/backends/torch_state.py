@@ -24,11 +24,16 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     """Holds generators, flags, and the modules and tensors that functions carry along."""
     carried = list(reachable(roots))
     modules = [value for value in carried if isinstance(value, nn.Module)]
-    generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
-    generators += private_generators(carried)
-    generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    held = [_Flags(), *generators(carried)]
     restorers = [*held_arrays(carried), *_held_modules(modules), *_held_tensors(carried)]
-    return StateGuard(generators, restorers)
+    return StateGuard(held, restorers)
+
+
+def generators(carried: Sequence[Any]) -> list[Generator]:
+    """Every generator: Python's, NumPy's, torch's own and those that functions carry along."""
+    found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
+    found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    return found
 
 
 @contextmanager

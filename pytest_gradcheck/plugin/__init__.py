@@ -7,7 +7,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-from pytest_gradcheck.plugin.fixtures import gradcheck, gradclip
+from pytest_gradcheck.plugin.fixtures import gradcheck, gradclip, gradstep
 from pytest_gradcheck.plugin.items import (
     pytest_itemcollected,
     pytest_runtest_call,
@@ -25,6 +25,7 @@ from pytest_gradcheck.plugin.session import (
 __all__ = [
     "gradcheck",
     "gradclip",
+    "gradstep",
     "pytest_addhooks",
     "pytest_addoption",
     "pytest_configure",

@@ -36,3 +36,15 @@ def gradclip() -> Callable[..., Result]:
     from pytest_gradcheck.verbs.clipping import assert_clipping
 
     return assert_clipping
+
+
+@pytest.fixture
+def gradstep() -> Callable[..., Result]:
+    """Check a training step: ``gradstep(training)``, where ``training()`` builds a ``Training``.
+
+    Fails the test unless gradients and updates are right; returns the result. The arguments are
+    those of ``pytest_gradcheck.assert_step``.
+    """
+    from pytest_gradcheck.verbs.step import assert_step
+
+    return assert_step

@@ -14,7 +14,12 @@ from pytest_gradcheck.results import Evidence, Result
 
 WORST = 5  # rows of a table and lines of a summary; everything is in the JSON report
 WIDTH = 80
-SHOWN = ("inputs", "resolution", "clipping")  # the table of a failure: the first that is there
+SHOWN = (
+    "inputs",
+    "resolution",
+    "clipping",
+    "updates",
+)  # the table of a failure: the first that is there
 NEAR = 5e-3  # three digits show a ratio so close to 1 as 1
 
 
