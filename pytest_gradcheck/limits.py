@@ -2,6 +2,7 @@
 
 Flags, ini names, marker arguments, call arguments and the reference page (``docs/limits.md``) are
 generated from ``LIMITS``. Precedence: call > closest marker > hook > flag > ini > default.
+More than 300 lines, for a row has a dozen.
 
 Loaded at every start of pytest: named tuples, which are made in a tenth of a dataclass's time.
 """

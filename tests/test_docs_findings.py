@@ -1,7 +1,9 @@
 """The findings with an example are executed: each faulty one gets its code, each fix does not."""
 
 import ast
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,10 @@ from pytest_gradcheck import check_clipping
 
 torch = pytest.importorskip("torch")  # here: what pytester imports, it drops again
 optax = pytest.importorskip("optax")
+
+sys.path.insert(0, str(Path(__file__).parent))
+loops = importlib.import_module("loops")
+sys.path.pop(0)
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPTIONS = ("-p", "no:randomly", "-p", "no:benchmark", "-p", "no:pytest_torch", "-W", "error")
@@ -45,12 +51,19 @@ def test_findings_on_clipping(code, faulty, fixed):
     assert code not in {f.code for f in eval(fixed, names).findings}
 
 
+@pytest.mark.parametrize(("code", "faulty", "fixed"), pairs("steps.md"))
+def test_findings_on_steps(code, faulty, fixed):
+    names = {name: getattr(loops, name) for name in ("loop", "optax_loop", "STEP")}
+    assert code in {f.code for f in eval(faulty, names).findings}
+    assert code not in {f.code for f in eval(fixed, names).findings}
+
+
 def blocks(page):
     text = (DOCS / page).read_text("utf-8")
     return re.findall(r"<!-- test -->\n```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["clipping.md"])
+@pytest.mark.parametrize("page", ["clipping.md", "steps.md"])
 def test_every_example_passes(pytester, page):
     tests = {f"test_block_{i}": block for i, block in enumerate(blocks(page))}
     assert tests

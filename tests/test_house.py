@@ -10,7 +10,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "pytest_gradcheck"
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / name for name in ("findings.md", "clipping.md")]
+PAGES = [DOCS / name for name in ("findings.md", "clipping.md", "steps.md")]
 FILES = sorted(HOUSE.rglob("*.py"))
 LONGEST = 300
 
@@ -36,6 +36,9 @@ TORCH = {
     "backends.torch_events",
     "backends.torch_optimizers",
     "backends.torch_steps",
+    "backends.torch_trials",
+    "backends.torch_values",
+    "backends.torch_watch",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
@@ -53,6 +56,9 @@ ROOMS = {
     **{part: ({*SHARED, *TORCH, "backends.numpy"}, ()) for part in TORCH - {"torch"}},
     "backends.jax": ({*SHARED, *JAX, "backends.numpy"}, ()),
     **{part: ({*SHARED, *JAX}, ()) for part in JAX - {"jax"}},
+    # A functional step is the same in JAX as in NumPy.
+    "backends.numpy_steps": ({*SHARED, "backends.numpy"}, ()),
+    "backends.jax_steps": ({*SHARED, *JAX, "backends.numpy_steps"}, ()),
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),
     "collector": ({"results", "limits"}, ()),
@@ -221,11 +227,15 @@ def given_codes(call):
     if not isinstance(call, ast.Call):
         return []
     called = ast.unparse(call.func).rpartition(".")[2]
-    if called in ("WrongDerivative", "Cause"):
+    if called in ("WrongDerivative", "Cause", "Suspect"):
         return call.args[:1]
     if called in ("Finding", "replace"):
         return [keyword.value for keyword in call.keywords if keyword.arg == "code"]
     return []
+
+
+# Codes that stand where these values are made.
+ELSEWHERE = ("error.code", "variant.code", "cause.code", "suspect.code")
 
 
 def words(node, function, patterns):
@@ -239,8 +249,13 @@ def words(node, function, patterns):
         assert ast.unparse(tail.value) == "culprit.pattern"
         return {head.value + pattern for pattern in patterns}
     if isinstance(node, ast.Attribute):
-        # Those of a WrongDerivative and of a contract stand where these are made.
-        assert ast.unparse(node) in ("error.code", "variant.code", "cause.code"), ast.unparse(node)
+        assert ast.unparse(node) in (
+            "error.code",
+            "variant.code",
+            "cause.code",
+            "suspect.code",
+            "first.code",
+        ), ast.unparse(node)
         return set()
     assert isinstance(node, ast.Name), f"write the code as a text: {ast.unparse(node)}"
     values = assigned(node.id, function)

@@ -49,6 +49,7 @@ class NumpyLoop:
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
         self._old: list[list[np.ndarray]] = []
+        self._is_random = False  # whether an evaluation of the loss moved a generator
         leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
         if not leaves:
             raise UsageError("Training.params holds no array of floating-point type")
@@ -153,7 +154,10 @@ class NumpyLoop:
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
         with self._from(mark):
-            return self._loss(self._built(at), batch)
+            found = self._loss(self._built(at), batch)
+            pairs = zip(self._generators, mark, strict=True)
+            self._is_random |= any(not g.same(g.get(), old) for g, old in pairs)
+            return found
 
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
@@ -170,18 +174,31 @@ class NumpyLoop:
                 f"more than {MOST} parameters are too many for differences: give "
                 f"Training.grad, a function grad(params, batch)"
             )
+        return start, list(self._differences(batch, point, mark))
+
+    def _differences(self, batch: Any, point: list[np.ndarray], mark: Any) -> list[np.ndarray]:
+        """Central differences, element by element, on one set of arrays."""
+        flat = self.flatten(self._params)
+        values = iter(point)
+        tree_ = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
+        handed, is_random = self.copied(batch), self._is_random
+
+        def loss() -> float:
+            if is_random:
+                return self.value(batch, point, mark)
+            return float(np.asarray(scalar(self._training.loss(tree_, handed)), dtype=np.float64))
+
         grads = [np.zeros_like(x) for x in point]
         for x, g in zip(point, grads, strict=True):
-            flat, out = x.reshape(-1), g.reshape(-1)
-            for k in range(flat.size):
-                kept = flat[k]
-                h = STEP * max(1.0, abs(kept))
-                flat[k] = kept + h
-                up = self.value(batch, point, mark)
-                flat[k] = kept - h
-                out[k] = (up - self.value(batch, point, mark)) / (2 * h)
-                flat[k] = kept
-        return start, list(grads)
+            for k in np.ndindex(x.shape):
+                kept = x[k]
+                h = STEP * max(1.0, abs(float(kept)))
+                x[k] = kept + h
+                up = loss()
+                x[k] = kept - h
+                g[k] = (up - loss()) / (2 * h)
+                x[k] = kept
+        return grads
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""

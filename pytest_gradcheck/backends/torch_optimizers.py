@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_gradcheck.backends.steps import takes
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -110,3 +111,25 @@ def _dictionary(target: Any) -> Callable[[], None]:
             target[key] = value
 
     return restore
+
+
+def shadows(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> dict[int, int]:
+    """Master copies: numbers of tensors that only optimizers hold, and of what they stand for."""
+    found: dict[int, int] = {}
+    for i, (name, p) in enumerate(pairs):
+        if not name.startswith("optimizer.") or id(p) not in held:
+            continue
+        for j, (_, q) in enumerate(pairs):
+            is_candidate = j not in found.values() and id(q) not in held and q.shape == p.shape
+            is_candidate = is_candidate and p.dtype != q.dtype
+            if is_candidate and torch.equal(p.detach().to(q.dtype), q.detach()):
+                found[i] = j
+                break
+    return found
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether a bare step cannot be made: it evaluates the loss itself, or is no torch one."""
+    is_plain = isinstance(optimizer, torch.optim.Optimizer)
+    is_plain = is_plain and not isinstance(optimizer, torch.optim.LBFGS)
+    return not is_plain or takes(type(optimizer).step, 1) > 1

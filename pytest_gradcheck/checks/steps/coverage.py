@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import Pair
-from pytest_gradcheck.checks.steps.replaying import Moves
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import optimizers, precision
 from pytest_gradcheck.results import Finding
@@ -78,7 +79,7 @@ def _one(found: list[Finding]) -> list[Finding]:
     first = found[0]
     head, _, advice = first.message.partition("; ")
     message = f"{head} (and {len(found) - 1} more); {advice}"
-    return [Finding(code=first.code, severity=first.severity, where=first.where, message=message)]
+    return [replace(first, message=message)]
 
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:

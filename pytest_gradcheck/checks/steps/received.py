@@ -10,6 +10,7 @@ import numpy as np
 from pytest_gradcheck.checks.steps import suspects
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
+from pytest_gradcheck.checks.steps.guesses import Suspect
 from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.limits import Limits
@@ -104,7 +105,7 @@ def findings(
         return []
     first = wrong[0]
     suspect = suspects.recognised(run, pairs, wrong, contract, limits)
-    if suspect is None and is_random:
+    if is_random and (suspect is None or suspect.is_varied):
         return [_random(first)]
     got = flat(first.got or (), first.window.at)
     ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
@@ -128,16 +129,16 @@ def findings(
     ]
 
 
-def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> suspects.Suspect:
+def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
     names = [run.names[i] for i in pair.wrong]
     some = names[0] if len(names) == 1 else f"{len(names)} tensors"
     if cosine > 1 - 1e-4:
-        return suspects.Suspect(
+        return Suspect(
             "step-gradient-scale",
             f"the optimizer received {ratio:.4g} times the right gradient",
             "look for a loss scale, a sum for a mean, or a division by the number of batches",
         )
-    return suspects.Suspect(
+    return Suspect(
         "step-wrong-gradient",
         f"the optimizer received another gradient than that of the loss for {some} "
         f"(cosine {cosine:.3g}, ratio {ratio:.3g})",
