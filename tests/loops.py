@@ -27,6 +27,59 @@ class Upwards(torch.optim.Optimizer):
             p.add_(p.grad, alpha=lr)
 
 
+ADAMW = """
+m = b1 * m + (1 - b1) * g
+v = b2 * v + (1 - b2) * g * g
+p = p - lr * wd * p
+p = p - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps)
+"""
+
+
+class ByHand(torch.optim.Optimizer):
+    """The rule that a text says, with what it calls m, v, x and t as its state."""
+
+    def __init__(self, params, rule=ADAMW, lr=1e-2, weight_decay=0.1, **others):
+        given = {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": weight_decay}
+        super().__init__(params, {"lr": lr, **given, **others})
+        self.rule = compile(rule, "rule", "exec")
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    zero = torch.zeros_like(p)
+                    state |= {"m": zero, "v": zero, "x": zero, "t": 0}
+                if p.grad is not None:
+                    state["t"] += 1
+                b1, b2 = group["betas"]
+                names = {"g": p.grad, "p": p.detach().clone(), "b1": b1, "b2": b2, "torch": torch}
+                names |= {"lr": group["lr"], "eps": group["eps"], "wd": group["weight_decay"]}
+                names |= {"first": p is group["params"][0], "raw": p} | state
+                if p.grad is None:
+                    self.without(p, group)
+                    continue
+                exec(self.rule, names)
+                state |= {name: names[name] for name in state}
+                p.copy_(names["p"])
+
+    def without(self, p, group):
+        """A parameter without gradient is left alone."""
+
+
+class DecayingAll(ByHand):
+    def without(self, p, group):
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+
+
+class Swapping(torch.optim.Adam):
+    def load_state_dict(self, state):
+        one, other = state["state"][1], state["state"][3]
+        one["exp_avg"], other["exp_avg"] = other["exp_avg"].expand(6).clone(), one["exp_avg"][:1]
+        super().load_state_dict(state)
+
+
 class Restless(Upwards):
     def update(self, p, lr):
         p.mul_(0.999)
@@ -54,7 +107,10 @@ class Forgetful(torch.optim.Adam):
 
 OPTIMIZERS = {
     **{n: getattr(torch.optim, n) for n in ("AdamW", "Adam", "SGD", "RMSprop", "Rprop")},
-    **{c.__name__: c for c in (Upwards, Restless, Rude, Forgetful, Idle)},
+    **{
+        c.__name__: c
+        for c in (Upwards, Restless, Rude, Forgetful, Idle, ByHand, DecayingAll, Swapping)
+    },
 }
 
 
@@ -83,7 +139,8 @@ def loop(
         made = [(torch.randn(n, 4).to(dtype), torch.randn(n, 1).to(dtype)) for n in sizes]
         opt = eval(optimizer, names)
         names["opt"] = opt[0] if isinstance(opt, tuple) else opt
-        names["sched"] = torch.optim.lr_scheduler.LambdaLR(names["opt"], lambda t: 0.9**t)
+        if names["opt"] is not None:
+            names["sched"] = torch.optim.lr_scheduler.LambdaLR(names["opt"], lambda t: 0.9**t)
 
         def loss(batch):
             names["x"], names["batch"] = batch[0], batch
@@ -91,10 +148,13 @@ def loop(
             exec(act, names)
             return names["value"]
 
-        def share(count):
-            start = (names["number"] - 1) // count * count
+        def share(count, epoch=None):
+            """Samples of this call over those of its window; an epoch ends a window."""
+            epoch = epoch or len(sizes)
+            place = (names["number"] - 1) % epoch if epoch % count else names["number"] - 1
+            start = place // count * count
             total = sum(sizes[k % len(sizes)] for k in range(start, start + count))
-            return sizes[(names["number"] - 1) % len(sizes)] / total
+            return sizes[place % len(sizes)] / total
 
         def put(grads):
             for p, g in zip(params, grads, strict=True):

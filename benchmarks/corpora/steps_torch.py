@@ -499,12 +499,12 @@ def faults() -> list[Fault]:
             }.items()
             if fault != "gradient touched"
         ),
-        _sgd("no momentum", "without momentum", {"momentum": 0.0}),
+        _sgd("no momentum", "without momentum|momentum=0", {"momentum": 0.0}),
         _sgd("dampening", "dampening", {"dampening": 0.9}),
-        _sgd("nesterov", "Nesterov", {"nesterov": True}),
-        _sgd("ten times the rate", "learning rate", {"lr": 0.5}),
-        _sgd("no decay", "without decay", {"weight_decay": 0.0}),
-        _sgd("maximize", "sign|uphill", {"maximize": True}),
+        _sgd("nesterov", "(?i)nesterov", {"nesterov": True}),
+        _sgd("ten times the rate", "learning rate|lr=", {"lr": 0.5}),
+        _sgd("no decay", "without decay|weight_decay=", {"weight_decay": 0.0}),
+        _sgd("maximize", "sign|uphill|maximize", {"maximize": True}),
         Fault(
             "adam where adamw is claimed",
             Setup(optimizer=lambda ps: torch.optim.Adam(ps, 1e-2, weight_decay=0.1)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,9 @@ class NumpyLoop:
     """
 
     name = "numpy"
-    optimizer = ""
+    rules: Sequence[str] = ("",)
+    starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
+    is_foreign = False
     shown = "the optimizer of the step"
     device = "cpu"
     can_see = False

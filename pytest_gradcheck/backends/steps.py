@@ -123,7 +123,9 @@ class Tracked:
 class Loop(Protocol):
     """A training that runs.
 
-    ``optimizer`` is the name of the rule where the class says it, ``shown`` the class itself;
+    ``rules`` are the names of the rules of its optimizers where their classes say it, ``shown`` the
+    class itself; ``starts`` the state of the optimizer for each parameter at hand-over and the
+    number of updates before, ``is_foreign`` whether there is one that is not known;
     ``can_see`` whether the gradients that the optimizer receives can be seen; ``doubt`` the
     relative error of a fresh gradient; ``accumulate`` the claimed calls for each update;
     ``dtype`` the precision of the loss.
@@ -131,7 +133,9 @@ class Loop(Protocol):
 
     name: str
     parameters: Sequence[Tracked]
-    optimizer: str
+    rules: Sequence[str]
+    starts: Sequence[tuple[Mapping[str, np.ndarray], int]]
+    is_foreign: bool
     shown: str
     device: str
     can_see: bool

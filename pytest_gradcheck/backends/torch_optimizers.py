@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,41 @@ def _opened(optimizer: Any) -> Any:
     if not callable(getattr(optimizer, "step", None)):
         raise UsageError(f"Training.optimizer must have a step(), got {optimizer!r}")
     return optimizer
+
+
+# What the replay calls the parts of a state.
+PARTS = {
+    "exp_avg": "m",
+    "exp_avg_sq": "v",
+    "max_exp_avg_sq": "x",
+    "exp_inf": "u",
+    "mu_product": "p",
+    "momentum_buffer": "b",
+    "square_avg": "v",
+    "grad_avg": "a",
+    "acc_delta": "d",
+    "sum": "v",
+}
+
+
+def started(optimizers: Sequence[Any], p: Tensor) -> tuple[dict[str, Any] | None, int]:
+    """State of a parameter as a replay has it, and its count; None for one that is not known."""
+    for optimizer in optimizers:
+        state = getattr(optimizer, "state", {}).get(p)
+        if not state:
+            continue
+        count = int(state.get("step", 0)) if "step" in state else 0
+        parts = {k: v for k, v in state.items() if k != "step" and v is not None}
+        if set(parts) - set(PARTS):
+            return None, 0
+        found = {
+            PARTS[k]: v.detach().to("cpu", torch.float64, copy=True).numpy()
+            if isinstance(v, Tensor)
+            else v
+            for k, v in parts.items()
+        }
+        return found, count
+    return {}, 0
 
 
 def groups(optimizer: Any) -> list[dict[str, Any]]:

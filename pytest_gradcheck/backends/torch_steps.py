@@ -48,7 +48,10 @@ class TorchLoop:
         if not self.tensors:
             raise UsageError("Training.model has no parameters")
         first = self._optimizers[0] if self._optimizers else None
-        self.optimizer = torch_optimizers.NAMES.get(type(first), "")
+        named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
+        self.rules: Sequence[str] = named or [""]
+        self.starts = [torch_optimizers.started(self._optimizers, p) for p in self.tensors]
+        self.is_foreign = any(start is None for start, _ in self.starts)
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
         self._takes_model = takes(training.loss, 1) == 2
@@ -243,6 +246,8 @@ class TorchLoop:
         """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""
         if not self._optimizers or any(torch_optimizers.needs_closure(o) for o in self._optimizers):
             return
+        if is_fresh and any(start for start, _ in self.starts):
+            return  # momentum from before may move what it likes
         for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
             with self._trial():
                 names = torch_trials.moved(self, self._optimizers, what)

@@ -18,7 +18,7 @@ from pytest_gradcheck.backends.torch_values import like
 def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     """Make a step that has nothing to do, and name what it moved."""
     for p in loop.tensors:
-        if p.grad is None and p.requires_grad and what == "with lr 0":
+        if p.requires_grad and what == "with lr 0":
             p.grad = torch.ones_like(p)
         if what == "with zero gradients" and p.requires_grad:
             p.grad = torch.zeros_like(p)

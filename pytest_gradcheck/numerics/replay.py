@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ class Move:
         gradient: What the optimizer was given; None for a tensor that it left out.
         hyper: Hyperparameters at the time.
         slack: Norm by which the gradient itself may be off; 0 where it was seen.
+        start: State of the optimizer before, where this is the first move that is seen.
+        count: Number of updates before, likewise.
     """
 
     before: np.ndarray
@@ -30,6 +32,8 @@ class Move:
     gradient: np.ndarray | None
     hyper: Hyper
     slack: float = 0.0
+    start: Mapping[str, np.ndarray] = field(default_factory=dict)
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,9 @@ def misfit(
     name = str(change.get("rule", name))
     tolerance = max(tolerance, COARSE.get(name, 0.0))
     tolerance = max(tolerance, change.get("float32", 0.0) if epsilon > 1e-10 else 0.0)
-    state: optimizers.State = {}
-    shaken: optimizers.State = {}
-    count = 0
+    state: optimizers.State = dict(moves[0].start) if moves else {}
+    shaken: optimizers.State = dict(state)
+    count = moves[0].count if moves else 0
     for number, move in enumerate(moves, start=1):
         actual = move.after - move.before
         if move.gradient is None:
@@ -99,8 +103,8 @@ def misfit(
 def states(name: str, moves: Sequence[Move], change: Change) -> dict[str, Any]:
     """The state of a replay after all updates, by the name of its parts."""
     name = str(change.get("rule", name))
-    state: optimizers.State = {}
-    count = 0
+    state: optimizers.State = dict(moves[0].start) if moves else {}
+    count = moves[0].count if moves else 0
     for move in moves:
         if move.gradient is not None:
             count += 1

@@ -41,7 +41,8 @@ def dialects(name: str, h: Hyper) -> Iterator[Change]:
 
 def variants(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
     """Pairs of a mistake in words and the change that makes it."""
-    yield "with the sign of the gradient turned around (it ascends)", {"maximize": True}
+    flipped = {"maximize": not h.get("maximize")}
+    yield "with the sign of the gradient turned around (it ascends)", flipped
     if h.get("weight_decay"):
         yield from _decays(name, h)
     elif name not in ("lamb", "lars"):
@@ -49,7 +50,7 @@ def variants(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
         yield "with decay where none is claimed", {"weight_decay": 0.01, "decay": "coupled"}
     yield "applied twice", {"times": 2.0}
     if name in _ADAMS:
-        yield from _adams(h)
+        yield from _adams(name, h)
     if h.get("momentum"):
         yield "without momentum", {"momentum": 0.0}
     if name == "sgd" or (name == "lars"):
@@ -61,8 +62,9 @@ def variants(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
         yield "with betas swapped", {"betas": (b2, b1)}
     if name in ("rmsprop", "adagrad", "adadelta"):
         yield "without a second moment", {"rule": "sgd", "momentum": 0.0}
-    yield "with its state lost at every step", {"forget": True, "stuck": True}
-    yield "with its moments lost at every step", {"forget": True}
+    if name != "sgd" or h.get("momentum"):
+        yield "with its state lost at every step", {"forget": True, "stuck": True}
+        yield "with its moments lost at every step", {"forget": True}
 
 
 def _decays(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
@@ -82,29 +84,36 @@ def _decays(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
     yield "with half of the decay", {"weight_decay": rate / 2}
 
 
-def _adams(h: Hyper) -> Iterator[tuple[str, Change]]:
+def _adams(name: str, h: Hyper) -> Iterator[tuple[str, Change]]:
     b1, b2 = h["betas"]
-    yield "with eps inside the root", {"eps_in": "inside"}
-    yield "with eps added before the bias correction", {"eps_in": "scaled"}
+    if name in ("adam", "adamw", "lamb", "nadam", "nadamw"):
+        yield "with eps inside the root", {"eps_in": "inside"}
+        yield "with eps added before the bias correction", {"eps_in": "scaled"}
+        yield "with the root of the second moment missing", {"power": 1.0}
+    if name in ("adam", "adamw", "lamb"):
+        yield from _corrections(h)
+    yield "with betas swapped", {"betas": (b2, b1)}
+    if (b1, b2) != (0.9, 0.999):
+        yield "with betas (0.9, 0.999)", {"betas": (0.9, 0.999)}
+    yield "with its count always 1", {"stuck": True}
+    yield "without a first moment", {"betas": (0.0, b2)}
+    yield "without a second moment", {"rule": "sgd", "momentum": 0.0}
+    if name != "adamax":
+        yield "with a first moment that sums instead of averaging", {"weight": 1.0}
+
+
+def _corrections(h: Hyper) -> Iterator[tuple[str, Change]]:
     yield "without bias correction", {"correct": "none"}
     yield "without bias correction of the second moment", {"correct": "first"}
     yield "without bias correction of the first moment", {"correct": "second"}
     yield "with the bias correction multiplied", {"correct": "multiplied"}
-    yield "with betas swapped", {"betas": (b2, b1)}
-    if (b1, b2) != (0.9, 0.999):
-        yield "with betas (0.9, 0.999)", {"betas": (0.9, 0.999)}
     yield "with its count one too large", {"late": 1}
     yield "with its count one too small", {"late": -1}
-    yield "with its count always 1", {"stuck": True}
-    yield "with the root of the second moment missing", {"power": 1.0}
-    yield "without a first moment", {"betas": (0.0, b2)}
-    yield "without a second moment", {"rule": "sgd", "momentum": 0.0}
     yield "with the first moment from before the gradient", {"stale": True}
-    yield "with the second moment from before the gradient", {"early": True}
-    yield "with a first moment that sums instead of averaging", {"weight": 1.0}
     if h.get("amsgrad"):
         yield "without amsgrad", {"amsgrad": False}
     else:
+        yield "with the second moment from before the gradient", {"early": True}
         yield "with amsgrad", {"amsgrad": True}
 
 

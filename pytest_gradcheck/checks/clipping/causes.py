@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.clipping.cases import HALVES
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
 from pytest_gradcheck.numerics import clipping
@@ -39,6 +40,13 @@ class Cause:
 
 def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol: float) -> Cause:
     """The first mistake that explains every wrong case; a general one where none does."""
+    lost = next((j for j in wrong if j.case.dtype in HALVES and not j.after > 0), None)
+    if lost is not None:
+        return Cause(
+            "clip-overflow",
+            f"in {lost.case.dtype} a norm of {lost.before:.4g} becomes {lost.after:.4g}",
+            "take the norm in float32",
+        )
     for cause, predict in _known(claim, names):
         if all(_fits(item, predict, FIT * tol) for item in wrong):
             return cause

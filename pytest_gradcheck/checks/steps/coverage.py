@@ -22,13 +22,13 @@ def findings(
     contract: Contract,
     limits: Limits,
     moves: Moves,
-    rule: str,
+    rules: dict[int, str],
 ) -> list[Finding]:
     """What is wrong with who is trained."""
     found = [*_registered(run, contract), *_frozen(run, contract)]
     if run.windows:
         found += _still(run, pairs, contract)
-        found += _lost(run, limits, moves, rule)
+        found += _lost(run, limits, moves, rules)
     return found
 
 
@@ -101,11 +101,14 @@ def _still(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]
     """Parameters that never moved, by the reason."""
     found: list[Finding] = []
     for i, tracked in enumerate(run.loop.parameters):
-        still = not _is_frozen(run, i, contract) and tracked.owners != 0 and not _moved(run, i)
-        if not still or any(t.shadow == i for t in run.loop.parameters):
+        is_ours = not _is_frozen(run, i, contract) and tracked.owners != 0
+        if not is_ours or any(t.shadow == i for t in run.loop.parameters):
             continue
         fresh = [p.expected.raw[i] for p in pairs]
-        if all(g is None or not np.any(g) for g in fresh):
+        is_without = all(g is None or not np.any(g) for g in fresh)
+        if not is_without and _moved(run, i):
+            continue
+        if is_without:
             found.append(_without(run, pairs, i, all(g is None for g in fresh)))
         elif _rate_is_zero(run, i, contract):
             found.append(
@@ -165,20 +168,21 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
         code="step-unused",
         severity="warn",
         where=name,
-        message=f"{name} never moved: it has {what}, and the loss does not change with it",
+        message=f"{name} has {what} in all updates, and the loss does not change with it",
     )
 
 
-def _lost(run: Run, limits: Limits, moves: Moves, rule: str) -> list[Finding]:
+def _lost(run: Run, limits: Limits, moves: Moves, rules: dict[int, str]) -> list[Finding]:
     """Updates that are smaller than half a unit in the last place of what they are added to."""
-    if not rule:
-        return []
     lost = total = 0
     where, worst = "", 0.0
     for i, each in moves.items():
         epsilon = precision.epsilon(run.loop.parameters[i].dtype)
-        state: optimizers.State = {}
-        here = all_here = count = 0
+        state: optimizers.State = dict(each[0].start)
+        here, all_here, count = 0, 0, each[0].count
+        rule = rules.get(i, "")
+        if not rule:
+            continue
         for move in each:
             if move.gradient is None:
                 continue

@@ -29,7 +29,7 @@ def pairs(
     run: Run, given: Sequence[Pair], contract: Contract, limits: Limits
 ) -> Sequence[Pair] | None:
     """The windows with the gradients that were read; None where they cannot be."""
-    name = contract.optimizer or run.loop.optimizer
+    name = contract.optimizer or run.loop.rules[0]
     if not name or any(p.got is not None or len(p.window.updates) != 1 for p in given):
         return None
     found = _read(run, given, contract, name)

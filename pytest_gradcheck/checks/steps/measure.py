@@ -114,7 +114,8 @@ def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> R
         window = _called(seen, window, batch, number)
         if seen.calls[-1].error:
             return seen
-        if contract.nonfinite and seen.bad is None and number >= 3 and not window.batches:
+        is_tried = contract.nonfinite in ("skip", "raise")
+        if is_tried and seen.bad is None and number >= 3 and not window.batches:
             bad = _spoilt(batch)
             if bad is not None:
                 seen.bad = loop.call(bad)

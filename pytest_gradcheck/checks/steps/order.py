@@ -77,16 +77,16 @@ def findings(run: Run) -> list[Finding]:
 
 
 def _schedulers(run: Run) -> list[Finding]:
-    for number in run.skipped:
-        seen = [word for word, _ in run.calls[number - 1].events]
-        if "scheduler" in seen:
+    skipped = [run.calls[number - 1] for number in run.skipped]
+    skipped += [run.bad] if run.bad is not None and not run.bad.updates else []
+    for call in skipped:
+        if "scheduler" in [word for word, _ in call.events]:
             return [
                 Finding(
                     code="step-scheduler",
                     severity="fail",
-                    message=f"the scheduler advances though the update of call {number} was "
-                    f"skipped ({timeline(run.calls[number - 1].events)}); advance it only after "
-                    f"an update",
+                    message=f"the scheduler advances though the update was skipped "
+                    f"({timeline(call.events)}); advance it only after an update",
                 )
             ]
     for window in run.windows:

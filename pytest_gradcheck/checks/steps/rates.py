@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,10 +42,7 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
         rates.append(found)
     claimed = [next(iter(moves.values()))[k].hyper["lr"] for k in range(count)]
     changed = {
-        i: [
-            Move(m.before, m.after, m.gradient, {**m.hyper, "lr": r}, m.slack)
-            for m, r in zip(each, rates, strict=False)
-        ]
+        i: [_with_rate(m, r) for m, r in zip(each, rates, strict=False)]
         for i, each in moves.items()
     }
     if wrong(run, changed, name, {}, limits):
@@ -75,12 +73,12 @@ def _rate(run: Run, moves: Sequence[Move], name: str, limits: Limits, i: int) ->
 
 
 def _with_rate(move: Move, rate: float) -> Move:
-    return Move(move.before, move.after, move.gradient, {**move.hyper, "lr": rate}, move.slack)
+    return replace(move, hyper={**move.hyper, "lr": rate})
 
 
 def _last(name: str, moves: Sequence[Move]) -> np.ndarray:
-    state: dict[str, np.ndarray] = {}
-    update, count = np.zeros_like(moves[-1].before), 0
+    state = dict(moves[0].start)
+    update, count = np.zeros_like(moves[-1].before), moves[0].count
     for move in moves:
         if move.gradient is not None:
             count += 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,37 +29,53 @@ class Judged:
     Args:
         findings: What is wrong, or weak.
         moves: The updates of each parameter, by its number.
-        name: The rule, empty where none was replayed.
-        change: The convention in which it agrees.
+        rules: The rule of each parameter that was replayed.
     """
 
     findings: tuple[Finding, ...]
     moves: Moves
-    name: str = ""
-    change: Change | None = None
+    rules: dict[int, str] = field(default_factory=dict)
 
 
 def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) -> Judged:
-    """Replay every update of every parameter."""
-    name = contract.optimizer or run.loop.optimizer
-    moves = _moves(run, pairs, contract, limits, name)
-    if not moves:
-        return Judged((), moves)
-    if not name:
-        return _by_oracle(run, pairs, limits, moves)
+    """Replay every update of every parameter, optimizer by optimizer."""
+    findings: list[Finding] = []
+    all_moves: Moves = {}
+    names: dict[int, str] = {}
+    for which, inferred in enumerate(run.loop.rules):
+        name = contract.optimizer or inferred
+        moves = _moves(run, pairs, contract, limits, name, which)
+        if not moves:
+            continue
+        if name and run.loop.is_foreign:
+            told = "the optimizer is in use, and its state is not known: give a function that"
+            findings.append(_not_replayed(f"{told} builds a fresh one"))
+        elif name:
+            findings += _by_rule(run, moves, name, contract, limits)
+            names |= dict.fromkeys(moves, name)
+        else:
+            findings += _by_oracle(run, pairs, limits)
+        all_moves |= moves
+    return Judged(tuple(findings), all_moves, names)
+
+
+def _by_rule(
+    run: Run, moves: Moves, name: str, contract: Contract, limits: Limits
+) -> list[Finding]:
     for change in dialects(name, _hyper(moves)):
-        wrong = rates.wrong(run, moves, name, change, limits)
-        if not wrong:
+        if not rates.wrong(run, moves, name, change, limits):
             found = held.findings(run, moves, name, change)
-            found += [] if found else _weak(run, moves, name, change, limits)
-            return Judged(tuple(found), moves, name, change)
+            return found or _weak(run, moves, name, change, limits)
     wrong = rates.wrong(run, moves, name, {}, limits)
-    return Judged((_accused(run, moves, name, wrong, limits),), moves, name)
+    return [_accused(run, moves, name, wrong, limits)]
 
 
-def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits, moves: Moves) -> Judged:
+def _not_replayed(told: str) -> Finding:
+    return Finding(code="step-not-replayed", severity="note", message=told)
+
+
+def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]:
     """The optimizer itself, called once more, where no rule is known by name."""
-    told = f"{run.loop.shown} is not replayed: its rule is not known"
     oracles = [u for p in pairs for u in p.window.updates if u.oracle]
     for number, update in enumerate(oracles, start=1):
         for i, wanted in enumerate(update.oracle):
@@ -69,12 +85,11 @@ def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits, moves: Moves) ->
             bound = limits.number("step_replay", dtype) * size
             bound += 2 * precision.epsilon(dtype) * float(np.linalg.norm(update.before[i]))
             if not float(np.linalg.norm(actual - wanted)) <= bound:
-                return Judged((_unlike(run, update, i, number),), moves)
+                return [_unlike(run, update, i, number)]
     if oracles:
-        return Judged((), moves)
-    hint = "claim optimizer= to have it replayed"
-    note = Finding(code="step-not-replayed", severity="note", message=f"{told}; {hint}")
-    return Judged((note,), moves)
+        return []
+    told = f"{run.loop.shown} is not replayed: its rule is not known"
+    return [_not_replayed(f"{told}; claim optimizer= to have it replayed")]
 
 
 def _unlike(run: Run, update: Any, i: int, number: int) -> Finding:
@@ -97,36 +112,42 @@ def _unlike(run: Run, update: Any, i: int, number: int) -> Finding:
     )
 
 
-def _moves(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, name: str) -> Moves:
+def _moves(
+    run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, name: str, which: int
+) -> Moves:
+    """The updates of every parameter that an optimizer holds."""
     found: Moves = {}
     base: dict[str, Any] = DEFAULTS.get(name, {})
     for number, p in enumerate(pairs):
         for update in p.window.updates:
-            received = p.got if update.received is None else update.received
-            if p.is_absorbed:
-                received = p.expected.clipped
-            given = received if received is not None else p.expected.clipped
+            if update.which != which:
+                continue
+            is_known = any(update.hyper)
             for i, tracked in enumerate(run.loop.parameters):
-                if tracked.owners == 0 or not tracked.trainable:
+                is_out = tracked.owners == 0 or not tracked.trainable
+                if is_out or (is_known and not update.hyper[i]):
                     continue
-                if update.which and not update.hyper[i]:
-                    continue
-                group = {**base, **update.hyper[i]}
-                g = given[i]
-                slack = 0.0
-                if received is None and g is not None:
-                    sizes = float(np.linalg.norm(g)), LEAST * p.expected.norm
-                    share = limits.number("step_gradient", tracked.dtype) + run.loop.doubt
-                    slack = share * max(sizes)
-                move = Move(
-                    update.before[i],
-                    update.after[i],
-                    g,
-                    contract.at(tracked.name, group, number),
-                    slack,
-                )
-                found.setdefault(i, []).append(move)
+                hyper = contract.at(tracked.name, {**base, **update.hyper[i]}, number)
+                found.setdefault(i, []).append(_move(run, p, update, i, hyper, limits))
+    for i, each in found.items():
+        start, count = run.loop.starts[i] if run.loop.starts else ({}, 0)
+        each[0] = replace(each[0], start=start, count=count)
     return found
+
+
+def _move(
+    run: Run, pair: Pair, update: Any, i: int, hyper: Mapping[str, Any], limits: Limits
+) -> Move:
+    received = pair.got if update.received is None else update.received
+    if pair.is_absorbed:
+        received = pair.expected.clipped
+    g = (received if received is not None else pair.expected.clipped)[i]
+    slack = 0.0
+    if received is None and g is not None:
+        sizes = float(np.linalg.norm(g)), LEAST * pair.expected.norm
+        share = limits.number("step_gradient", run.loop.parameters[i].dtype) + run.loop.doubt
+        slack = share * max(sizes)
+    return Move(update.before[i], update.after[i], g, hyper, slack)
 
 
 def _hyper(moves: Moves) -> dict[str, Any]:
@@ -140,7 +161,11 @@ def _decay_of(hyper: Hyper) -> float:
 
 
 def _accused(
-    run: Run, moves: Moves, name: str, wrong: dict[int, Misfit], limits: Limits
+    run: Run,
+    moves: Moves,
+    name: str,
+    wrong: dict[int, Misfit],
+    limits: Limits,
 ) -> Finding:
     i, off = min(wrong.items(), key=lambda item: (item[1].update, -item[1].error))
     suspect = _explained(run, moves, name, wrong, limits)
@@ -165,7 +190,11 @@ def _percent(error: float) -> str:
 
 
 def _explained(
-    run: Run, moves: Moves, name: str, wrong: dict[int, Misfit], limits: Limits
+    run: Run,
+    moves: Moves,
+    name: str,
+    wrong: dict[int, Misfit],
+    limits: Limits,
 ) -> Suspect:
     """What the updates are like, and what to try."""
     mine = {i: moves[i] for i in wrong}
@@ -173,6 +202,9 @@ def _explained(
     if all(np.array_equal(m.before, m.after) for each in mine.values() for m in each):
         told = f"the optimizer does not move {', '.join(run.names[i] for i in wrong)}"
         return Suspect("step-not-applied", told, "apply the update; look for copies, views")
+    unlike = _unlike_claims(run, mine, name, limits)
+    if unlike is not None:
+        return replace(unlike, message=unlike.message + where)
     rate = rates.of_rate(run, mine, name, limits)
     if rate is not None:
         return Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
@@ -196,6 +228,22 @@ def _explained(
     )
 
 
+def _unlike_claims(run: Run, moves: Moves, name: str, limits: Limits) -> Suspect | None:
+    """A claimed hyperparameter that is another one in the groups of the optimizer."""
+    i = next(iter(moves))
+    group = next((u.hyper[i] for w in run.windows for u in w.updates if u.hyper[i]), {})
+    for key, used in group.items():
+        claimed = moves[i][0].hyper.get(key, used)
+        if used != claimed and not rates.wrong(run, moves, name, {key: used}, limits):
+            told = f"the update is that of {name} with {key}={used}, not the claimed {claimed}"
+            if key == "weight_decay":
+                return Suspect("step-decay", told, "look at the groups of the optimizer")
+            if key == "lr":
+                return Suspect("step-rate", told, "look at the groups of the optimizer")
+            return Suspect("step-optimizer", told, "look at the groups of the optimizer")
+    return None
+
+
 def _shared(moves: Moves, defaults: dict[str, Any]) -> dict[str, Any]:
     hyper = _hyper(moves)
     return {k: hyper[k] for k in defaults if k in hyper}
@@ -205,6 +253,14 @@ def _weak(run: Run, moves: Moves, name: str, change: Change, limits: Limits) -> 
     """What the replay could not have seen."""
     hyper = _hyper(moves)
     found = []
+    if name == "adamw" and not hyper.get("weight_decay"):
+        found.append(
+            Finding(
+                code="weak-decay",
+                severity="warn",
+                message="there is no decay, and without it adamw is adam; check with one",
+            )
+        )
     if hyper.get("weight_decay") and not rates.wrong(
         run, moves, name, {**change, "weight_decay": 0.0}, limits
     ):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.received import Pair
 
 FIT = 10.0  # how many tolerances a prediction may be off
+MOST = 0.1  # or anything would be explained by anything
 LEAST = 1e-4  # and at least this: the mistakes differ by far more
 EXACT = 1e-3  # how close a factor must be to a number to be called by its name
 
@@ -28,7 +29,7 @@ def recognised(
 ) -> Suspect | None:
     """The first mistake that explains every wrong window, or the first wrong one at least."""
     dtype = run.coarsest
-    tolerance = max(FIT * limits.number("step_gradient", dtype), LEAST)
+    tolerance = min(max(FIT * limits.number("step_gradient", dtype), LEAST), MOST)
     known = list(guesses(run, pairs, contract))
     for suspect, predict in known:
         if all(_fits(p, predict(p), tolerance) for p in wrong):
