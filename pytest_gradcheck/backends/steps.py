@@ -80,6 +80,23 @@ class Update:
     slots_after: Sequence[Sequence[np.ndarray]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One call of a clip of the framework.
+
+    Args:
+        places: Numbers of the parameters that it was given.
+        threshold: Its threshold.
+        order: Order of the norm.
+        is_value: Whether it clips each element.
+    """
+
+    places: tuple[int, ...]
+    threshold: float
+    order: float = 2.0
+    is_value: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One call of the user's step.
@@ -91,6 +108,7 @@ class Call:
         events: What was seen to happen, in order: pairs of a word and a number (a threshold).
         changed_batch: Whether the step wrote into its batch.
         error: What it raised, in words; empty where nothing.
+        clips: The clips of the framework that were called.
     """
 
     before: Sequence[np.ndarray]
@@ -99,6 +117,7 @@ class Call:
     events: Sequence[tuple[str, float]] = ()
     changed_batch: bool = False
     error: str = ""
+    clips: Sequence[Clip] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 
 from pytest_gradcheck.backends.state import names_of, reachable
 
-Note = Callable[[str, float], None]
+Note = Callable[..., None]  # word, number, and of a clip its parameters and order
 
 
 @contextmanager
@@ -83,6 +83,11 @@ def _noting(function: Any, word: str, note: Note, position: int) -> Any:
         if word == "scheduler" or word.startswith("scaler") or word == "unscale":
             return _outermost(function, word, note, args, kwargs)
         number = _number(args, kwargs, position)
+        if word.startswith("clip"):
+            args, kwargs, held = _listed(args, kwargs)
+            order = 2.0 if word != "clip" else _order(args, kwargs)
+            note(word, number, held, order)
+            return function(*args, **kwargs)
         if word == "backward":  # it is over when the gradients are there
             answer = function(*args, **kwargs)
             note(word, number)
@@ -102,6 +107,23 @@ def _outermost(function: Any, word: str, note: Note, args: Any, kwargs: Any) -> 
         return function(*args, **kwargs)
     finally:
         _DEPTH[0] -= 1
+
+
+def _listed(args: Any, kwargs: Any) -> tuple[Any, Any, list[Any]]:
+    """The arguments of a clip with a list of parameters, since an iterator is read once only."""
+    given = args[0] if args else kwargs.get("parameters", ())
+    held = [given] if isinstance(given, torch.Tensor) else list(given)
+    if args:
+        return (held, *args[1:]), kwargs, held
+    return args, {**kwargs, "parameters": held}, held
+
+
+def _order(args: Any, kwargs: Any) -> float:
+    value = args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _number(args: Any, kwargs: Any, position: int) -> float:

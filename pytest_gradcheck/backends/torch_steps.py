@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from pytest_gradcheck.backends import torch_events, torch_optimizers, torch_trials, torch_values
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.state import reachable
-from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar, takes
+from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
 from pytest_gradcheck.backends.torch_state import generators, guard
 from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch
@@ -116,10 +117,14 @@ class TorchLoop:
         before = self.now()
         updates: list[Update] = []
         events: list[tuple[str, float]] = []
+        clips: list[Clip] = []
         error = ""
 
-        def note(word: str, number: float) -> None:
+        def note(word: str, number: float, held: Sequence[Any] = (), order: float = 2.0) -> None:
             events.append((word, number))
+            if word.startswith("clip") and math.isfinite(number):
+                places = tuple(i for i, p in enumerate(self.tensors) if any(p is q for q in held))
+                clips.append(Clip(places, number, order, word != "clip"))
 
         with ExitStack() as stack:
             stack.enter_context(torch_events.seen(self._roots, note))
@@ -136,7 +141,7 @@ class TorchLoop:
         ):
             updates.append(Update(before, after, None, [{}] * len(before)))
         changed = not is_same(batch, handed)
-        return Call(before, after, updates, events, changed, error)
+        return Call(before, after, updates, events, changed, error, clips)
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
@@ -250,7 +255,10 @@ class TorchLoop:
             return  # momentum from before may move what it likes
         for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
             with self._trial():
-                names = torch_trials.moved(self, self._optimizers, what)
+                try:
+                    names = torch_trials.moved(self, self._optimizers, what)
+                except Exception:  # an optimizer that takes no such gradient is not asked
+                    continue
                 yield what, names, all(bool(p.isfinite().all()) for p in self.tensors)
 
     def flipped(

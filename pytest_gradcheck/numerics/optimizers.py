@@ -251,7 +251,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "muon": {"lr": 1e-3, "momentum": 0.95},
 }
 # Muon orthogonalises in bfloat16, so that no replay in float64 comes closer.
-COARSE = {"muon": 5e-2}
+COARSE = {"muon": 0.15}
 
 
 def replayed(

@@ -218,7 +218,7 @@ def test_a_larger_scale_of_the_loss_changes_no_verdict():
 
 
 def test_findings_lead_with_the_cause():
-    with pytest.raises(GradCheckError, match=r"^wrong step step: the optimizer received 7 times"):
+    with pytest.raises(GradCheckError, match=r"^wrong step: the optimizer received 7 times"):
         assert_step(lambda: made("(7 * loss(batch)).backward()"), seed=0)
     with pytest.raises(GradCheckError, match="try: "):
         assert_step(lambda: made("0"))

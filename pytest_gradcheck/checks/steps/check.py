@@ -23,7 +23,7 @@ from pytest_gradcheck.checks.steps import (
     weak,
 )
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.expected import expected, flat
+from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.verdict import result
@@ -98,7 +98,7 @@ def _judged(
     if not seen.windows:
         found = coverage.findings(seen, (), contract, limits, {}, {})
         return [_no_step(seen), *found], ()
-    pairs = [received.pair(seen, w, expected(seen, w, contract), limits) for w in seen.windows]
+    pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
         return [nothing, *coverage.findings(seen, pairs, contract, limits, {}, {})], ()

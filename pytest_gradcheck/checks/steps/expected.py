@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,8 +63,27 @@ def expected(run: Run, window: Window, contract: Contract) -> Expected:
     raw = combined(window.micro, shares)
     if count > 1 and contract.weights == "samples":
         raw, shares = _whole(run, window, raw, shares)
-    threshold, is_value = _threshold(window, contract)
-    return clipped(run, raw, threshold, is_value, contract.norm_type, shares)
+    return finished(run, window, contract, raw, shares)
+
+
+def finished(
+    run: Run, window: Window, contract: Contract, raw: Grads, shares: tuple[float, ...]
+) -> Expected:
+    """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
+    if contract.max_norm is not None or contract.max_value is not None or not window.clips:
+        threshold, is_value = _claimed(contract)
+        return clipped(run, raw, threshold, is_value, contract.norm_type, shares)
+    last = window.clips[-1]
+    found = clipped(run, raw, last.threshold, last.is_value, last.order, shares)
+    cut = list(raw)
+    for clip in window.clips:
+        parts = [g if i in clip.places else None for i, g in enumerate(cut)]
+        small = clipped(run, parts, clip.threshold, clip.is_value, clip.order, ()).clipped
+        cut = [
+            b if i in clip.places else a for i, (a, b) in enumerate(zip(cut, small, strict=True))
+        ]
+    size = norm_of(run, raw, 2.0)
+    return replace(found, clipped=cut, bites=norm_of(run, cut, 2.0) < size)
 
 
 def _whole(
@@ -87,16 +106,21 @@ def _whole(
     return list(grads), tuple(float(w) for w in weights)
 
 
-def _threshold(window: Window, contract: Contract) -> tuple[float, bool]:
-    """Threshold and whether it is one of values: as claimed, else as seen to be asked for."""
-    if contract.max_norm is not None:
-        return contract.max_norm, False
+def _claimed(contract: Contract) -> tuple[float, bool]:
+    """Threshold and whether it is one of values."""
     if contract.max_value is not None:
         return contract.max_value, True
-    for word, number in reversed(window.events):
-        if word in ("clip", "clip by value") and math.isfinite(number):
-            return number, word == "clip by value"
-    return math.nan, False
+    return (math.nan if contract.max_norm is None else contract.max_norm), False
+
+
+def norm_of(run: Run, raw: Grads, order: float) -> float:
+    """The norm of what optimizers hold."""
+    mine = [
+        g
+        for g, p in zip(raw, run.loop.parameters, strict=True)
+        if g is not None and (p.owners is None or p.owners)
+    ]
+    return clipping.norm(mine, order)
 
 
 def clipped(
@@ -108,11 +132,7 @@ def clipped(
     shares: tuple[float, ...],
 ) -> Expected:
     """A gradient with its clipping."""
-    mine = [
-        g if g is not None and (p.owners is None or p.owners) else None
-        for g, p in zip(raw, run.loop.parameters, strict=True)
-    ]
-    norm = clipping.norm([g for g in mine if g is not None], norm_type)
+    norm = norm_of(run, raw, norm_type)
     if not math.isfinite(threshold):
         return Expected(raw, raw, threshold, norm, False, shares)
     if is_value:

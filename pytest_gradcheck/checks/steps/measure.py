@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Call, Loop, Update
+from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -34,6 +34,9 @@ class Window:
         at: The parameters before.
         events: What was seen in all of them.
         updates: The steps of optimizers with which it ended.
+        clips: The clips of the framework that were called.
+        later: The gradient at the same parameters after the call, where what arrived was another
+            one than before: the loss may depend on what the step changes first.
     """
 
     number: int
@@ -45,6 +48,8 @@ class Window:
     at: Sequence[np.ndarray] = ()
     events: list[tuple[str, float]] = field(default_factory=list)
     updates: Sequence[Update] = ()
+    clips: list[Clip] = field(default_factory=list)
+    later: Grads | None = None
 
     @property
     def last(self) -> int:
@@ -139,8 +144,10 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     window.losses.append(loss)
     window.micro.append(fresh)
     window.events += call.events
+    window.clips += call.clips
     if call.updates:
         window.updates = call.updates
+        window.later = _later(loop, window)
         seen.windows.append(window)
         return Window(window.number + 1, number + 1)
     words = [word for word, _ in call.events]
@@ -149,6 +156,17 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
         seen.skipped.append(number)
         return Window(window.number, number + 1)
     return window
+
+
+def _later(loop: Loop, window: Window) -> Grads | None:
+    received = window.updates[-1].received
+    if received is None or len(window.batches) > 1:
+        return None
+    pairs = [(a, b) for a, b in zip(received, window.micro[0], strict=True) if a is not None]
+    is_near = all(b is not None and np.allclose(a, b, rtol=1e-3) for a, b in pairs)
+    if is_near:
+        return None
+    return loop.gradient(window.batches[0], window.at, window.marks[0])[1]
 
 
 def _spoilt(batch: Any) -> Any:

@@ -46,7 +46,7 @@ def result(
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     headline = {
         "pass": f"{label}: gradients and updates are right",
-        "fail": f"wrong step {label}: {what}{more}",
+        "fail": f"wrong step{'' if label == 'step' else f' {label}'}: {what}{more}",
         "undecided": f"undecided on {label}: {what}",
         "vacuous": f"vacuous check of {label}: {what}",
     }[verdict]
