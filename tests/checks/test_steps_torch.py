@@ -320,3 +320,118 @@ def test_on_a_gpu():
     moved = "batch = tuple(x.cuda() for x in batch); " + STEP
     result = loop(moved, first=first, forward="model(x.cuda())", act="")
     assert result.context.device.startswith("cuda")
+
+
+# --- right loops that are easily accused ----------------------------------------------------------
+
+
+def trained(model, *, seed=1, dtype=None, loss=F.mse_loss, optimizer=None, after=None):
+    def build():
+        torch.manual_seed(seed)
+        net = model().to(dtype or torch.float32)
+        opt = (optimizer or (lambda ps: T.SGD(ps, 0.1)))(net.parameters())
+        made = [torch.randn(32, n, dtype=dtype or torch.float32) for n in (8, 1, 8, 1)]
+        batches = [tuple(made[:2]), tuple(made[2:])]
+
+        def value(batch):
+            return loss(net(batch[0]), batch[1])
+
+        def step(batch):
+            opt.zero_grad()
+            value(batch).backward()
+            if after is not None:
+                after(net)
+            opt.step()
+
+        return Training(step=step, loss=value, batches=batches, model=net, optimizer=opt)
+
+    return check_step(build)
+
+
+def wide(act=nn.ReLU):
+    return nn.Sequential(nn.Linear(8, 64), act(), nn.Linear(64, 64), act(), nn.Linear(64, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seed", [7, 27, 41, 49])
+def test_kinks_accuse_nobody(seed, dtype):
+    for act, loss in ((nn.ReLU, F.l1_loss), (nn.LeakyReLU, F.mse_loss)):
+        result = trained(lambda a=act: wide(a), seed=seed, dtype=dtype, loss=loss)
+        assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("seed", [37, 39, 41])
+def test_the_rounding_of_a_zero_gradient_accuses_nobody(seed):
+    def model():  # a bias before batch norm
+        return nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+
+    result = trained(model, seed=seed, dtype=torch.float64)
+    assert result.verdict == "pass", result.headline
+
+
+def clip_parts(net):
+    torch.nn.utils.clip_grad_norm_(net[0].parameters(), 0.1)
+    torch.nn.utils.clip_grad_norm_(iter(net[2].parameters()), 0.1, norm_type=1.0)
+
+
+def test_clips_of_parts_are_expected_as_they_are_called():
+    assert trained(wide, after=clip_parts).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 1)),
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 4)), nn.Tanh()),
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 1)),
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).eval(),
+    ],
+    ids=["weight norm", "spectral norm", "layer norm", "eval"],
+)
+def test_modules_with_state_of_their_own(model):
+    loss = lambda a, b: F.mse_loss(a, b.expand_as(a))  # noqa: E731  # one line says all
+    result = trained(model, loss=loss)
+    assert result.verdict == "pass", result.headline
+
+
+def test_a_loss_that_changes_inside_the_step():
+    """A generator whose discriminator is trained first."""
+
+    def training():
+        torch.manual_seed(0)
+        net, judge = wide(), nn.Linear(1, 1)
+        own, other = T.Adam(net.parameters(), 1e-2), T.Adam(judge.parameters(), 1e-1)
+        batches = [(torch.randn(8, 8), torch.randn(8, 1)) for _ in range(3)]
+
+        def loss(batch):
+            return F.softplus(-judge(net(batch[0]))).mean()
+
+        def step(batch):
+            other.zero_grad()
+            fake, real = judge(net(batch[0]).detach()), judge(batch[1])
+            (F.softplus(-real).mean() + F.softplus(fake).mean()).backward()
+            other.step()
+            own.zero_grad()
+            loss(batch).backward()
+            own.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=net, optimizer=own)
+
+    result = check_step(training)
+    assert result.verdict == "pass", result.headline
+
+
+def test_bfloat16_by_autocast():
+    def loss(a, b):
+        return F.mse_loss(a.float(), b)
+
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = wide(nn.Tanh)
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.inner(x)
+
+    assert trained(Cast, loss=loss).verdict == "pass"
