@@ -11,6 +11,7 @@ import pytest
 from pytest_gradcheck import GradCheckError, Training, UsageError, assert_step, check_step
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("optax")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
 sys.path.pop(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Slope:
     Args:
         low: The smaller of the slopes on both sides.
         high: The larger one.
-        slack: Rounding, and how far the central difference is from those of the next steps.
+        slack: How far they may be off.
     """
 
     low: float
@@ -79,9 +79,14 @@ class Slope:
         """The central difference."""
         return (self.low + self.high) / 2
 
+    def allows(self, claimed: float, tolerance: float) -> bool:
+        """Whether a claimed slope lies between both, or near enough."""
+        slack = self.slack + tolerance
+        return not self.low - slack > claimed and not self.high + slack < claimed
 
-def slopes(run: Run, window: Window, move: Sequence[np.ndarray]) -> list[Slope]:
-    """Slopes for a ladder of steps, the longest first.
+
+def slopes(run: Run, window: Window, move: Sequence[np.ndarray]) -> Iterator[Slope]:
+    """Slopes for a ladder of steps, the longest first, each with its rounding as slack.
 
     At a kink, and for a curved loss, a right gradient lies between the slopes on both sides.
     """
@@ -89,16 +94,19 @@ def slopes(run: Run, window: Window, move: Sequence[np.ndarray]) -> list[Slope]:
     epsilon = precision.epsilon(run.coarsest)
     size, length = clipping.norm(window.at, 2) or 1.0, clipping.norm(move, 2)
     start = line(0.0)
-    found, noises = [], []
     for power in range(LEVELS):
         h = 4.0**-power * epsilon**0.25 * size / length
         up, down = (line(h) - start) / h, (start - line(-h)) / h
-        found.append((min(up, down), max(up, down)))
-        noises.append(8 * epsilon * max(abs(start), abs(start + up * h)) / h)
-    centres = [(low + high) / 2 for low, high in found]
-    gaps = [abs(x - y) for x, y in itertools.pairwise(centres)]
+        noise = 8 * epsilon * max(abs(start), abs(start + up * h)) / h
+        yield Slope(min(up, down), max(up, down), noise)
+
+
+def _loosened(seen: Sequence[Slope]) -> list[Slope]:
+    """The slopes with the gaps to their neighbours among the slack."""
+    gaps = [abs(a.middle - b.middle) for a, b in itertools.pairwise(seen)]
     return [
-        Slope(*found[k], noises[k] + GAPS * max(gaps[max(k - 1, 0) : k + 1])) for k in range(LEVELS)
+        replace(each, slack=each.slack + GAPS * max(gaps[max(k - 1, 0) : k + 1]))
+        for k, each in enumerate(seen)
     ]
 
 
@@ -198,12 +206,14 @@ def _unfollowed(run: Run, pair: Pair, limits: Limits) -> list[Finding]:
     square = float(np.vdot(clipping.flat(move), clipping.flat(move)))
     if not square or not math.isfinite(square):
         return []
-    seen = slopes(run, window, move)
     allowed = limits.number("step_slope", run.coarsest) * square
-    for each in seen:
-        slack = each.slack + allowed
-        if not each.low - slack > square and not each.high + slack < square:
+    seen = []
+    for each in slopes(run, window, move):
+        if each.allows(square, allowed):
             return []
+        seen.append(each)
+    if any(each.allows(square, allowed) for each in _loosened(seen)):
+        return []
     found = min(seen, key=lambda each: each.high - each.low + each.slack).middle
     ratio = square / found if found else math.inf
     return [
