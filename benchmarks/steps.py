@@ -36,8 +36,8 @@ FAULTS: dict[str, Callable[[], list[Fault]]] = {
 }
 RIGHT = {
     "torch": (steps_right.torch_trainings, 2),
-    "jax": (steps_right.jax_trainings, 3),
-    "numpy": (steps_right.numpy_trainings, 45),
+    "jax": (steps_right.jax_trainings, 1),
+    "numpy": (steps_right.numpy_trainings, 60),
 }
 
 

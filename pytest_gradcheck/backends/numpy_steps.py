@@ -50,6 +50,7 @@ class NumpyLoop:
         carried = list(reachable(self._roots))
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
+        self._since = 0  # calls after the last update
         self._old: list[list[np.ndarray]] = []
         self._is_random = False  # whether an evaluation of the loss moved a generator
         leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
@@ -106,13 +107,16 @@ class NumpyLoop:
         after = self._arrays(params)
         changed = not self._is_same(batch, handed)
         is_still = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-        if is_still and self.accumulates():
+        if self.accumulates(is_still):
             return Call(before, after, (), changed_batch=changed)
         return Call(before, after, (self.update(before, after),), changed_batch=changed)
 
-    def accumulates(self) -> bool:
-        """Whether a call that moves nothing belongs to a window."""
-        return self.accumulate > 1
+    def accumulates(self, is_still: bool) -> bool:
+        """Whether a call only adds to a window: it moves nothing, and the window is not full."""
+        self._since += 1
+        waits = is_still and self._since < self.accumulate
+        self._since = self._since if waits else 0
+        return waits
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call."""

@@ -158,3 +158,21 @@ def test_a_transformation_out_of_reach_is_checked_as_claimed():
     shown = Training(**{**vars(made), "optimizer": hidden})
     result = check_step(shown, optimizer="adam", lr=1e-2)
     assert result.verdict == "pass", result.headline
+
+
+def test_a_warm_up_from_0_over_windows_of_optax():
+    optax = pytest.importorskip("optax")
+    rates = optax.linear_schedule(0.0, 1e-2, 3)
+    tx = optax.MultiSteps(optax.adamw(rates, weight_decay=0.1), 2)
+    claims = {"schedule": lambda t: 1e-2 * min(1.0, t / 3), "weight_decay": 0.1}
+    result = check_step(lambda: jax_training(tx), optimizer="adamw", accumulate=2, **claims)
+    assert result.verdict == "pass", result.headline
+
+
+def test_a_clip_inside_of_optax_is_known_for_rules_without_scale():
+    optax = pytest.importorskip("optax")
+    tx = optax.chain(optax.clip_by_global_norm(0.1), optax.lars(0.1, weight_decay=0.1))
+    result = check_step(lambda: jax_training(tx), max_norm=0.1)
+    assert result.verdict == "pass", result.headline
+    plain = check_step(lambda: jax_training(optax.adam(1e-2)), max_norm=0.1)
+    assert codes(plain) == {"step-not-clipped"}
