@@ -24,16 +24,11 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     """Holds generators, flags, and the modules and tensors that functions carry along."""
     carried = list(reachable(roots))
     modules = [value for value in carried if isinstance(value, nn.Module)]
-    held = [_Flags(), *generators(carried)]
+    generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
+    generators += private_generators(carried)
+    generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
     restorers = [*held_arrays(carried), *_held_modules(modules), *_held_tensors(carried)]
-    return StateGuard(held, restorers)
-
-
-def generators(carried: Sequence[Any]) -> list[Generator]:
-    """Every generator: Python's, NumPy's, torch's own and those that functions carry along."""
-    found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
-    found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
-    return found
+    return StateGuard(generators, restorers)
 
 
 @contextmanager
@@ -54,6 +49,13 @@ def swapped(parts: Sequence[nn.Module], tensors: dict[int, Any]) -> Iterator[Non
         for part, parameters, buffers in kept:
             reset(part._parameters, parameters)
             reset(part._buffers, buffers)
+
+
+def generators_of(carried: Sequence[Any]) -> list[Generator]:
+    """Every generator: Python's, NumPy's, torch's own and those that functions carry along."""
+    found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
+    found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    return found
 
 
 class _Flags:

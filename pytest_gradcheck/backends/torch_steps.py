@@ -15,7 +15,7 @@ from pytest_gradcheck.backends import torch_events, torch_optimizers, torch_tria
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.state import reachable
 from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
-from pytest_gradcheck.backends.torch_state import generators, guard
+from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch
 from pytest_gradcheck.errors import UsageError
@@ -43,7 +43,7 @@ class TorchLoop:
             raise UsageError("Training.model is missing: the module that the step trains")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._roots = (training.step, training.loss, self._model, *self._optimizers)
-        self._generators = generators(list(reachable(self._roots)))
+        self._generators = generators_of(list(reachable(self._roots)))
         self._modes = [(m, m.training) for m in self._model.modules()]
         self.tensors, self.parameters = self._found()
         if not self.tensors:
