@@ -235,11 +235,11 @@ class Scaled(torch.autograd.Function):
     """The identity with a gradient that is 5 % too large."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # noqa: D102  # the interface
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # the interface
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:  # noqa: D102  # is torch's own
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:  # is torch's own
         return 1.05 * g
 
 

@@ -9,10 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_gradcheck.backends.steps import Training
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
+    from pytest_gradcheck.verbs.clipping import assert_clipping, check_clipping
     from pytest_gradcheck.verbs.flow import assert_flow, check_flow
     from pytest_gradcheck.verbs.gradient import assert_gradient, check_gradient
+    from pytest_gradcheck.verbs.step import assert_step, check_step
 
 __all__ = [
     "Evidence",
@@ -20,11 +23,16 @@ __all__ = [
     "GradCheckError",
     "GradCheckWarning",
     "Result",
+    "Training",
     "UsageError",
+    "assert_clipping",
     "assert_flow",
     "assert_gradient",
+    "assert_step",
+    "check_clipping",
     "check_flow",
     "check_gradient",
+    "check_step",
 ]
 
 _HOMES = {
@@ -33,11 +41,16 @@ _HOMES = {
     "GradCheckError": "errors",
     "GradCheckWarning": "errors",
     "Result": "results",
+    "Training": "backends.steps",
     "UsageError": "errors",
+    "assert_clipping": "verbs.clipping",
     "assert_flow": "verbs.flow",
     "assert_gradient": "verbs.gradient",
+    "assert_step": "verbs.step",
+    "check_clipping": "verbs.clipping",
     "check_flow": "verbs.flow",
     "check_gradient": "verbs.gradient",
+    "check_step": "verbs.step",
 }
 
 

@@ -25,7 +25,12 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 # The verbs, as fixtures and markers are called, and what each one checks, as results call it; its
 # plain functions are ``check_`` and ``assert_`` with that name.
-VERBS: dict[str, Check] = {"gradcheck": "gradient", "gradflow": "flow"}
+VERBS: dict[str, Check] = {
+    "gradcheck": "gradient",
+    "gradflow": "flow",
+    "gradclip": "clipping",
+    "gradstep": "step",
+}
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs two directions; natively, what central differences of that precision certify
@@ -49,6 +54,17 @@ VANISH, EXPLODE = 1e-2, 1e2
 DEAD = 0.6
 SATURATED = 0.5  # of the units, as SageMaker Debugger and DeepDiagnosis have it
 UPDATE_RATIO = 1.0  # a step as large as the weights leaves nothing of their initialisation
+# Error of a norm, a factor or an element that a right clip may leave: 16 units in the last place;
+# float32 and below lose a few more in norms that are reduced in parallel.
+CLIP_ROUNDING = {"float64": 1e-14, "float32": 4e-6, "float16": 1.6e-2, "bfloat16": 0.125}
+
+# A received gradient beside a fresh one of the same precision: the same code on the same numbers,
+# but sums over micro-batches, clipping and unscaling round anew; a wrong one is off by 1e-2.
+STEP_GRADIENT = {"float64": 1e-7, "float32": 2e-4, "float16": 2e-2, "bfloat16": 5e-2}
+# An update beside its replay in float64, beyond the rounding of the parameter itself.
+STEP_REPLAY = {"float64": 1e-7, "float32": 2e-4, "float16": 2e-2, "bfloat16": 5e-2}
+# The slope of the loss by differences beside the gradient, beyond the error of the differences.
+STEP_SLOPE = {"float64": 1e-4, "float32": 1e-2, "float16": 0.1, "bfloat16": 0.2}
 
 
 class LimitUse(NamedTuple):
@@ -254,8 +270,68 @@ LIMITS: tuple[Limit, ...] = (
         unit="ratio of norms",
     ),
     Limit(
+        name="clip_rounding",
+        checks=("gradclip",),
+        default=CLIP_ROUNDING,
+        help="Relative error accepted of a clipped norm, of its factor and of the returned norm",
+        source="16 units in the last place; a wrong clip is off by its threshold",
+        low=0.0,
+        high=1.0,
+        unit="relative",
+    ),
+    Limit(
+        name="step_calls",
+        checks=("gradstep",),
+        default=7.0,
+        help="Least number of calls of a step, and of updates",
+        source="RAdam changes its formula after the fifth update; state shows at the second",
+        low=0.0,
+        high=1000.0,
+        unit="calls",
+    ),
+    Limit(
+        name="step_gradient",
+        checks=("gradstep",),
+        default=STEP_GRADIENT,
+        help="Relative difference accepted between a received gradient and the right one",
+        source="rounding of sums, of clipping and of unscaling in each precision",
+        low=0.0,
+        high=1.0,
+        unit="relative, norm of each tensor",
+    ),
+    Limit(
+        name="step_replay",
+        checks=("gradstep",),
+        default=STEP_REPLAY,
+        help="Relative difference accepted between an update and its replay in float64",
+        source="rounding of an optimizer's arithmetic in each precision",
+        low=0.0,
+        high=1.0,
+        unit="relative, norm of each update",
+    ),
+    Limit(
+        name="step_slope",
+        checks=("gradstep",),
+        default=STEP_SLOPE,
+        help="Relative difference accepted between the gradient and the slope of the loss",
+        source="kinks that a difference crosses; a gradient that is wrong is off by more",
+        low=0.0,
+        high=1.0,
+        unit="relative, slope along the gradient",
+    ),
+    Limit(
+        name="step_lost",
+        checks=("gradstep",),
+        default=0.1,
+        help="Share of updates of single weights that may be lost to rounding",
+        source="float32 loses hardly any; bfloat16 without master weights most",
+        low=0.0,
+        high=1.0,
+        unit="share",
+    ),
+    Limit(
         name="undecided",
-        checks=("gradcheck", "gradflow"),
+        checks=tuple(VERBS),
         default="fail",
         help="What an undecided verdict does to its test",
         source="never pass without power",
@@ -263,7 +339,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         name="vacuous",
-        checks=("gradcheck", "gradflow"),
+        checks=tuple(VERBS),
         default="fail",
         help="What a vacuous verdict does to its test",
         source="never pass without power",

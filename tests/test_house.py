@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1] / "pytest_gradcheck"
-FINDINGS = Path(__file__).parents[1] / "docs" / "findings.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS / name for name in ("findings.md", "clipping.md", "steps.md")]
 FILES = sorted(HOUSE.rglob("*.py"))
 LONGEST = 300
 
@@ -26,6 +27,8 @@ JAX = {
     "backends.jax_origin",
     "backends.jax_probe",
     "backends.jax_sites",
+    "backends.jax_clips",
+    "backends.jax_steps",
 }
 TORCH = {
     "torch",
@@ -40,6 +43,13 @@ TORCH = {
     "backends.torch_probe",
     "backends.torch_sizes",
     "backends.torch_time",
+    "backends.torch_clips",
+    "backends.torch_events",
+    "backends.torch_optimizers",
+    "backends.torch_steps",
+    "backends.torch_trials",
+    "backends.torch_values",
+    "backends.torch_watch",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
@@ -59,6 +69,9 @@ ROOMS = {
     **{part: ({*SHARED, *JAX}, ()) for part in JAX - {"jax"}},
     "backends.numpy_probe": ({*SHARED, "backends.numpy", "backends.numpy_records"}, ()),
     "backends.jax_probe": ({*SHARED, *JAX, "backends.jax"}, ()),  # for its guard
+    # A functional step is the same in JAX as in NumPy.
+    "backends.numpy_steps": ({*SHARED, "backends.numpy"}, ()),
+    "backends.jax_steps": ({*SHARED, *JAX, "backends.numpy_steps"}, ()),
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),
     "collector": ({"results", "limits"}, ()),
@@ -227,11 +240,15 @@ def given_codes(call):
     if not isinstance(call, ast.Call):
         return []
     called = ast.unparse(call.func).rpartition(".")[2]
-    if called == "WrongDerivative":
+    if called in ("WrongDerivative", "Cause", "Suspect"):
         return call.args[:1]
     if called in ("Finding", "replace"):
         return [keyword.value for keyword in call.keywords if keyword.arg == "code"]
     return []
+
+
+# Codes that stand where these values are made.
+ELSEWHERE = ("error.code", "variant.code", "cause.code", "suspect.code")
 
 
 def words(node, function, patterns):
@@ -245,8 +262,13 @@ def words(node, function, patterns):
         assert ast.unparse(tail.value) == "culprit.pattern"
         return {head.value + pattern for pattern in patterns}
     if isinstance(node, ast.Attribute):
-        # Those of a WrongDerivative and of a contract stand where these are made.
-        assert ast.unparse(node) in ("error.code", "variant.code"), ast.unparse(node)
+        assert ast.unparse(node) in (
+            "error.code",
+            "variant.code",
+            "cause.code",
+            "suspect.code",
+            "first.code",
+        ), ast.unparse(node)
         return set()
     if isinstance(node, ast.Subscript):  # a code out of a table of words
         words_of = importlib.import_module(f"{HOUSE.name}.checks.flow.words")
@@ -294,13 +316,14 @@ def emitted():
 
 
 def test_every_finding_is_documented_and_none_that_is_gone():
-    documented = re.findall(r"^### `(.+)`$", FINDINGS.read_text("utf-8"), re.MULTILINE)
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    documented = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
     assert sorted(documented) == sorted(emitted())
 
 
 def test_every_documented_finding_says_severity_and_remedy():
-    page = FINDINGS.read_text("utf-8")
-    for section in re.split(r"^##+ ", page, flags=re.MULTILINE):
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    for section in re.split(r"^##+ ", text, flags=re.MULTILINE):
         if section.startswith("`"):
             assert re.search(r"^Severity: `(fail|warn|note)`", section, re.MULTILINE), section
             assert re.search(r"^What to do: [a-z].*\.$", section, re.MULTILINE | re.DOTALL), section

@@ -11,15 +11,15 @@ OPTIONS = ("-p", "no:randomly", "-p", "no:benchmark", "-p", "no:pytest_torch")
 
 def test_there_is_an_example_for_each_backend_and_the_mark():
     text = "\n".join(BLOCKS)
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert all(name in text for name in ("torch", "jax", "numpy", "pytest.mark.gradcheck"))
 
 
 def test_every_example_passes(pytester):
     pytester.makepyfile(**{f"test_block_{i}": block for i, block in enumerate(BLOCKS)})
     result = pytester.runpytest_subprocess(*OPTIONS, "-W", "error")
-    result.assert_outcomes(passed=7)
-    result.stdout.fnmatch_lines(["7 checks: 7 passed"])
+    result.assert_outcomes(passed=9)
+    result.stdout.fnmatch_lines(["9 checks: 9 passed"])
 
 
 def test_the_failure_shown_is_the_failure_one_gets(pytester):

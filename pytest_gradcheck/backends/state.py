@@ -10,7 +10,7 @@ import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from types import FunctionType, MethodType, ModuleType, TracebackType
+from types import CodeType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -244,6 +244,12 @@ def _carried(value: Any) -> list[Any]:
     return list(vars(value).values())[:100] if hasattr(value, "__dict__") else []
 
 
+def names_of(code: CodeType) -> list[str]:
+    """The names that code uses, those inside comprehensions and inner functions too."""
+    inner = [names_of(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return list(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
+
+
 def _of_function(function: FunctionType) -> list[Any]:
     found = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
     for cell in function.__closure__ or ():
@@ -251,6 +257,6 @@ def _of_function(function: FunctionType) -> list[Any]:
             found.append(cell.cell_contents)
         except ValueError:  # a name that is bound later
             continue
-    names = function.__code__.co_names
+    names = names_of(function.__code__)
     found += [function.__globals__[name] for name in names if name in function.__globals__]
     return found

@@ -55,6 +55,13 @@ def swapped(parts: Sequence[nn.Module], tensors: dict[int, Any]) -> Iterator[Non
             reset(part._buffers, buffers)
 
 
+def generators_of(carried: Sequence[Any]) -> list[Generator]:
+    """Every generator: Python's, NumPy's, torch's own and those that functions carry along."""
+    found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
+    found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    return found
+
+
 class _Flags:
     """Flags that a function may set: kept like a generator, set back before every run."""
 

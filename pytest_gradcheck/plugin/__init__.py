@@ -7,7 +7,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
-from pytest_gradcheck.plugin.fixtures import gradcheck, gradflow
+from pytest_gradcheck.plugin.fixtures import gradcheck, gradclip, gradflow, gradstep
 from pytest_gradcheck.plugin.items import (
     pytest_itemcollected,
     pytest_runtest_call,
@@ -24,7 +24,9 @@ from pytest_gradcheck.plugin.session import (
 
 __all__ = [
     "gradcheck",
+    "gradclip",
     "gradflow",
+    "gradstep",
     "pytest_addhooks",
     "pytest_addoption",
     "pytest_configure",

@@ -36,3 +36,27 @@ def gradflow() -> Callable[..., Result]:
     from pytest_gradcheck.verbs.flow import assert_flow
 
     return assert_flow
+
+
+@pytest.fixture
+def gradclip() -> Callable[..., Result]:
+    """Check clipping: ``gradclip(clip_grad_norm_, max_norm=1.0)``, ``gradclip(clip, max_value=1)``.
+
+    Fails the test unless the clip does what it claims; returns the result. The arguments are those
+    of ``pytest_gradcheck.assert_clipping``.
+    """
+    from pytest_gradcheck.verbs.clipping import assert_clipping
+
+    return assert_clipping
+
+
+@pytest.fixture
+def gradstep() -> Callable[..., Result]:
+    """Check a training step: ``gradstep(training)``, where ``training()`` builds a ``Training``.
+
+    Fails the test unless gradients and updates are right; returns the result. The arguments are
+    those of ``pytest_gradcheck.assert_step``.
+    """
+    from pytest_gradcheck.verbs.step import assert_step
+
+    return assert_step

@@ -15,6 +15,12 @@ from pytest_gradcheck.results import Evidence, Result
 
 WORST = 5  # rows of a table and lines of a summary; everything is in the JSON report
 WIDTH = 80
+SHOWN = (
+    "inputs",
+    "resolution",
+    "clipping",
+    "updates",
+)  # the table of a failure: the first that is there
 NEAR = 5e-3  # three digits show a ratio so close to 1 as 1
 
 
@@ -53,7 +59,7 @@ def _chart(result: Result) -> list[str]:
 
 
 def _numbers(result: Result) -> list[str]:
-    shown = result.table("inputs") or result.table("resolution")
+    shown = next((t for name in SHOWN if (t := result.table(name)) is not None), None)
     return [] if shown is None else ["  " + line for line in table(_compact(shown))]
 
 

@@ -1,0 +1,274 @@
+"""Training steps: seeded faults, right loops, vacuous set-ups and cost.
+
+Run: ``python benchmarks/steps.py [--only faults right vacuous cost] [--backend torch jax numpy]
+[--seeds N] [--list]``; one thread, default limits.
+
+Incumbents beside the faults: the loss is lower after 20 steps, 1.5 times lower after 60, every
+parameter has changed after one epoch, and the training assertions of pytest-torch
+(``assert_optimizer_coverage``, ``assert_all_params_receive_grad``, ``assert_loss_decreases``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax
+import numpy as np
+import torch
+from corpora import steps_functional, steps_right, steps_torch, steps_vacuous
+from corpora.steps_torch import Fault
+
+from pytest_gradcheck import Training, check_step
+
+FAULTS: dict[str, Callable[[], list[Fault]]] = {
+    "torch": steps_torch.faults,
+    "jax": lambda: steps_functional.faults_of("jax"),
+    "numpy": lambda: steps_functional.faults_of("numpy"),
+}
+RIGHT = {
+    "torch": (steps_right.torch_trainings, 2),
+    "jax": (steps_right.jax_trainings, 1),
+    "numpy": (steps_right.numpy_trainings, 60),
+}
+
+
+class Trained:
+    """A training run by itself, as incumbents see it."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.batches = list(training.batches)
+        self.params, self.state, self.calls = training.params, training.opt_state, 0
+
+    def loss(self) -> float:
+        """The loss on the first batch."""
+        if self.training.model is not None:
+            return float(self.training.loss(self.batches[0]))
+        return float(self.training.loss(self.params, self.batches[0]))
+
+    def values(self) -> list[np.ndarray]:
+        """Every parameter."""
+        if self.training.model is not None:
+            return [p.detach().double().numpy().copy() for p in self.training.model.parameters()]
+        return [np.array(x, dtype=np.float64) for x in jax.tree.leaves(self.params)]
+
+    def run(self, steps: int) -> None:
+        """Some calls of the step."""
+        for _ in range(steps):
+            batch = self.batches[self.calls % len(self.batches)]
+            self.calls += 1
+            if self.training.model is not None:
+                self.training.step(batch)
+            else:
+                self.params, self.state, *_ = self.training.step(self.params, self.state, batch)
+
+
+def lower(training: Training, steps: int, factor: float) -> bool:
+    """Whether the loss does not fall by a factor."""
+    trained = Trained(training)
+    start = trained.loss()
+    trained.run(steps)
+    return not trained.loss() * factor < start
+
+
+def unchanged(training: Training) -> bool:
+    """Whether some parameter does not change in an epoch."""
+    trained = Trained(training)
+    before = trained.values()
+    trained.run(len(trained.batches))
+    return any(np.array_equal(a, b) for a, b in zip(before, trained.values(), strict=True))
+
+
+def pytest_torch(training: Training) -> bool:
+    """Whether a training assertion of pytest-torch fails."""
+    from pytest_torch import training as assertions
+    from pytest_torch import training_loop
+
+    if training.model is None:
+        return False
+    x, y = next(iter(training.batches))
+
+    def loss(output: Any, *_: Any) -> Any:
+        return torch.nn.functional.mse_loss(output, y)
+
+    training_loop.assert_optimizer_coverage(training.model, training.optimizer)
+    assertions.assert_all_params_receive_grad(training.model, x, loss)
+    assertions.assert_loss_decreases(training.model, x, loss, lr=1e-2)
+    return False
+
+
+INCUMBENTS: dict[str, Callable[[Training], bool]] = {
+    "loss lower after 20": lambda t: lower(t, 20, 1.0),
+    "1.5x lower after 60": lambda t: lower(t, 60, 1.5),
+    "every parameter changed": unchanged,
+    "pytest-torch": pytest_torch,
+}
+
+
+def alarmed(check: Callable[[Training], bool], build: Callable[[], Training]) -> bool:
+    """Whether an incumbent says no, in whatever way."""
+    try:
+        return check(build())
+    except Exception:  # it may raise anything; it counts
+        return True
+
+
+def faults(backend: str, listing: bool, incumbents: bool) -> None:
+    """Print what is caught of the seeded faults, and by whom."""
+    count: Counter[str] = Counter()
+    alarms: Counter[str] = Counter()
+    news = []
+    for fault in FAULTS[backend]():
+        count["all"] += 1
+        result = check_step(fault.training, **fault.claims)
+        caught = result.verdict in ("fail", "vacuous")
+        count["caught"] += caught
+        count["first line"] += caught and bool(re.search(fault.first, result.headline))
+        if not caught:
+            news.append(f"  {fault.name}: {result.verdict}: {result.headline}")
+        if fault.right is not None:
+            right = check_step(fault.right, **fault.claims)
+            alarms["ours"] += right.verdict != "pass"
+        for name, check in INCUMBENTS.items() if incumbents else ():
+            count[name] += alarmed(check, fault.training)
+            alarms[name] += fault.right is not None and alarmed(check, fault.right)
+    print(f"\n### {backend}: {count['all']} seeded faults, and the same loops without them\n")
+    print("| check | caught | first line right | alarms on the right loop |\n|---|---|---|---|")
+    print(f"| gradstep | {count['caught']} | {count['first line']} | {alarms['ours']} |")
+    for name in INCUMBENTS if incumbents else ():
+        if backend == "torch" or name != "pytest-torch":
+            print(f"| {name} | {count[name]} | - | {alarms[name]} |")
+    if listing and news:
+        print("\nnot caught:", *news, sep="\n")
+
+
+def right(backend: str, seeds: int | None, listing: bool) -> None:
+    """Print how many right loops are accused."""
+    make, usual = RIGHT[backend]
+    verdicts: Counter[str] = Counter()
+    warned, news, began = 0, [], time.perf_counter()
+    for name, build, claims in make(seeds or usual):
+        result = check_step(build, **claims)
+        verdicts[result.verdict] += 1
+        warned += any(f.severity == "warn" for f in result.findings)
+        if result.verdict != "pass":
+            news.append(f"  {name}: {result.verdict}: {result.headline}")
+    seconds = time.perf_counter() - began
+    total = sum(verdicts.values())
+    print(
+        f"| {backend} | {total} | {verdicts['fail']} | {verdicts['undecided']} | "
+        f"{verdicts['vacuous']} | {warned} | {1e3 * seconds / total:.0f} |"
+    )
+    if listing or news:
+        print(*news, sep="\n")
+
+
+def vacuous() -> None:
+    """Print what is said of each vacuous set-up."""
+    print("\n### vacuous set-ups\n\n| set-up | verdict | said |\n|---|---|---|")
+    for name, check in steps_vacuous.setups():
+        result = check()
+        told = [f.code for f in result.findings if f.severity != "note"]
+        print(f"| {name} | {result.verdict} | {', '.join(dict.fromkeys(told)) or 'NOTHING'} |")
+
+
+def cost(backend: str) -> None:
+    """Print the time of a check over that of one call of the step."""
+    builds: dict[str, tuple[Callable[[], Training], dict[str, Any]]] = {
+        "torch": (steps_torch.Setup(dtype=torch.float32), {}),
+        "jax": (steps_functional.Setup(kind="jax"), dict(steps_functional.CLAIMS)),
+        "numpy": (steps_functional.Setup(), dict(steps_functional.CLAIMS)),
+    }
+    build, claims = builds[backend]
+    check_step(build, **claims)  # imports are not what is compared
+    seconds, each = [], []
+    for _ in range(5):
+        trained = Trained(build())
+        trained.run(len(trained.batches))
+        began = time.perf_counter()
+        trained.run(len(trained.batches) * 3)
+        each.append((time.perf_counter() - began) / (len(trained.batches) * 3))
+        began = time.perf_counter()
+        check_step(build, **claims)
+        seconds.append(time.perf_counter() - began)
+    check, step = float(np.median(seconds)), float(np.median(each))
+    print(f"| {backend} | {1e3 * step:.2f} | {1e3 * check:.0f} | {check / step:.0f} |")
+
+
+def large() -> None:
+    """Print the cost on a network whose step takes longer than bookkeeping."""
+
+    def build() -> Training:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(256, 512), torch.nn.Tanh(), torch.nn.Linear(512, 512),
+            torch.nn.Tanh(), torch.nn.Linear(512, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        batches = [(torch.randn(512, 256), torch.randn(512, 10)) for _ in range(7)]
+
+        def loss(batch: Any) -> torch.Tensor:
+            return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
+
+        def step(batch: Any) -> None:
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    trained = Trained(build())
+    trained.run(3)
+    began = time.perf_counter()
+    trained.run(7)
+    each = (time.perf_counter() - began) / 7
+    began = time.perf_counter()
+    check_step(build)
+    check = time.perf_counter() - began
+    print(
+        f"| torch, 400 k parameters | {1e3 * each:.1f} | {1e3 * check:.0f} | {check / each:.0f} |"
+    )
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = ("faults", "right", "vacuous", "cost")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--backend", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--seeds", type=int, default=None, help="seeds of the right loops")
+    parser.add_argument("--no-incumbents", action="store_true")
+    parser.add_argument("--list", action="store_true", help="name what is not as it should be")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    if "faults" in asked.only:
+        for backend in asked.backend:
+            faults(backend, asked.list, not asked.no_incumbents)
+    if "vacuous" in asked.only:
+        vacuous()
+    if "cost" in asked.only:
+        print("\n### cost\n\n| training | one step, ms | check, ms | ratio |\n|---|---|---|---|")
+        for backend in asked.backend:
+            cost(backend)
+        large()
+    if "right" in asked.only:
+        print("\n### right loops\n")
+        print("| backend | loops | fail | undecided | vacuous | with a warning | ms a check |")
+        print("|---|---|---|---|---|---|---|")
+        for backend in asked.backend:
+            right(backend, asked.seeds, asked.list)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""JAX: a functional step whose optax transformation reports what it is given."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pytest_gradcheck.backends import jax_modules
+from pytest_gradcheck.backends.jax_clips import is_transformation
+from pytest_gradcheck.backends.numpy_steps import NumpyLoop
+from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends.state import names_of
+from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+_UNTRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+
+
+class JaxLoop(NumpyLoop):
+    """Parameters and state as pytrees; gradients by autodiff, seen where optax gets them.
+
+    Args:
+        training: The parts.
+    """
+
+    name = "jax"
+    doubt = 0.0
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self._tx = training.optimizer if is_transformation(training.optimizer) else None
+        self.shown = "the optax transformation" if self._tx else "the optimizer of the step"
+        self.device = next((x.device for x in self.flatten(training.params).leaves if x.dtype), "")
+        self._caught: list[tuple[Any, Any, Any]] = []
+        self._pending: list[list[np.ndarray]] = []
+        self._own: Any = None  # the state of the transformation, carried on beside the step
+        self._compiled = jax.jit(self._differentiated)
+        self._updated = jax.jit(self._tx.update) if self._tx else None
+        self.can_see = self._tx is not None
+
+    def flatten(self, value: Any) -> Flat:
+        """A nested value taken apart."""
+        return jax_modules.flatten(value)
+
+    def copied(self, value: Any) -> Any:
+        """Fresh buffers: the step may donate what it is given."""
+        return jax.tree.map(_copied, value)
+
+    def _arrays(self, params: Any) -> list[np.ndarray]:
+        return [_wide(leaf.value) for leaf in self.flatten(params).leaves if leaf.dtype]
+
+    def _built(self, at: Sequence[np.ndarray]) -> Any:
+        flat = self.flatten(self._params)
+        values = iter(at)
+        return flat.rebuild(
+            [
+                jax.device_put(np.asarray(next(values)).astype(leaf.value.dtype))
+                if leaf.dtype
+                else leaf.value
+                for leaf in flat.leaves
+            ]
+        )
+
+    # --- the user's step --------------------------------------------------------------------
+
+    def call(self, batch: Any) -> Call:
+        """Call the step while the transformation that it uses reports what it is given."""
+        self._caught.clear()
+        if self._tx is None:
+            return super().call(batch)
+        with _replaced(self._training.step, self._tx, self._reporting()):
+            call = super().call(batch)
+            jax.effects_barrier()
+        return call
+
+    def _reporting(self) -> Any:
+        tx: Any = self._tx
+
+        @functools.wraps(tx.update)
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            jax.debug.callback(self._catch, updates, state, params)
+            return tx.update(updates, state, params, **extra)
+
+        return tx._replace(update=update) if hasattr(tx, "_replace") else _Proxy(tx, update)
+
+    def _catch(self, updates: Any, state: Any, params: Any) -> None:
+        self._caught.append((updates, state, params))
+
+    def accumulates(self, is_still: bool) -> bool:
+        """Whether a call only adds to a window; optax's own windows say so themselves."""
+        if self._caught:
+            self._pending.append(self._received(self._caught[0][0]))
+        own = [x for x in _nodes(self._state) if type(x).__name__ == "MultiStepsState"]
+        return int(own[0].mini_step) != 0 if own else super().accumulates(is_still)
+
+    def _received(self, updates: Any) -> list[np.ndarray]:
+        return [_wide(x) for x in jax.tree.leaves(updates)]
+
+    def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
+        """The update of a call, with what was caught and what the transformation makes of it."""
+        plain = super().update(before, after)
+        if not self._caught:
+            self._pending.clear()
+            return plain
+        last = self._received(self._caught[-1][0])
+        if not self._pending or not _equal(self._pending[-1], last):
+            self._pending.append(last)
+        received = [np.mean(column, axis=0) for column in zip(*self._pending, strict=True)]
+        is_window = len(self._pending) > 1
+        self._pending.clear()
+        if len(received) != len(before):
+            return plain
+        oracle = () if is_window else self._oracle(before)
+        return Update(before, after, received, plain.hyper, oracle=oracle)
+
+    def _oracle(self, before: list[np.ndarray]) -> list[np.ndarray]:
+        updates, state, _ = self._caught[-1]
+        if self._own is None:
+            self._own = state
+        moved, self._own = self._updated(  # type: ignore[misc]  # caught, so there is one
+            jax.tree.map(jnp.asarray, updates),
+            jax.tree.map(_asarray, self._own),
+            self._built(before),
+        )
+        return [_wide(x) for x in jax.tree.leaves(moved)]
+
+    def absorbs(self, raw: Sequence[Any], clipped: Sequence[Any], at: Sequence[np.ndarray]) -> bool:
+        """Whether the transformation itself clips: both gradients leave the same state."""
+        if self._tx is None:
+            return False
+        params = self._built(at)
+        finals = []
+        for grads in (raw, clipped):
+            filled = zip(grads, at, strict=True)
+            given = self._built([np.zeros_like(x) if g is None else g for g, x in filled])
+            finals.append(jax.tree.leaves(self._updated(given, self._own_start(params), params)))  # type: ignore[misc]  # there is one
+        pairs = zip(*finals, strict=True)
+        return all(_is_near(_wide(a), _wide(b)) for a, b in pairs)
+
+    def _own_start(self, params: Any) -> Any:
+        state: Any = self._training.opt_state
+        return self._tx.init(params) if state is None else self.copied(state)  # type: ignore[union-attr]  # the same
+
+    # --- the loss ---------------------------------------------------------------------------
+
+    def _evaluated(self, params: Any, batch: Any) -> Any:
+        return jnp.asarray(scalar(self._training.loss(params, batch)))
+
+    def _differentiated(self, params: Any, batch: Any) -> Any:
+        return jax.value_and_grad(self._evaluated, allow_int=True)(params, batch)
+
+    def _loss(self, params: Any, batch: Any) -> float:
+        return float(self._with_gradient(params, batch)[0])
+
+    def _with_gradient(self, params: Any, batch: Any) -> Any:
+        handed = self.copied(batch)
+        try:  # one program for both: compiling is what takes time
+            return self._compiled(params, handed)
+        except (*_UNTRACED, TypeError):  # it needs numbers: not compiled
+            return self._differentiated(params, handed)
+
+    def gradient(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[float, list[np.ndarray | None]]:
+        """Loss and gradient by reverse mode."""
+        params = self._params if at is None else self._built(at)
+        with self._from(mark):
+            value, grads = self._with_gradient(params, batch)
+        self.dtype = str(value.dtype)
+        return float(value), list(self._arrays(grads))
+
+    def concatenated(self, column: Sequence[Any]) -> Any:
+        """Arrays along their first axis."""
+        return jnp.concatenate(column)
+
+
+class _Proxy:
+    """A transformation that is no named tuple, with another ``update``."""
+
+    def __init__(self, tx: Any, update: Any) -> None:
+        self._tx = tx
+        self.update = update
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+
+def _copied(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
+    return jax.device_put(np.array(x), x.sharding)  # nothing to compile
+
+
+def _asarray(x: Any) -> Any:
+    return jnp.asarray(x) if isinstance(x, (jax.Array, np.ndarray)) else x
+
+
+def _wide(x: Any) -> np.ndarray:
+    return np.array(np.asarray(x), dtype=np.float64)
+
+
+def _is_near(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-30)
+
+
+def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _nodes(state: Any, depth: int = 4) -> Iterator[Any]:
+    yield state
+    if depth and isinstance(state, (tuple, list)):
+        for inner in state:
+            yield from _nodes(inner, depth - 1)
+
+
+@contextmanager
+def _replaced(step: Any, old: Any, new: Any) -> Iterator[None]:
+    """Another transformation wherever a step holds one: closures, named globals, attributes."""
+    swaps = {id(old): new, id(old.update): new.update}
+    with ExitStack() as stack:
+        for place, kept in _places(step, swaps):
+            place(swaps[id(kept)])
+            stack.callback(place, kept)
+        yield
+
+
+def _places(step: Any, swaps: dict[int, Any]) -> list[tuple[Callable[[Any], None], Any]]:
+    found: list[tuple[Callable[[Any], None], Any]] = []
+    seen: set[int] = set()
+    pending = [step]
+    while pending and len(seen) < 500:
+        value = pending.pop()
+        if id(value) in seen or isinstance(value, type(sys)):
+            continue
+        seen.add(id(value))
+        for place, inner in _held(value):
+            if id(inner) in swaps:
+                found.append((place, inner))
+            elif callable(inner) or hasattr(inner, "__dict__"):
+                pending.append(inner)
+    return found
+
+
+def _held(value: Any) -> Iterator[tuple[Callable[[Any], None], Any]]:
+    if isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            try:
+                yield functools.partial(setattr, cell, "cell_contents"), cell.cell_contents
+            except ValueError:  # a name that is bound later
+                continue
+        for name in names_of(value.__code__):
+            if name in value.__globals__:
+                place = functools.partial(value.__globals__.__setitem__, name)
+                yield place, value.__globals__[name]
+    for name in ("__wrapped__", "__func__", "__self__", "func"):
+        inner = getattr(value, name, None)
+        if inner is not None and not isinstance(value, type):
+            yield (lambda _: None), inner
+    for name, inner in list(getattr(value, "__dict__", {}).items()):
+        if not isinstance(value, (type, FunctionType)):
+            yield functools.partial(object.__setattr__, value, name), inner
+
+
+def loop(training: Training) -> JaxLoop:
+    """The loop of a training."""
+    return JaxLoop(training)

@@ -1,0 +1,296 @@
+"""NumPy: a functional step, its gradient from differences or from the user's own function."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.numpy import BACKEND
+from pytest_gradcheck.backends.protocol import Flat, Leaf
+from pytest_gradcheck.backends.state import global_generators, private_generators, reachable
+from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+MOST = 5000  # elements that are differentiated one by one
+STEP = 6e-6  # cube root of the unit in the last place of float64: best for central differences
+
+
+class NumpyLoop:
+    """Parameters and state of an optimizer, and the user's step between them.
+
+    Args:
+        training: The parts.
+    """
+
+    name = "numpy"
+    rules: Sequence[str] = ("",)
+    starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
+    is_foreign = False
+    shown = "the optimizer of the step"
+    device = "cpu"
+    can_see = False
+    dtype = "float64"
+    doubt = 1e-6  # relative error of a gradient by differences
+
+    def __init__(self, training: Training) -> None:
+        if training.params is None:
+            raise UsageError("Training.params is missing: the parameters at the start")
+        self._training = training
+        self._params: Any = self.copied(training.params)
+        self._state: Any = self.copied(training.opt_state)
+        self._roots = (training.step, training.loss, training.grad)
+        carried = list(reachable(self._roots))
+        self._generators = [*global_generators(), *private_generators(carried)]
+        self.accumulate = 1
+        self._since = 0  # calls after the last update
+        self._old: list[list[np.ndarray]] = []
+        self._is_random = False  # whether an evaluation of the loss moved a generator
+        leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
+        if not leaves:
+            raise UsageError("Training.params holds no array of floating-point type")
+        self.parameters: Sequence[Tracked] = [Tracked(leaf.path, leaf.dtype) for leaf in leaves]
+
+    # --- nested values ----------------------------------------------------------------------
+
+    def flatten(self, value: Any) -> Flat:
+        """A nested value taken apart."""
+        return BACKEND.flatten(value)
+
+    def copied(self, value: Any) -> Any:
+        """A copy that the step may write into."""
+        return copy.deepcopy(value)
+
+    def _arrays(self, params: Any) -> list[np.ndarray]:
+        leaves = self.flatten(params).leaves
+        return [np.array(leaf.value, dtype=np.float64) for leaf in leaves if leaf.dtype]
+
+    def _built(self, at: Sequence[np.ndarray]) -> Any:
+        """Parameters of float64 with the values given."""
+        flat = self.flatten(self._params)
+        values = iter(at)
+        return flat.rebuild(
+            [np.array(next(values)) if leaf.dtype else leaf.value for leaf in flat.leaves]
+        )
+
+    # --- the user's step --------------------------------------------------------------------
+
+    def mark(self) -> list[Any]:
+        """The state of all generators."""
+        return [g.get() for g in self._generators]
+
+    def _rewind(self, mark: Sequence[Any]) -> None:
+        for generator, state in zip(self._generators, mark, strict=True):
+            generator.set(state)
+
+    def call(self, batch: Any) -> Call:
+        """Call the step with copies of everything."""
+        handed = self.copied(batch)
+        before = self._arrays(self._params)
+        params, state = self.copied(self._params), self.copied(self._state)
+        self._old = self.slots()
+        try:
+            got = self._training.step(params, state, handed)
+        except Exception as caught:  # whatever the user's code raises is what is to be judged
+            return Call(before, before, (), error=f"{type(caught).__name__}: {caught}")
+        params, state, error = self._read(got, params, state)
+        if error:
+            return Call(before, before, (), error=error)
+        self._params, self._state = params, state
+        after = self._arrays(params)
+        changed = not self._is_same(batch, handed)
+        is_still = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        if self.accumulates(is_still):
+            return Call(before, after, (), changed_batch=changed)
+        return Call(before, after, (self.update(before, after),), changed_batch=changed)
+
+    def accumulates(self, is_still: bool) -> bool:
+        """Whether a call only adds to a window: it moves nothing, and the window is not full."""
+        self._since += 1
+        waits = is_still and self._since < self.accumulate
+        self._since = self._since if waits else 0
+        return waits
+
+    def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
+        """The update of a call."""
+        return Update(
+            before,
+            after,
+            None,
+            [{}] * len(before),
+            slots_before=self._old,
+            slots_after=self.slots(),
+        )
+
+    def _read(self, got: Any, params: Any, state: Any) -> tuple[Any, Any, str]:
+        """Parameters and state in what a step returns; those handed over if it returns none."""
+        if got is None:
+            return params, state, ""
+        if isinstance(got, (tuple, list)) and len(got) >= 2:
+            params, state = got[0], got[1]
+        else:
+            return None, None, "TypeError: the step must return (params, opt_state, ...)"
+        shapes = [x.shape for x in self._arrays(params)]
+        if shapes != [x.shape for x in self._arrays(self._params)]:
+            return None, None, "ValueError: the step returns parameters of other shapes"
+        return params, state, ""
+
+    # --- the loss ---------------------------------------------------------------------------
+
+    def _loss(self, params: Any, batch: Any) -> float:
+        value = scalar(self._training.loss(params, self.copied(batch)))
+        return float(np.asarray(value, dtype=np.float64))
+
+    @contextmanager
+    def _from(self, mark: Sequence[Any]) -> Iterator[None]:
+        now = self.mark()
+        self._rewind(mark)
+        try:
+            yield
+        finally:
+            self._rewind(now)
+
+    def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
+        """The loss at other parameters."""
+        with self._from(mark):
+            found = self._loss(self._built(at), batch)
+            pairs = zip(self._generators, mark, strict=True)
+            self._is_random |= any(not g.same(g.get(), old) for g, old in pairs)
+            return found
+
+    def gradient(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[float, list[np.ndarray | None]]:
+        """Loss and gradient, by the user's function or element by element."""
+        point = [np.array(x) for x in (at or self._arrays(self._params))]
+        start = self.value(batch, point, mark)
+        if self._training.grad is not None:
+            with self._from(mark):
+                got = self._training.grad(self._built(point), self.copied(batch))
+            return start, list(self._arrays(got))
+        if sum(x.size for x in point) > MOST:
+            raise UsageError(
+                f"more than {MOST} parameters are too many for differences: give "
+                f"Training.grad, a function grad(params, batch)"
+            )
+        return start, list(self._differences(batch, point, mark))
+
+    def _differences(self, batch: Any, point: list[np.ndarray], mark: Any) -> list[np.ndarray]:
+        """Central differences, element by element, on one set of arrays."""
+        flat = self.flatten(self._params)
+        values = iter(point)
+        tree_ = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
+        handed, is_random = self.copied(batch), self._is_random
+
+        def loss() -> float:
+            if is_random:
+                return self.value(batch, point, mark)
+            return float(np.asarray(scalar(self._training.loss(tree_, handed)), dtype=np.float64))
+
+        grads = [np.zeros_like(x) for x in point]
+        for x, g in zip(point, grads, strict=True):
+            for k in np.ndindex(x.shape):
+                kept = x[k]
+                h = STEP * max(1.0, abs(float(kept)))
+                x[k] = kept + h
+                up = loss()
+                x[k] = kept - h
+                g[k] = (up - loss()) / (2 * h)
+                x[k] = kept
+        return grads
+
+    def joined(self, batches: Sequence[Any]) -> Any:
+        """Batches put together along their first axis; None where their form does not allow it."""
+        flats = [tree.flatten(b, _leaf, lambda node: None) for b in batches]
+        if len({len(f.leaves) for f in flats}) > 1:
+            return None
+        columns = list(zip(*([leaf.value for leaf in f.leaves] for f in flats), strict=True))
+        if not all(np.ndim(v) for column in columns for v in column) or not columns:
+            return None
+        try:
+            return flats[0].rebuild([self.concatenated(column) for column in columns])
+        except (TypeError, ValueError):  # other axes differ
+            return None
+
+    def concatenated(self, column: Sequence[Any]) -> Any:
+        """Arrays along their first axis."""
+        return np.concatenate(column)
+
+    def size(self, batch: Any) -> int:
+        """Length of the first array."""
+        for leaf in tree.flatten(batch, _leaf, lambda node: None).leaves:
+            if np.ndim(leaf.value):
+                return len(leaf.value)
+        return 1
+
+    def _is_same(self, one: Any, other: Any) -> bool:
+        pairs = zip(
+            tree.flatten(one, _leaf, lambda node: None).leaves,
+            tree.flatten(other, _leaf, lambda node: None).leaves,
+            strict=False,
+        )
+        return all(_equal(a.value, b.value) for a, b in pairs)
+
+    # --- state ------------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold generators, and what the functions carry along."""
+        bindings = held_bindings(list(reachable(self._roots)))
+        try:
+            with BACKEND.guard(*self._roots):
+                yield
+        finally:
+            for restore in bindings:
+                restore()
+
+    def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
+        """None: a functional step has no part that could be called alone."""
+        return ()
+
+    def restored(self, update: Update) -> list[tuple[str, float]] | None:
+        """None: the state is the caller's."""
+        return None
+
+    def slots(self) -> list[list[np.ndarray]]:
+        """Groups of arrays in the state, in order, that have the shapes of the parameters."""
+        shapes = [x.shape for x in self._arrays(self._params)]
+        leaves = [
+            np.array(leaf.value, dtype=np.float64)
+            for leaf in self.flatten(self._state).leaves
+            if leaf.dtype
+        ]
+        found = []
+        start = 0
+        while start + len(shapes) <= len(leaves):
+            group = leaves[start : start + len(shapes)]
+            if [x.shape for x in group] == shapes:
+                found.append(group)
+                start += len(shapes)
+            else:
+                start += 1
+        return found
+
+
+def _leaf(path: str, value: Any) -> Leaf:
+    return Leaf(path, value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if np.ndim(a) or np.ndim(b):
+        one, other = np.asarray(a), np.asarray(b)
+        is_float = one.dtype.kind in "fc"
+        return bool(np.array_equal(one, other, equal_nan=is_float))
+    return True
+
+
+def loop(training: Training) -> NumpyLoop:
+    """The loop of a training."""
+    return NumpyLoop(training)

@@ -1,0 +1,277 @@
+"""A user's training as the checks see it: calls of the step, the updates inside, fresh gradients.
+
+Everything that a check measures comes out as NumPy arrays of float64.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_gradcheck.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+Values = "tuple[np.ndarray, ...]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training as it runs: the parts that a check needs to see.
+
+    Args:
+        step: The user's own step. torch: ``step(batch)``; JAX and NumPy:
+            ``step(params, opt_state, batch)``, which returns the new ``(params, opt_state)``, and
+            whatever else after them.
+        loss: What is to become smaller. torch: ``loss(batch)`` or ``loss(model, batch)``; JAX and
+            NumPy: ``loss(params, batch)``. A tuple counts by its first value.
+        batches: The batches of an epoch, the last one as short as it is.
+        model: torch: the module, as it is handed over (its mode counts).
+        optimizer: torch: the optimizer, or several. JAX: the optax transformation.
+        params: JAX and NumPy: the parameters at the start.
+        opt_state: JAX and NumPy: the state of the optimizer at the start.
+        grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
+            along random directions) where central differences would take too long.
+    """
+
+    step: Callable[..., Any]
+    loss: Callable[..., Any]
+    batches: Iterable[Any]
+    model: Any = None
+    optimizer: Any = None
+    params: Any = None
+    opt_state: Any = None
+    grad: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """One step of an optimizer.
+
+    Args:
+        before: Every parameter before.
+        after: Every parameter after.
+        received: The gradients that the optimizer was given, None for a tensor without; None in
+            place of all where they could not be seen.
+        hyper: Hyperparameters of each parameter at the time, empty where unknown.
+        which: Number of the optimizer.
+        touched: Whether the step changed the gradients that it was given.
+        oracle: The update as the optimizer itself makes it when it is called once more, beside
+            the user's step; empty where it cannot be called.
+        slots_before: Groups of arrays in the state that are shaped like the parameters, before.
+        slots_after: The same after.
+    """
+
+    before: Sequence[np.ndarray]
+    after: Sequence[np.ndarray]
+    received: Sequence[np.ndarray | None] | None
+    hyper: Sequence[Mapping[str, Any]]
+    which: int = 0
+    touched: bool = False
+    oracle: Sequence[np.ndarray] = ()
+    slots_before: Sequence[Sequence[np.ndarray]] = ()
+    slots_after: Sequence[Sequence[np.ndarray]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One call of a clip of the framework.
+
+    Args:
+        places: Numbers of the parameters that it was given.
+        threshold: Its threshold.
+        order: Order of the norm.
+        is_value: Whether it clips each element.
+    """
+
+    places: tuple[int, ...]
+    threshold: float
+    order: float = 2.0
+    is_value: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of the user's step.
+
+    Args:
+        before: Every parameter before.
+        after: Every parameter after.
+        updates: The steps of optimizers inside.
+        events: What was seen to happen, in order: pairs of a word and a number (a threshold).
+        changed_batch: Whether the step wrote into its batch.
+        error: What it raised, in words; empty where nothing.
+        clips: The clips of the framework that were called.
+    """
+
+    before: Sequence[np.ndarray]
+    after: Sequence[np.ndarray]
+    updates: Sequence[Update]
+    events: Sequence[tuple[str, float]] = ()
+    changed_batch: bool = False
+    error: str = ""
+    clips: Sequence[Clip] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracked:
+    """One parameter.
+
+    Args:
+        name: Dotted path.
+        dtype: Precision.
+        trainable: Whether its owner lets it be trained.
+        owners: By how many optimizers, or groups, it is held; None where that is not known.
+        shadow: Number of the parameter of lower precision that it is the master copy of; -1.
+    """
+
+    name: str
+    dtype: str
+    trainable: bool = True
+    owners: int | None = None
+    shadow: int = -1
+
+
+class Loop(Protocol):
+    """A training that runs.
+
+    ``rules`` are the names of the rules of its optimizers where their classes say it, ``shown`` the
+    class itself; ``starts`` the state of the optimizer for each parameter at hand-over and the
+    number of updates before, ``is_foreign`` whether there is one that is not known;
+    ``can_see`` whether the gradients that the optimizer receives can be seen; ``doubt`` the
+    relative error of a fresh gradient; ``accumulate`` the claimed calls for each update;
+    ``dtype`` the precision of the loss.
+    """
+
+    name: str
+    parameters: Sequence[Tracked]
+    rules: Sequence[str]
+    starts: Sequence[tuple[Mapping[str, np.ndarray], int]]
+    is_foreign: bool
+    shown: str
+    device: str
+    can_see: bool
+    doubt: float
+    dtype: str
+    accumulate: int
+
+    def mark(self) -> Any:
+        """Note the state of all generators, from which the next calls draw."""
+
+    def call(self, batch: Any) -> Call:
+        """Call the user's step as it is."""
+
+    def gradient(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[float, Sequence[np.ndarray | None]]:
+        """Loss and fresh gradient, drawn from a mark, at other parameters where given."""
+
+    def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
+        """The loss at other parameters, drawn from a mark."""
+
+    def joined(self, batches: Sequence[Any]) -> Any:
+        """Several batches as one; None where they cannot be put together."""
+
+    def size(self, batch: Any) -> int:
+        """Number of samples in a batch."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Set everything back to what it was afterwards, also after an exception."""
+
+    def idle(self, is_fresh: bool) -> Iterable[tuple[str, Sequence[str], bool]]:
+        """Steps that must not move anything: what was tried, what moved, whether it is finite."""
+
+    def restored(self, update: Update) -> Sequence[tuple[str, float]] | None:
+        """Repeat an update from a saved and restored state; what differs by how much of itself."""
+
+    def slots(self) -> Sequence[Sequence[np.ndarray]]:
+        """Groups of arrays in the state of the optimizer that are shaped like the parameters."""
+
+
+def framework(training: Training) -> str:
+    """Name of the backend of a training."""
+    if training.model is not None or _is_torch(training.optimizer):
+        return "torch"
+    return "jax" if _has_jax(training) else "numpy"
+
+
+def _top(value: Any) -> str:
+    return str(type(value).__module__).partition(".")[0]
+
+
+def _is_torch(value: Any) -> bool:
+    first = next(iter(value), None) if isinstance(value, (list, tuple)) else value
+    return any(c.__module__.partition(".")[0] == "torch" for c in type(first).__mro__)
+
+
+def _has_jax(training: Training) -> bool:
+    tops = {"jax", "jaxlib", "flax", "equinox", "optax"}
+    pending = [training.params, training.opt_state, training.optimizer, training.step]
+    for _ in range(1000):
+        if not pending:
+            return False
+        value = pending.pop()
+        if _top(value) in tops:
+            return True
+        if isinstance(value, Mapping):
+            pending += list(value.values())
+        elif isinstance(value, (list, tuple)):
+            pending += list(value)
+        elif hasattr(value, "__dict__") and not callable(value):
+            pending += list(vars(value).values())
+    return False
+
+
+def load(name: str, training: Training) -> Loop:
+    """The loop of a training, its backend imported now.
+
+    Raises:
+        UsageError: No such backend, its framework is not installed, or a part is missing.
+    """
+    if name not in ("torch", "jax", "numpy"):
+        raise UsageError(f"backend={name!r} has no training steps; known: torch, jax, numpy")
+    try:
+        module = importlib.import_module(f"pytest_gradcheck.backends.{name}_steps")
+    except ModuleNotFoundError as error:
+        raise UsageError(f"backend={name!r} needs {error.name}, which is not installed") from error
+    made: Loop = module.loop(training)
+    return made
+
+
+def built(training: Any) -> Training:
+    """The training itself, or what a factory builds.
+
+    Raises:
+        UsageError: Neither came out.
+    """
+    made = training() if callable(training) and not isinstance(training, Training) else training
+    if not isinstance(made, Training):
+        raise UsageError(
+            f"a Training is wanted, or a function that returns one; got {type(made).__name__}"
+        )
+    for part in ("step", "loss"):
+        if not callable(getattr(made, part)):
+            raise UsageError(f"Training.{part} must be callable, got {getattr(made, part)!r}")
+    return made
+
+
+def takes(function: Callable[..., Any], default: int) -> int:
+    """How many positional arguments a function must be given."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return default
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+
+
+def scalar(value: Any) -> Any:
+    """The loss in what a loss function returns: the first of a tuple."""
+    return value[0] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,132 @@
+"""PyTorch: callables that clip the gradients of parameters in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends.clips import Clipped, Signature, signature
+from pytest_gradcheck.backends.torch_state import guard
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+MODULES = ("model", "module", "net", "network")
+
+
+class TorchClipper:
+    """A clip over parameters: a list of them, a module, or those that it knows by itself.
+
+    Args:
+        clip: The user's callable.
+        params: A module or tensors whose gradients it clips; None makes some.
+        shapes: Shapes of the parameters to make.
+    """
+
+    name = "torch"
+    is_quirky = False
+
+    def __init__(self, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self._clip = clip
+        self._signature: Signature = signature(clip)
+        self.settings = frozenset(self._signature.roles)
+        self._own = None if params is None else _tensors(params)
+        self._module = params if isinstance(params, nn.Module) else None
+        self.shapes = shapes if self._own is None else tuple(tuple(p.shape) for p in self._own)
+        self.names = _names(params, len(self.shapes))
+        self.dtype = "" if self._own is None else str(self._own[0].dtype).removeprefix("torch.")
+        if len(self._signature.free) > 1:
+            raise UsageError(
+                f"the clip takes {', '.join(self._signature.free)}; allowed: one argument, the "
+                f"parameters (or a model), beside max_norm and norm_type"
+            )
+        if not self._signature.free and self._own is None:
+            raise UsageError("the clip takes no parameters: give those it clips as params=")
+
+    def parameters(self) -> tuple[np.ndarray, ...]:
+        """Ones for parameters that were made here."""
+        if self._own is None:
+            return tuple(np.ones(shape) for shape in self.shapes)
+        return tuple(_numpy(p) for p in self._own)
+
+    def clip(
+        self, gradients: Sequence[np.ndarray | None], dtype: str, settings: Mapping[str, Any]
+    ) -> Clipped:
+        """Lay the gradients down as ``.grad``, clip, and read them again."""
+        if self._own is None:
+            made = [nn.Parameter(torch.ones(s, dtype=getattr(torch, dtype))) for s in self.shapes]
+            return self._called(made, _Holder(made), gradients, settings)
+        with guard((self._clip, self._own)):
+            return self._called(self._own, self._module, gradients, settings)
+
+    def _called(
+        self,
+        parameters: Sequence[Tensor],
+        module: nn.Module | None,
+        gradients: Sequence[np.ndarray | None],
+        settings: Mapping[str, Any],
+    ) -> Clipped:
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = None if g is None else _like(p, g)
+        before = tuple(None if p.grad is None else _numpy(p.grad) for p in parameters)
+        arguments = self._arguments(parameters, module)
+        try:
+            returned = self._clip(*arguments, **self._signature.keywords(settings))
+        except Exception as error:  # whatever the user's code raises is what is to be judged
+            return Clipped(before, error=f"{type(error).__name__}: {error}")
+        after = tuple(None if p.grad is None else _numpy(p.grad) for p in parameters)
+        return Clipped(before, after, _number(returned))
+
+    def _arguments(self, parameters: Sequence[Tensor], module: nn.Module | None) -> list[Any]:
+        if not self._signature.free:
+            return []
+        if self._signature.free[0] in MODULES:
+            return [module]
+        return [list(parameters)]
+
+
+class _Holder(nn.Module):  # type: ignore[misc]  # torch is not followed
+    """A module with given parameters, the first of which stands in two places (is tied)."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.first = nn.ParameterList(parameters)
+        self.tied = nn.ParameterList(parameters[:1])
+
+
+def _tensors(params: Any) -> list[Tensor]:
+    found = list(params.parameters()) if isinstance(params, nn.Module) else list(params)
+    kept = [p for p in dict.fromkeys(found) if p.requires_grad]
+    if not kept:
+        raise UsageError("params= holds no parameter that takes a gradient")
+    return kept
+
+
+def _names(params: Any, count: int) -> tuple[str, ...]:
+    if isinstance(params, nn.Module):
+        return tuple(name for name, p in params.named_parameters() if p.requires_grad)
+    return tuple(f"parameters.{i}" for i in range(count))
+
+
+def _like(p: Tensor, g: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(g, dtype=np.float64)).to(dtype=p.dtype, device=p.device)
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    wide: np.ndarray = x.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy()
+    return wide
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value.detach())
+    return float(value) if type(value) in (int, float) else None
+
+
+def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> TorchClipper:
+    """The clipper of a callable."""
+    return TorchClipper(clip, params, shapes)

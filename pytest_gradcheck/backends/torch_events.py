@@ -1,0 +1,155 @@
+"""PyTorch: what happens inside a step, seen through functions that are replaced meanwhile."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from pytest_gradcheck.backends.state import names_of, reachable
+
+Note = Callable[..., None]  # word, number, and of a clip its parameters and order
+
+
+@contextmanager
+def seen(roots: Sequence[Any], note: Note) -> Iterator[None]:
+    """Note backward, clips, unscale, skipped steps, schedulers and zero_grad while it is open."""
+    imported = _imported(roots)
+    with ExitStack() as stack:
+        for owner, name, told, at in _targets():
+            stack.enter_context(
+                _replaced(owner, name, _noting(getattr(owner, name), told, note, at))
+            )
+        for space, name, told in imported:
+            stack.enter_context(_rebound(space, name, _noting(space[name], told, note, 1)))
+        yield
+
+
+def _targets() -> Iterator[tuple[Any, str, str, int]]:
+    """Owner, name, word, and the position of the number to note."""
+    utils = torch.nn.utils
+    for owner in (utils, utils.clip_grad):
+        yield owner, "clip_grad_norm_", "clip", 1
+        yield owner, "clip_grad_value_", "clip by value", 1
+    yield torch.autograd, "backward", "backward", -1
+    yield torch.optim.Optimizer, "zero_grad", "zero_grad", -1
+    yield torch.nn.Module, "zero_grad", "zero_grad", -1
+    for kind in _schedulers():
+        if "step" in vars(kind):
+            yield kind, "step", "scheduler", -1
+    if hasattr(torch.amp, "GradScaler"):
+        yield torch.amp.GradScaler, "unscale_", "unscale", -1
+        yield torch.amp.GradScaler, "update", "scaler update", -1
+        yield torch.amp.GradScaler, "step", "scaler step", -1
+
+
+def _schedulers() -> list[Any]:
+    found, pending = [], [torch.optim.lr_scheduler.LRScheduler]
+    while pending:
+        kind = pending.pop()
+        if kind not in found:
+            found.append(kind)
+            pending += kind.__subclasses__()
+    return found
+
+
+def _imported(roots: Sequence[Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Names under which the user's modules have imported the clips."""
+    words = {
+        torch.nn.utils.clip_grad_norm_: "clip",
+        torch.nn.utils.clip_grad_value_: "clip by value",
+    }
+    found = {}
+    for value in reachable(roots):
+        if isinstance(value, FunctionType):
+            for name in names_of(value.__code__):
+                known = value.__globals__.get(name)
+                if isinstance(known, FunctionType) and known in words:
+                    found[id(value.__globals__), name] = (value.__globals__, name, words[known])
+    return list(found.values())
+
+
+_DEPTH = [0]
+
+
+def _noting(function: Any, word: str, note: Note, position: int) -> Any:
+    @functools.wraps(function)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        if word == "scheduler" or word.startswith("scaler") or word == "unscale":
+            return _outermost(function, word, note, args, kwargs)
+        number = _number(args, kwargs, position)
+        if word.startswith("clip"):
+            args, kwargs, held = _listed(args, kwargs)
+            order = 2.0 if word != "clip" else _order(args, kwargs)
+            note(word, number, held, order)
+            return function(*args, **kwargs)
+        if word == "backward":  # it is over when the gradients are there
+            answer = function(*args, **kwargs)
+            note(word, number)
+            return answer
+        note(word, number)
+        return function(*args, **kwargs)
+
+    return noting
+
+
+def _outermost(function: Any, word: str, note: Note, args: Any, kwargs: Any) -> Any:
+    """Schedulers and scalers call one another: only what the user called counts."""
+    if not _DEPTH[0]:
+        note(word, math.nan)
+    _DEPTH[0] += 1
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _DEPTH[0] -= 1
+
+
+def _listed(args: Any, kwargs: Any) -> tuple[Any, Any, list[Any]]:
+    """The arguments of a clip with a list of parameters, since an iterator is read once only."""
+    given = args[0] if args else kwargs.get("parameters", ())
+    held = [given] if isinstance(given, torch.Tensor) else list(given)
+    if args:
+        return (held, *args[1:]), kwargs, held
+    return args, {**kwargs, "parameters": held}, held
+
+
+def _order(args: Any, kwargs: Any) -> float:
+    value = args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _number(args: Any, kwargs: Any, position: int) -> float:
+    value = args[position] if 0 < position < len(args) else math.nan
+    value = kwargs.get("max_norm", kwargs.get("clip_value", value))
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    old = vars(owner)[name] if name in vars(owner) else getattr(owner, name)
+    setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+@contextmanager
+def _rebound(space: dict[str, Any], name: str, new: Any) -> Iterator[None]:
+    old = space[name]
+    space[name] = new
+    try:
+        yield
+    finally:
+        space[name] = old

@@ -1,0 +1,170 @@
+"""PyTorch optimizers: their names, groups and state, held and set back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_gradcheck.backends.steps import takes
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+# Classes whose updates are replayed, by the exact class: a subclass may do anything.
+NAMES = {
+    getattr(torch.optim, kind): name
+    for kind, name in {
+        "SGD": "sgd",
+        "Adam": "adam",
+        "AdamW": "adamw",
+        "Adamax": "adamax",
+        "NAdam": "nadam",
+        "RAdam": "radam",
+        "RMSprop": "rmsprop",
+        "Adagrad": "adagrad",
+        "Adadelta": "adadelta",
+        "Muon": "muon",
+    }.items()
+    if hasattr(torch.optim, kind)
+}
+
+
+def listed(optimizer: Any) -> list[Any]:
+    """One optimizer or several as a list; what wraps one (``.optimizer``) opened."""
+    if optimizer is None:
+        return []
+    found = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    return [_opened(o) for o in found]
+
+
+def _opened(optimizer: Any) -> Any:
+    inner = getattr(optimizer, "optimizer", None)
+    if not isinstance(optimizer, torch.optim.Optimizer) and isinstance(
+        inner, torch.optim.Optimizer
+    ):
+        return inner
+    if not callable(getattr(optimizer, "step", None)):
+        raise UsageError(f"Training.optimizer must have a step(), got {optimizer!r}")
+    return optimizer
+
+
+# What the replay calls the parts of a state.
+PARTS = {
+    "exp_avg": "m",
+    "exp_avg_sq": "v",
+    "max_exp_avg_sq": "x",
+    "exp_inf": "u",
+    "mu_product": "p",
+    "momentum_buffer": "b",
+    "square_avg": "v",
+    "grad_avg": "a",
+    "acc_delta": "d",
+    "sum": "v",
+}
+
+
+def started(optimizers: Sequence[Any], p: Tensor) -> tuple[dict[str, Any] | None, int]:
+    """State of a parameter as a replay has it, and its count; None for one that is not known."""
+    for optimizer in optimizers:
+        state = getattr(optimizer, "state", {}).get(p)
+        if not state:
+            continue
+        count = int(state.get("step", 0)) if "step" in state else 0
+        parts = {k: v for k, v in state.items() if k != "step" and v is not None}
+        if set(parts) - set(PARTS):
+            return None, 0
+        found = {
+            PARTS[k]: v.detach().to("cpu", torch.float64, copy=True).numpy()
+            if isinstance(v, Tensor)
+            else v
+            for k, v in parts.items()
+        }
+        return found, count
+    return {}, 0
+
+
+def groups(optimizer: Any) -> list[dict[str, Any]]:
+    """The parameter groups; none for an optimizer of one's own that has none."""
+    found = getattr(optimizer, "param_groups", None)
+    return list(found) if isinstance(found, (list, tuple)) else []
+
+
+def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a group as plain numbers."""
+    kept: dict[str, Any] = {}
+    for name, value in group.items():
+        if name == "params" or name == "param_names":
+            continue
+        if isinstance(value, Tensor) and value.numel() == 1:
+            kept[name] = float(value)
+        elif isinstance(value, tuple):
+            kept[name] = tuple(float(v) if isinstance(v, Tensor) else v for v in value)
+        else:
+            kept[name] = value
+    if kept.pop("decoupled_weight_decay", False):
+        kept["decay"] = "decoupled"
+    return kept
+
+
+@contextmanager
+def held(optimizers: list[Any]) -> Iterator[None]:
+    """Set state and groups of optimizers back afterwards: the same tensors with the same bits."""
+    restorers = [restore for o in optimizers for restore in _restorers(o)]
+    try:
+        yield
+    finally:
+        for restore in restorers:
+            restore()
+
+
+def _restorers(optimizer: Any) -> Iterator[Callable[[], None]]:
+    for group in groups(optimizer):
+        yield _dictionary(group)
+    state = getattr(optimizer, "state", None)
+    if isinstance(state, Mapping):
+        for inner in list(state.values()):
+            if isinstance(inner, dict):
+                yield _dictionary(inner)
+        yield _dictionary(state)
+
+
+def _dictionary(target: Any) -> Callable[[], None]:
+    kept = dict(target)
+    copies = {k: v.detach().clone() for k, v in kept.items() if isinstance(v, Tensor)}
+
+    def restore() -> None:
+        for key in [k for k in target if k not in kept]:
+            del target[key]
+        for key, value in kept.items():
+            if key in copies:
+                with torch.no_grad():
+                    value.detach().copy_(copies[key])
+            target[key] = value
+
+    return restore
+
+
+def shadows(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> dict[int, int]:
+    """Master copies: numbers of tensors that only optimizers hold, and of what they stand for."""
+    found: dict[int, int] = {}
+    for i, (name, p) in enumerate(pairs):
+        if not name.startswith("optimizer.") or id(p) not in held:
+            continue
+        for j, (_, q) in enumerate(pairs):
+            is_candidate = j not in found.values() and id(q) not in held and q.shape == p.shape
+            is_candidate = is_candidate and p.dtype != q.dtype
+            if is_candidate and torch.equal(p.detach().to(q.dtype), q.detach()):
+                found[i] = j
+                break
+    return found
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether a bare step cannot be made: it evaluates the loss itself, or is no torch one."""
+    is_plain = isinstance(optimizer, torch.optim.Optimizer)
+    is_plain = is_plain and not isinstance(optimizer, torch.optim.LBFGS)
+    return not is_plain or takes(type(optimizer).step, 1) > 1

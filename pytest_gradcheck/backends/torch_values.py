@@ -1,0 +1,93 @@
+"""PyTorch values as the checks take them: arrays of float64, and batches that are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.protocol import Leaf
+
+
+def as_numpy(x: Tensor) -> np.ndarray:
+    """A copy on the CPU in float64."""
+    x = x.to_dense() if x.layout != torch.strided else x
+    wide: np.ndarray = x.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy()
+    return wide
+
+
+def like(p: Tensor, g: np.ndarray) -> Tensor:
+    """An array as a tensor of the precision and on the device of another."""
+    return torch.from_numpy(np.array(g, dtype=np.float64)).to(dtype=p.dtype, device=p.device)
+
+
+def leaf(path: str, value: Any) -> Leaf:
+    """Any value as a leaf."""
+    return Leaf(path, value)
+
+
+def closed(node: Any) -> None:
+    """Plain containers are opened, nothing else."""
+    return
+
+
+def copied(batch: Any) -> Any:
+    """A batch with tensors and arrays of its own."""
+    flat = tree.flatten(batch, leaf, closed)
+    copies = [
+        item.value.clone()
+        if isinstance(item.value, Tensor)
+        else item.value.copy()
+        if isinstance(item.value, np.ndarray)
+        else item.value
+        for item in flat.leaves
+    ]
+    return flat.rebuild(copies)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two batches hold the same numbers."""
+    try:
+        pairs = zip(
+            tree.flatten(one, leaf, closed).leaves,
+            tree.flatten(other, leaf, closed).leaves,
+            strict=True,
+        )
+        return all(_equal(a.value, b.value) for a, b in pairs)
+    except ValueError:  # another number of leaves
+        return False
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype
+        return same and bool(torch.equal(a, b) or torch.all((a == b) | ((a != a) & (b != b))))
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return True
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Batches put together along their first axis; None where their form does not allow it."""
+    flats = [tree.flatten(b, leaf, closed) for b in batches]
+    columns = list(zip(*([item.value for item in f.leaves] for f in flats), strict=False))
+    if not columns or len({len(f.leaves) for f in flats}) > 1:
+        return None
+    if not all(all(isinstance(v, Tensor) and v.ndim for v in column) for column in columns):
+        return None
+    try:
+        return flats[0].rebuild([torch.cat(list(column)) for column in columns])
+    except RuntimeError:  # other axes differ
+        return None
+
+
+def size(batch: Any) -> int:
+    """Length of the first tensor."""
+    for item in tree.flatten(batch, leaf, closed).leaves:
+        if isinstance(item.value, (Tensor, np.ndarray)) and item.value.ndim:
+            return len(item.value)
+    return 1

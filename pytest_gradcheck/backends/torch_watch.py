@@ -1,0 +1,100 @@
+"""PyTorch: the updates of one optimizer, watched through its hooks."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_gradcheck.backends import torch_optimizers
+from pytest_gradcheck.backends.steps import Update
+
+
+class Watch:
+    """Notes the updates of one optimizer while it is open."""
+
+    def __init__(
+        self, loop: Any, optimizer: Any, which: int, updates: list[Update], note: Any
+    ) -> None:
+        self._loop, self._optimizer, self._which = loop, optimizer, which
+        self._updates, self._note = updates, note
+        self._before: list[np.ndarray] = []
+        self._received: list[np.ndarray | None] = []
+        self._hyper: list[dict[str, Any]] = []
+        self._has_closure = False
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hooks of torch's optimizers; a wrapped method for one's own."""
+        if isinstance(self._optimizer, torch.optim.Optimizer):
+            handles = [
+                self._optimizer.register_step_pre_hook(self._pre),
+                self._optimizer.register_step_post_hook(self._post),
+            ]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+            return
+        own = self._optimizer.step
+        self._optimizer.step = functools.partial(self._stepping, own)
+        try:
+            yield
+        finally:
+            del self._optimizer.step
+
+    def _stepping(self, own: Any, *args: Any, **kwargs: Any) -> Any:
+        self._pre(self._optimizer, (self._optimizer, *args), kwargs)
+        answer = own(*args, **kwargs)
+        self._post(self._optimizer, args, kwargs)
+        return answer
+
+    def _pre(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        self._before = self._loop.now()
+        self._received = self._own(self._loop.received())
+        self._hyper = self._loop.hyper(optimizer)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        self._has_closure = callable(closure)
+        if not callable(closure):
+            return None
+        first = [True]
+
+        def noting() -> Any:
+            with torch.enable_grad():
+                value = closure()
+            if first:
+                first.clear()
+                self._received = self._own(self._loop.received())
+            return value
+
+        return (args[0], noting, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _own(self, grads: list[np.ndarray | None]) -> list[np.ndarray | None]:
+        groups = torch_optimizers.groups(self._optimizer)
+        mine = {id(p) for group in groups for p in group["params"]}
+        pairs = zip(grads, self._loop.tensors, strict=True)
+        return [g if not mine or id(p) in mine else None for g, p in pairs]
+
+    def _post(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._note("step", math.nan)
+        left = self._own(self._loop.received())
+        touched = not self._has_closure and any(
+            a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
+            for a, b in zip(self._received, left, strict=True)
+        )
+        self._updates.append(
+            Update(
+                before=self._before,
+                after=self._loop.now(),
+                received=self._received,
+                hyper=self._hyper,
+                which=self._which,
+                touched=touched,
+            )
+        )

@@ -1,0 +1,277 @@
+"""Which mistake a clip makes: the one whose prediction every wrong case confirms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_gradcheck.checks.clipping.cases import HALVES
+from pytest_gradcheck.checks.clipping.claim import Claim
+from pytest_gradcheck.checks.clipping.judge import Judged
+from pytest_gradcheck.numerics import clipping
+
+Tensors = Sequence[np.ndarray]
+Prediction = Callable[[Tensors], "list[np.ndarray]"]
+Size = Callable[[Tensors], float]
+TINY = 1e-300
+LOOSE = 3e-3  # the small number that many add to a norm shows at a thousandth of the threshold
+FIT = 30.0  # roundings by which a prediction may be off; the mistakes differ by far more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cause:
+    """A mistake that was recognised.
+
+    Args:
+        code: Code of the finding.
+        message: What the clip does, to stand after its name.
+        advice: What to try.
+        where: Path of a tensor, where one is to blame.
+    """
+
+    code: str
+    message: str
+    advice: str
+    where: str = ""
+
+
+def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol: float) -> Cause:
+    """The first mistake that explains every wrong case; a general one where none does."""
+    lost = next((j for j in wrong if j.case.dtype in HALVES and not j.after > 0), None)
+    if lost is not None:
+        return Cause(
+            "clip-overflow",
+            f"in {lost.case.dtype} a norm of {lost.before:.4g} becomes {lost.after:.4g}",
+            "take the norm in float32",
+        )
+    for cause, predict in _known(claim, names):
+        if all(_fits(item, predict, FIT * tol) for item in wrong):
+            return cause
+    is_only_touched = all(item.wrong == "touched" for item in wrong)
+    for cause, predict in _known(claim, names):
+        if cause.code == "clip-not-applied" or (is_only_touched and cause.code != "clip-boost"):
+            continue
+        if all(_fits(item, predict, LOOSE) for item in wrong):
+            return cause
+    if claim.max_norm is not None and claim.per == "all":
+        other = _other_threshold(wrong, claim, max(FIT * tol, 1e-5))
+        if other is not None:
+            return other
+    return _general(wrong, claim, FIT * tol)
+
+
+def _fits(item: Judged, predict: Prediction, tolerance: float) -> bool:
+    before = [g for g in item.clipped.before if g is not None]
+    expected = clipping.flat(predict(before))
+    off = clipping.norm([item.rows[1] - expected], 2)
+    return off <= tolerance * max(clipping.norm([expected], 2), clipping.norm([item.rows[1]], 2))
+
+
+def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Prediction]]:
+    c, p = claim.threshold, claim.norm_type
+    yield (
+        Cause(
+            "clip-not-applied",
+            "leaves a gradient above the threshold as it is",
+            "look for a result that is not assigned, another list of parameters, an exhausted "
+            "generator, or a clip that runs before there are gradients",
+        ),
+        lambda x: list(x),
+    )
+    yield (
+        Cause(
+            "clip-sign",
+            "turns the gradient around",
+            "look for a negative norm or threshold, such as a sentinel of -1",
+        ),
+        lambda x: [-g for g in _scaled(x, c / clipping.norm(x, p))],
+    )
+    if claim.max_value is not None:
+        yield from _known_values(c)
+        return
+    if claim.per != "tensor":
+        yield (
+            Cause(
+                "clip-per-tensor",
+                "clips each tensor by itself, so the direction changes",
+                "take one norm over all gradients, and one factor for all of them",
+            ),
+            lambda x: [g * min(1.0, c / max(clipping.norm([g], p), TINY)) for g in x],
+        )
+    if claim.per != "all":
+        yield (
+            Cause(
+                "clip-norm",
+                "takes one norm over all gradients",
+                f"take a norm for each {claim.per}",
+            ),
+            lambda x: _scaled(x, min(1.0, c / max(clipping.norm(x, p), TINY))),
+        )
+        return
+    yield (
+        Cause(
+            "clip-by-value",
+            "clips every element by its value, so the direction changes",
+            "clip by the norm, or claim max_value= in the place of max_norm=",
+        ),
+        lambda x: [np.clip(g, -c, c) for g in x],
+    )
+    for other in (1.0, 2.0, np.inf):
+        if other != p:
+            yield (
+                Cause(
+                    "clip-wrong-norm",
+                    f"takes the norm of order {other:g} where {_order(p)} is claimed",
+                    "look at norm_type, and at a sum of squares without a root or the reverse",
+                ),
+                _to(c, functools.partial(clipping.norm, p=other)),
+            )
+    yield from _formulas(claim)
+    yield from _of_one_tensor(claim, names)
+
+
+def _known_values(c: float) -> Iterator[tuple[Cause, Prediction]]:
+    advice = "clip to both -max_value and max_value"
+    code = "clip-value"
+    yield Cause(code, "clips from above only", advice), lambda x: [np.minimum(g, c) for g in x]
+    yield Cause(code, "clips from below only", advice), lambda x: [np.maximum(g, -c) for g in x]
+    yield (
+        Cause(
+            "clip-by-norm",
+            "scales all gradients by their norm",
+            "clip each element, or claim max_norm= in the place of max_value=",
+        ),
+        lambda x: _scaled(x, min(1.0, c / max(clipping.norm(x, 2), TINY))),
+    )
+    yield (
+        Cause("clip-value", "sets what is too large to zero", "keep the sign and the threshold"),
+        lambda x: [np.where(np.abs(g) > c, 0.0, g) for g in x],
+    )
+
+
+def _formulas(claim: Claim) -> Iterator[tuple[Cause, Prediction]]:
+    c, p = claim.threshold, claim.norm_type
+    told = {
+        "scales every gradient to the threshold, small ones up": lambda n: c / n,
+        "takes the square of the norm for the norm": lambda n: min(1.0, c / n**2),
+        "takes the square root of the norm for the norm": lambda n: min(1.0, c / n**0.5),
+        "compares the norm, and divides by its square": lambda n: 1.0 if n < c else c / n**2,
+        "divides by the norm and leaves the threshold out": lambda n: 1.0 if n < c else 1 / n,
+        "multiplies by norm / threshold": lambda n: max(1.0, n / c),
+        "sets every gradient to zero": lambda n: 0.0 if n > c else 1.0,
+        "multiplies by the threshold": lambda n: c if n > c else 1.0,
+    }
+    for message, factor in told.items():
+        code = "clip-boost" if "small ones up" in message else "clip-norm"
+        cause = Cause(code, message, "the factor is min(1, max_norm / norm)")
+        yield cause, _by(factor, functools.partial(clipping.norm, p=p))
+
+
+def _of_one_tensor(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Prediction]]:
+    c, p = claim.threshold, claim.norm_type
+    whole = functools.partial(clipping.norm, p=p)
+    for i, name in enumerate(names):
+        rest, alone, twice = (functools.partial(f, i=i, p=p) for f in (_without, _only, _twice))
+        give, once = "give all parameters to the clip", "take the norm over every gradient once"
+        code = "clip-missed-tensor"
+        told = f"leaves {name} as it is and scales the others"
+        yield Cause(code, told, give, name), _to(c, whole, kept=i)
+        told = f"leaves {name} out, of the norm too"
+        yield Cause(code, told, give, name), _to(c, rest, kept=i)
+        yield Cause("clip-norm", f"leaves {name} out of the norm", once, name), _to(c, rest)
+        told = f"takes the norm of {name} for that of all"
+        yield Cause("clip-norm", told, once, name), _to(c, alone)
+        yield Cause("clip-tied", f"counts {name} twice in the norm", once, name), _to(c, twice)
+        told = f"counts {name} twice in the norm, and scales it twice"
+        yield Cause("clip-tied", told, once, name), _to(c, twice, again=i)
+
+
+def _to(threshold: float, size: Size, kept: int = -1, again: int = -1) -> Prediction:
+    """Clipping by some size of the gradients; a tensor is kept, or scaled again, where named."""
+    return _by(lambda n: min(1.0, threshold / n), size, kept, again)
+
+
+def _by(
+    factor: Callable[[float], float], size: Size, kept: int = -1, again: int = -1
+) -> Prediction:
+    def predict(x: Tensors) -> list[np.ndarray]:
+        scale = factor(max(size(x), TINY))
+        powers = [0 if i == kept else 2 if i == again else 1 for i in range(len(x))]
+        return [g * scale**power for g, power in zip(x, powers, strict=True)]
+
+    return predict
+
+
+def _only(x: Tensors, i: int, p: float | str) -> float:
+    return clipping.norm([x[i]], p) if i < len(x) else 0.0
+
+
+def _twice(x: Tensors, i: int, p: float | str) -> float:
+    return clipping.norm([*x, *x[i : i + 1]], p)
+
+
+def _without(x: Tensors, i: int, p: float | str) -> float:
+    return clipping.norm([g for j, g in enumerate(x) if j != i], p)
+
+
+def _scaled(x: Tensors, factor: float) -> list[np.ndarray]:
+    return [g * factor for g in x]
+
+
+def _order(p: float | str) -> str:
+    return p if isinstance(p, str) else f"{p:g}"
+
+
+def _other_threshold(wrong: Sequence[Judged], claim: Claim, tolerance: float) -> Cause | None:
+    """The threshold that is kept in the place of the claimed one, where all cases have the same."""
+    kept = [j.after for j in wrong if j.bites]
+    if not kept or any(j.cosine < 1 - tolerance for j in wrong if j.bites):
+        return None
+    if kept[0] == 0 or max(kept) - min(kept) > tolerance * kept[0]:
+        return None
+    return Cause(
+        "clip-threshold",
+        f"keeps a norm of {kept[0]:.3g} where {claim.threshold:.3g} is claimed",
+        "look at the threshold, at its unit, and at a norm that is taken twice",
+    )
+
+
+def _general(wrong: Sequence[Judged], claim: Claim, tolerance: float) -> Cause:
+    broken = next((j for j in wrong if j.wrong == "broken"), None)
+    if broken is not None:
+        return Cause(
+            "clip-broken",
+            f"makes inf or nan of finite gradients ({broken.case.name})",
+            "look for a division by zero, or a norm that overflows",
+        )
+    touched = [j for j in wrong if j.wrong == "touched"]
+    if touched and len(touched) == len(wrong):
+        factor = touched[0].factor
+        return Cause(
+            "clip-touched",
+            f"changes a gradient below the threshold (factor {factor:.4g})",
+            "leave a gradient whose norm is below max_norm alone, bit for bit",
+        )
+    bent = next((j for j in wrong if j.bites and abs(j.cosine) < 1 - tolerance), None)
+    if bent is not None and claim.max_norm is not None:
+        return Cause(
+            "clip-direction",
+            f"has no common factor for all elements (cosine {bent.cosine:.3g})",
+            "multiply all gradients by one number",
+        )
+    item = next((j for j in wrong if j.bites), wrong[0])
+    if claim.max_value is not None:
+        return Cause(
+            "clip-value",
+            f"leaves a largest value of {item.after:.3g} where {item.threshold:.3g} is claimed",
+            "clip to both -max_value and max_value",
+        )
+    return Cause(
+        "clip-norm",
+        f"leaves a norm of {item.after:.4g} where {item.threshold:.4g} is claimed "
+        f"(norm before: {item.before:.4g})",
+        "the factor is min(1, max_norm / norm)",
+    )

@@ -1,0 +1,202 @@
+"""The verb: run a training, compare what was seen with what should have been, judge."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Loop, Training, built, framework, load
+from pytest_gradcheck.checks.steps import (
+    coverage,
+    inferred,
+    ladder,
+    order,
+    received,
+    replaying,
+    sharpness,
+    states,
+    weak,
+)
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.expected import flat
+from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.verdict import result
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.results import Context, Evidence, Finding, Result
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A call of the verb: the training, and what it claims."""
+
+    training: Training | Callable[[], Training]
+    contract: Contract
+    backend: str | None = None
+    label: str | None = None
+
+
+def check(question: Question, limits: Limits, context: Context) -> Result:
+    """Measure and judge; the caller has resolved limits, seed and place.
+
+    Raises:
+        UsageError: A part of the training is missing or of no use.
+    """
+    began = time.perf_counter()
+    training = built(question.training)
+    name = question.backend or framework(training)
+    loop = load(name, training)
+    label = question.label or _label(training)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        with loop.held():
+            least = int(limits.number("step_calls"))
+            seen = run(loop, batches_of(training.batches), question.contract, least)
+            findings, evidence = _judged(seen, question.contract, limits)
+    dtype = precision.coarsest([p.dtype for p in loop.parameters])
+    return result(
+        label,
+        findings,
+        evidence,
+        limits.used(dtype),
+        replace(
+            context,
+            backend=name,
+            device=loop.device,
+            dtype=dtype,
+            precision="float64",
+            evaluations=len(seen.calls),
+            derivatives=len(seen.calls),
+            seconds=time.perf_counter() - began,
+        ),
+    )
+
+
+def _label(training: Training) -> str:
+    step = getattr(training.step, "__wrapped__", training.step)
+    name = str(getattr(step, "__qualname__", type(step).__name__))
+    return name.rpartition("<locals>.")[2] or name
+
+
+def _judged(
+    seen: Run, contract: Contract, limits: Limits
+) -> tuple[list[Finding], tuple[Evidence, ...]]:
+    failed = next((c for c in seen.calls if c.error), None)
+    if failed is not None:
+        number = seen.calls.index(failed) + 1
+        told = f"the step raises at call {number}: {failed.error}"
+        finding = Finding(code="step-raised", severity="fail", message=told)
+        return [finding, *order.findings(seen)], ()
+    if not seen.windows:
+        found = coverage.findings(seen, (), contract, limits, {}, {})
+        return [_no_step(seen), *found], ()
+    pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
+    nothing = weak.vacuous(seen, pairs, contract)
+    if nothing is not None:
+        return [nothing, *coverage.findings(seen, pairs, contract, limits, {}, {})], ()
+    return _all(seen, pairs, contract, limits)
+
+
+def _no_step(seen: Run) -> Finding:
+    return Finding(
+        code="step-no-update",
+        severity="fail",
+        message=f"{len(seen.calls)} calls of the step made no update with the optimizer that was "
+        f"handed over; call its step(), and hand over the one that the step uses",
+    )
+
+
+def _all(
+    seen: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
+) -> tuple[list[Finding], tuple[Evidence, ...]]:
+    is_random = any(p.wrong for p in pairs) and _is_random(seen, pairs[0])
+    wrong = received.findings(seen, pairs, contract, limits, is_random)
+    replay = replaying.judged(seen, pairs, contract, limits)
+    if any(f.severity == "fail" for f in replay.findings):
+        read = inferred.pairs(seen, pairs, contract, limits)
+        if read is not None and any(p.wrong for p in read):
+            told = received.findings(seen, read, contract, limits, False)
+            is_named = replay.findings[0].code in ("step-rate", "step-decay")
+            # A factor on the gradient and one on the learning rate look the same in an update.
+            if not (is_named and told[0].code == "step-gradient-scale"):
+                pairs, wrong = read, told
+                replay = replaying.judged(seen, pairs, contract, limits)
+    found = [*wrong, *_windows(seen, contract), *order.findings(seen)]
+    covered = coverage.findings(seen, pairs, contract, limits, replay.moves, replay.rules)
+    found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.rules))]
+    is_comparable = not any(f.code == "step-random" for f in wrong)
+    climbed = ladder.measured(seen, pairs[0]) if is_comparable else None
+    evidence = [_table(seen, pairs)]
+    if climbed is not None:
+        is_fresh = not any(start for start, _ in seen.loop.starts)
+        trusted = not wrong and bool(replay.rules) and not replay.findings
+        trusted |= not is_fresh  # momentum from before may go uphill
+        found += ladder.findings(seen, pairs[0], climbed, contract, limits, trusted)
+        evidence.append(ladder.evidence(climbed))
+    if not any(f.severity == "fail" for f in found):
+        found += weak.findings(seen, pairs, contract)
+        sharp = sharpness.finding(seen, seen.windows[0])
+        found += [sharp] if sharp else []
+    return found, tuple(evidence)
+
+
+def _windows(seen: Run, contract: Contract) -> list[Finding]:
+    """Another number of micro-batches than claimed; a short last window that is left."""
+    counts = [len(w.batches) for w in seen.windows]
+    claimed = contract.accumulate
+    if claimed is None:
+        claimed = max(set(counts), key=counts.count)
+    odd = [w for w in seen.windows if len(w.batches) > claimed]
+    if not odd and contract.accumulate and max(counts) < claimed:
+        odd = seen.windows[:1]
+    if not odd:
+        return []
+    return [
+        Finding(
+            code="step-window",
+            severity="fail" if contract.accumulate else "warn",
+            message=f"update {odd[0].number} comes after {len(odd[0].batches)} calls of the step, "
+            f"where {claimed} {'are' if contract.accumulate else 'were'} "
+            f"{'claimed' if contract.accumulate else 'usual'}; count calls, and step when the "
+            f"window is full",
+        )
+    ]
+
+
+def _is_random(seen: Run, pair: Pair) -> bool:
+    """Whether the loss draws random numbers: from other states it has another gradient."""
+    batch, mark = pair.window.batches[0], pair.window.marks[0]
+    grads = [
+        flat(seen.loop.gradient(batch, pair.window.at, m)[1], pair.window.at)
+        for m in (mark, seen.loop.mark())
+    ]
+    size = float(np.linalg.norm(grads[0]))
+    return bool(np.linalg.norm(grads[0] - grads[1]) > 1e-6 * size)
+
+
+def _table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
+    rows: list[Any] = []
+    for p in pairs:
+        got = float("nan") if p.got is None else float(np.linalg.norm(flat(p.got, p.window.at)))
+        right = float(np.linalg.norm(flat(p.expected.clipped, p.window.at)))
+        moved = [b - a for a, b in zip(p.window.at, p.window.updates[-1].after, strict=True)]
+        length = float(np.linalg.norm(np.concatenate([m.ravel() for m in moved])))
+        loss = float(np.mean(p.window.losses))
+        rows.append((f"{p.window.number}", loss, right, got, length))
+    return Evidence(
+        name="updates",
+        title="loss, norm of the right and of the received gradient, length of the update",
+        columns=("update", "loss", "right gradient", "received", "moved by"),
+        rows=tuple(rows),
+    )
+
+
+__all__ = ["Loop", "Question", "check"]

@@ -1,0 +1,226 @@
+"""Which parameters are trained: registered once, given a gradient, moved; or frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.contract import Contract, matches
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.rates import Moves
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import clipping, optimizers, precision
+from pytest_gradcheck.results import Finding
+
+NOISE = 100.0  # roundings by which a loss may change with what it does not depend on
+
+
+def findings(
+    run: Run,
+    pairs: Sequence[Pair],
+    contract: Contract,
+    limits: Limits,
+    moves: Moves,
+    rules: dict[int, str],
+) -> list[Finding]:
+    """What is wrong with who is trained."""
+    found = [*_registered(run, contract), *_frozen(run, contract)]
+    if run.windows:
+        found += _still(run, pairs, contract)
+        found += _lost(run, limits, moves, rules)
+    return found
+
+
+def _is_frozen(run: Run, i: int, contract: Contract) -> bool:
+    tracked = run.loop.parameters[i]
+    return not tracked.trainable or matches(tracked.name, contract.frozen)
+
+
+def _moved(run: Run, i: int) -> bool:
+    first, last = run.calls[0].before[i], run.calls[-1].after[i]
+    return not np.array_equal(first, last, equal_nan=True) or any(
+        not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in run.calls
+    )
+
+
+def _registered(run: Run, contract: Contract) -> list[Finding]:
+    found = []
+    for i, tracked in enumerate(run.loop.parameters):
+        if tracked.owners is None or _is_frozen(run, i, contract):
+            continue
+        if tracked.owners == 0:
+            found.append(
+                Finding(
+                    code="step-not-registered",
+                    severity="fail",
+                    where=tracked.name,
+                    message=f"{tracked.name} is trainable and no optimizer holds it; give it to "
+                    f"the optimizer, or freeze it",
+                )
+            )
+        elif tracked.owners > 1:
+            found.append(
+                Finding(
+                    code="step-registered-twice",
+                    severity="fail",
+                    where=tracked.name,
+                    message=f"{tracked.name} is held by {tracked.owners} optimizers or groups; "
+                    f"give each parameter to one of them",
+                )
+            )
+    return _one(found)
+
+
+def _one(found: list[Finding]) -> list[Finding]:
+    """The first of several findings alike, which counts the others."""
+    if len(found) < 2:
+        return found
+    first = found[0]
+    head, _, advice = first.message.partition("; ")
+    message = f"{head} (and {len(found) - 1} more); {advice}"
+    return [replace(first, message=message)]
+
+
+def _frozen(run: Run, contract: Contract) -> list[Finding]:
+    found = [
+        Finding(
+            code="step-frozen-moved",
+            severity="fail",
+            where=run.names[i],
+            message=f"{run.names[i]} is frozen and moves; take it out of the optimizer (decay and "
+            f"momentum move it without a gradient)",
+        )
+        for i in range(len(run.names))
+        if _is_frozen(run, i, contract) and _moved(run, i)
+    ]
+    return _one(found)
+
+
+def _still(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
+    """Parameters that never moved, by the reason."""
+    found: list[Finding] = []
+    for i, tracked in enumerate(run.loop.parameters):
+        is_ours = not _is_frozen(run, i, contract) and tracked.owners != 0
+        if not is_ours or any(t.shadow == i for t in run.loop.parameters):
+            continue
+        fresh = [p.expected.raw[i] for p in pairs]
+        is_without = all(_is_nothing(run, p, i) for p in pairs)
+        if not is_without and _moved(run, i):
+            continue
+        if is_without:
+            found.append(_without(run, pairs, i, all(g is None for g in fresh)))
+        elif _rate_is_zero(run, i, contract):
+            found.append(
+                Finding(
+                    code="step-rate-zero",
+                    severity="warn",
+                    where=tracked.name,
+                    message=f"{tracked.name} never moved: its learning rate was 0 in all updates",
+                )
+            )
+        else:
+            found.append(_unmoved(run, i))
+    return found
+
+
+def _is_nothing(run: Run, pair: Pair, i: int) -> bool:
+    """Whether a gradient is missing, zero, or no more than the rounding of the others."""
+    g = pair.expected.raw[i]
+    if g is None:
+        return True
+    others = [x for x in pair.expected.raw if x is not None]
+    return clipping.norm([g], 2) <= precision.epsilon(run.coarsest) * clipping.norm(others, 2)
+
+
+def _rate_is_zero(run: Run, i: int, contract: Contract) -> bool:
+    rates = [
+        contract.at(run.names[i], u.hyper[i], k).get("lr")
+        for k, w in enumerate(run.windows)
+        for u in w.updates
+        if u.hyper[i]
+    ]
+    return bool(rates) and all(rate == 0 for rate in rates)
+
+
+def _unmoved(run: Run, i: int) -> Finding:
+    name = run.names[i]
+    return Finding(
+        code="step-never-moved",
+        severity="fail",
+        where=name,
+        message=f"{name} has a gradient and never moved in {len(run.windows)} updates; look for "
+        f"an update on a copy, or one too small for {run.loop.parameters[i].dtype}",
+    )
+
+
+def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
+    """No gradient: right where the loss does not depend on the parameter."""
+    name = run.names[i]
+    window = pairs[0].window
+    moved = [np.array(x) for x in window.at]
+    size = float(np.max(np.abs(moved[i]), initial=0.0)) or 1.0
+    signs = np.where(np.arange(moved[i].size).reshape(moved[i].shape) % 2, -1.0, 1.0)
+    moved[i] = moved[i] + 0.5 * size * signs
+    there = run.loop.value(window.batches[0], moved, window.marks[0])
+    here = run.loop.value(window.batches[0], window.at, window.marks[0])
+    what = "no gradient" if is_none else "a gradient that is zero"
+    rounding = NOISE * precision.epsilon(run.coarsest) * max(abs(here), abs(there))
+    if abs(there - here) > rounding and np.isfinite(there):
+        return Finding(
+            code="step-detached",
+            severity="fail",
+            where=name,
+            message=f"{name} has {what}, and the loss changes with it; look for detach, .data, "
+            f"or a loss that is computed outside the graph",
+        )
+    return Finding(
+        code="step-unused",
+        severity="warn",
+        where=name,
+        message=f"{name} has {what} in all updates, and the loss does not change with it",
+    )
+
+
+def _lost(run: Run, limits: Limits, moves: Moves, rules: dict[int, str]) -> list[Finding]:
+    """Updates that are smaller than half a unit in the last place of what they are added to."""
+    lost = total = 0
+    where, worst = "", 0.0
+    for i, each in moves.items():
+        epsilon = precision.epsilon(run.loop.parameters[i].dtype)
+        state: optimizers.State = dict(each[0].start)
+        here, all_here, count = 0, 0, each[0].count
+        rule = rules.get(i, "")
+        if not rule:
+            continue
+        for move in each:
+            if move.gradient is None:
+                continue
+            count += 1
+            update, state = optimizers.replayed(
+                rule, move.gradient, move.before, state, count, move.hyper
+            )
+            moving = update != 0
+            gone = moving & (move.before == move.after)
+            gone &= np.abs(update) < epsilon * np.abs(move.before)
+            here += int(np.sum(gone))
+            all_here += int(np.sum(moving))
+        lost, total = lost + here, total + all_here
+        if all_here and here / all_here > worst:
+            worst, where = here / all_here, run.names[i]
+    share = lost / total if total else 0.0
+    if share <= limits.number("step_lost"):
+        return []
+    return [
+        Finding(
+            code="step-lost-updates",
+            severity="fail" if share > 0.5 else "warn",
+            where=where,
+            message=f"{share:.0%} of the updates of single weights are lost: they are smaller "
+            f"than half a unit in the last place (worst: {where}, {worst:.0%}); keep master "
+            f"weights in float32, or round stochastically",
+            numbers=(("share", share), ("worst", worst)),
+        )
+    ]

@@ -1,0 +1,143 @@
+"""The gradient that an optimizer should receive: of the whole window, unscaled, clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.numerics import clipping
+
+SEPARABLE = 1e-3  # relative residual below which a whole gradient is a sum of its parts
+TORCH_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """The gradient of a window.
+
+    Args:
+        raw: Before clipping.
+        clipped: After.
+        threshold: What it was clipped to, NaN where it was not.
+        norm: Norm of ``raw``, over what the optimizers hold.
+        bites: Whether clipping changed anything.
+        shares: Share of each micro-batch in the whole.
+    """
+
+    raw: Grads
+    clipped: Grads
+    threshold: float
+    norm: float
+    bites: bool
+    shares: tuple[float, ...]
+
+
+def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarray | None]:
+    """A weighted sum of gradients; None for what has none in any of them."""
+    found: list[np.ndarray | None] = []
+    for column in zip(*micro, strict=True):
+        parts = [w * g for w, g in zip(weights, column, strict=True) if g is not None]
+        found.append(np.sum(parts, axis=0) if parts else None)
+    return found
+
+
+def flat(grads: Grads, like: Sequence[np.ndarray]) -> np.ndarray:
+    """All elements in one row, zeros for what is None."""
+    return clipping.flat(
+        [np.zeros_like(x) if g is None else g for g, x in zip(grads, like, strict=True)]
+    )
+
+
+def expected(run: Run, window: Window, contract: Contract) -> Expected:
+    """The gradient that should arrive at the end of a window."""
+    sizes = [run.loop.size(b) for b in window.batches]
+    count = len(sizes)
+    if contract.weights == "batches":
+        sizes = [1] * count
+    shares = tuple(n / sum(sizes) for n in sizes)
+    raw = combined(window.micro, shares)
+    if count > 1 and contract.weights == "samples":
+        raw, shares = _whole(run, window, raw, shares)
+    return finished(run, window, contract, raw, shares)
+
+
+def finished(
+    run: Run, window: Window, contract: Contract, raw: Grads, shares: tuple[float, ...]
+) -> Expected:
+    """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
+    if contract.max_norm is not None or contract.max_value is not None or not window.clips:
+        threshold, is_value = _claimed(contract)
+        return clipped(run, raw, threshold, is_value, contract.norm_type, shares)
+    last = window.clips[-1]
+    found = clipped(run, raw, last.threshold, last.is_value, last.order, shares)
+    cut = list(raw)
+    for clip in window.clips:
+        parts = [g if i in clip.places else None for i, g in enumerate(cut)]
+        small = clipped(run, parts, clip.threshold, clip.is_value, clip.order, ()).clipped
+        cut = [
+            b if i in clip.places else a for i, (a, b) in enumerate(zip(cut, small, strict=True))
+        ]
+    size = norm_of(run, raw, 2.0)
+    return replace(found, clipped=cut, bites=norm_of(run, cut, 2.0) < size)
+
+
+def _whole(
+    run: Run, window: Window, raw: list[np.ndarray | None], shares: tuple[float, ...]
+) -> tuple[list[np.ndarray | None], tuple[float, ...]]:
+    """The gradient of all batches as one, where the loss is a weighted mean over them.
+
+    Where it is not (batch norm, dropout), samples count the same.
+    """
+    joined = run.loop.joined(window.batches)
+    if joined is None:
+        return raw, shares
+    _, grads = run.loop.gradient(joined, window.at, window.marks[0])
+    rows = np.stack([flat(g, window.at) for g in window.micro], axis=1)
+    target = flat(grads, window.at)
+    weights, *_ = np.linalg.lstsq(rows, target, rcond=None)
+    size = float(np.linalg.norm(target))
+    if not size or np.linalg.norm(rows @ weights - target) > SEPARABLE * size:
+        return raw, shares
+    return list(grads), tuple(float(w) for w in weights)
+
+
+def _claimed(contract: Contract) -> tuple[float, bool]:
+    """Threshold and whether it is one of values."""
+    if contract.max_value is not None:
+        return contract.max_value, True
+    return (math.nan if contract.max_norm is None else contract.max_norm), False
+
+
+def norm_of(run: Run, raw: Grads, order: float) -> float:
+    """The norm of what optimizers hold."""
+    mine = [
+        g
+        for g, p in zip(raw, run.loop.parameters, strict=True)
+        if g is not None and (p.owners is None or p.owners)
+    ]
+    return clipping.norm(mine, order)
+
+
+def clipped(
+    run: Run,
+    raw: Grads,
+    threshold: float,
+    is_value: bool,
+    norm_type: float,
+    shares: tuple[float, ...],
+) -> Expected:
+    """A gradient with its clipping."""
+    norm = norm_of(run, raw, norm_type)
+    if not math.isfinite(threshold):
+        return Expected(raw, raw, threshold, norm, False, shares)
+    if is_value:
+        cut = [None if g is None else np.clip(g, -threshold, threshold) for g in raw]
+        return Expected(raw, cut, threshold, norm, norm > threshold, shares)
+    factor = min(1.0, threshold / (norm + TORCH_FLOOR)) if norm > threshold else 1.0
+    cut = [None if g is None else g * factor for g in raw]
+    return Expected(raw, cut, threshold, norm, norm > threshold, shares)

@@ -1,0 +1,190 @@
+"""A training being run: calls gathered to windows, each of which ends with an update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+Grads = Sequence["np.ndarray | None"]
+MOST_BATCHES = 64  # of an epoch: a loader without end is cut there
+MOST_CALLS = 200
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """The calls that led to an update.
+
+    Args:
+        number: Number of the update, from 1.
+        first: Number of the first call, from 1.
+        batches: What the calls were given.
+        marks: The state of the generators before each.
+        losses: The loss before each.
+        micro: The fresh gradient before each.
+        at: The parameters before.
+        events: What was seen in all of them.
+        updates: The steps of optimizers with which it ended.
+        clips: The clips of the framework that were called.
+        later: The gradient at the same parameters after the call, where what arrived was another
+            one than before: the loss may depend on what the step changes first.
+    """
+
+    number: int
+    first: int
+    batches: list[Any] = field(default_factory=list)
+    marks: list[Any] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    micro: list[Grads] = field(default_factory=list)
+    at: Sequence[np.ndarray] = ()
+    events: list[tuple[str, float]] = field(default_factory=list)
+    updates: Sequence[Update] = ()
+    clips: list[Clip] = field(default_factory=list)
+    later: Grads | None = None
+
+    @property
+    def last(self) -> int:
+        """Number of the last call."""
+        return self.first + len(self.batches) - 1
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Everything that was seen.
+
+    Args:
+        loop: The training.
+        windows: One for each update.
+        calls: Every call.
+        skipped: Numbers of calls whose update was left out on purpose (an overflow).
+        bad: The call with a batch that is not finite, and its number; None where none was made.
+        left: Calls after the last update.
+        zero: What a step with zero gradients moved, before anything else.
+    """
+
+    loop: Loop
+    windows: list[Window] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    bad: Call | None = None
+    left: int = 0
+    zero: Sequence[tuple[str, Sequence[str], bool]] = ()
+
+    @property
+    def coarsest(self) -> str:
+        """The coarsest precision of the parameters and of the loss."""
+        return precision.coarsest([*(p.dtype for p in self.loop.parameters), self.loop.dtype])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters."""
+        return [p.name for p in self.loop.parameters]
+
+
+def batches_of(batches: Iterable[Any]) -> list[Any]:
+    """The batches of an epoch.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = []
+    for batch in batches:
+        found.append(batch)
+        if len(found) == MOST_BATCHES:
+            break
+    if not found:
+        raise UsageError("Training.batches is empty: give the batches of an epoch")
+    return found
+
+
+def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> Run:
+    """Call the step over a whole epoch, until there were enough calls and updates."""
+    seen = Run(loop, zero=tuple(loop.idle(True)))
+    loop.accumulate = contract.accumulate or 1
+    wanted = max(len(batches), least * (contract.accumulate or 1))
+    window = Window(1, 1)
+    number = 0
+    while number < wanted or (len(seen.windows) < least and number < min(4 * wanted, MOST_CALLS)):
+        batch = batches[number % len(batches)]
+        number += 1
+        window = _called(seen, window, batch, number)
+        if seen.calls[-1].error:
+            return seen
+        is_tried = contract.nonfinite in ("skip", "raise")
+        if is_tried and seen.bad is None and number >= 3 and not window.batches:
+            bad = _spoilt(batch)
+            if bad is not None:
+                seen.bad = loop.call(bad)
+                if seen.bad.error or seen.bad.updates:
+                    return seen
+    seen.left = len(window.batches)
+    return seen
+
+
+def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
+    """One call; the window that goes on, or the next one."""
+    loop = seen.loop
+    mark = loop.mark()
+    loss, fresh = loop.gradient(batch, None, mark)
+    call = loop.call(batch)
+    seen.calls.append(call)
+    if not window.batches:
+        window.first, window.at = number, call.before
+    window.batches.append(batch)
+    window.marks.append(mark)
+    window.losses.append(loss)
+    window.micro.append(fresh)
+    window.events += call.events
+    window.clips += call.clips
+    if call.updates:
+        window.updates = call.updates
+        window.later = _later(loop, window)
+        seen.windows.append(window)
+        return Window(window.number + 1, number + 1)
+    words = [word for word, _ in call.events]
+    is_finite = all(g is None or bool(np.all(np.isfinite(g))) for g in fresh)
+    if "scaler step" in words or not is_finite:
+        seen.skipped.append(number)
+        return Window(window.number, number + 1)
+    return window
+
+
+def _later(loop: Loop, window: Window) -> Grads | None:
+    received = window.updates[-1].received
+    if received is None or len(window.batches) > 1:
+        return None
+    pairs = [(a, b) for a, b in zip(received, window.micro[0], strict=True) if a is not None]
+    is_near = all(b is not None and np.allclose(a, b, rtol=1e-3) for a, b in pairs)
+    if is_near:
+        return None
+    return loop.gradient(window.batches[0], window.at, window.marks[0])[1]
+
+
+def _spoilt(batch: Any) -> Any:
+    """A batch with one infinite number in its first floating-point array; None where none is."""
+    if isinstance(batch, dict):
+        for key, value in batch.items():
+            inner = _spoilt(value)
+            if inner is not None:
+                return {**batch, key: inner}
+        return None
+    if isinstance(batch, (list, tuple)):
+        for i, value in enumerate(batch):
+            inner = _spoilt(value)
+            if inner is not None:
+                parts = [*batch[:i], inner, *batch[i + 1 :]]
+                return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        return None
+    dtype = str(getattr(batch, "dtype", ""))
+    if "float" not in dtype or not getattr(batch, "size", None):
+        return None
+    return batch * np.inf if isinstance(batch, np.ndarray) else batch * float("inf")

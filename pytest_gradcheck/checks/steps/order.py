@@ -1,0 +1,130 @@
+"""The order of what happens inside a step, as a line of words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.results import Finding
+
+Event = tuple[str, float]
+SHOWN = 12
+
+
+def timeline(events: Sequence[Event]) -> str:
+    """The words in their order, repetitions counted."""
+    told: list[str] = []
+    counts: list[int] = []
+    for word, _ in events:
+        if told and told[-1] == word:
+            counts[-1] += 1
+        else:
+            told.append(word)
+            counts.append(1)
+    words = [w if n == 1 else f"{n} x {w}" for w, n in zip(told, counts, strict=True)]
+    more = len(words) - SHOWN
+    return ", ".join(words[:SHOWN]) + (", …" if more > 0 else "")
+
+
+def words(window: Window) -> list[str]:
+    """The words of a window."""
+    return [word for word, _ in window.events]
+
+
+def clip_is_late(window: Window) -> bool:
+    """Whether a clip came only after the step."""
+    seen = words(window)
+    if "step" not in seen:
+        return False
+    step = seen.index("step")
+    return not any(w.startswith("clip") for w in seen[:step]) and any(
+        w.startswith("clip") for w in seen[step:]
+    )
+
+
+def clip_is_early(window: Window) -> bool:
+    """Whether a backward came between the last clip and the step."""
+    seen = words(window)
+    if "step" not in seen:
+        return False
+    before = seen[: seen.index("step")]
+    clips = [i for i, w in enumerate(before) if w.startswith("clip")]
+    return bool(clips) and "backward" in before[clips[-1] :]
+
+
+def clip_is_scaled(window: Window) -> bool:
+    """Whether gradients were clipped before a scaler unscaled them."""
+    seen = words(window)
+    clips = [i for i, w in enumerate(seen) if w.startswith("clip")]
+    scaled = [i for i, w in enumerate(seen) if w in ("unscale", "scaler step")]
+    return bool(clips) and bool(scaled) and min(clips) < min(scaled)
+
+
+def findings(run: Run) -> list[Finding]:
+    """What is wrong with the order itself, whatever it does to the gradient."""
+    found = [*_schedulers(run), *_steps(run)]
+    unclipped = next((w for w in run.windows if clip_is_late(w)), None)
+    if unclipped is not None:
+        found.append(
+            Finding(
+                code="step-clip-late",
+                severity="fail",
+                message=f"gradients are clipped after the optimizer has used them "
+                f"({timeline(unclipped.events)}); clip between backward and step",
+            )
+        )
+    return found
+
+
+def _schedulers(run: Run) -> list[Finding]:
+    skipped = [run.calls[number - 1] for number in run.skipped]
+    skipped += [run.bad] if run.bad is not None and not run.bad.updates else []
+    for call in skipped:
+        if "scheduler" in [word for word, _ in call.events]:
+            return [
+                Finding(
+                    code="step-scheduler",
+                    severity="fail",
+                    message=f"the scheduler advances though the update was skipped "
+                    f"({timeline(call.events)}); advance it only after an update",
+                )
+            ]
+    for window in run.windows:
+        seen = words(window)
+        early = seen[: seen.index("step")] if "step" in seen else []
+        if len(window.batches) > 1 and "scheduler" in early and seen.count("scheduler") > 1:
+            return [
+                Finding(
+                    code="step-scheduler",
+                    severity="fail",
+                    message=f"the scheduler advances {seen.count('scheduler')} times for one "
+                    f"update ({timeline(window.events)}); advance it once, after the update",
+                )
+            ]
+        if early and "scheduler" in early and seen.count("scheduler") == 1:
+            return [
+                Finding(
+                    code="step-scheduler",
+                    severity="fail",
+                    message=f"the scheduler advances before the optimizer "
+                    f"({timeline(window.events)}), so the first learning rate is skipped; "
+                    f"advance it after step()",
+                )
+            ]
+    return []
+
+
+def _steps(run: Run) -> list[Finding]:
+    for number, call in enumerate(run.calls, start=1):
+        for which in {u.which for u in call.updates}:
+            count = sum(u.which == which for u in call.updates)
+            if count > 1:
+                return [
+                    Finding(
+                        code="step-repeated",
+                        severity="fail",
+                        message=f"the optimizer steps {count} times in call {number} of the step "
+                        f"({timeline(call.events)}); step once for each gradient",
+                    )
+                ]
+    return []

@@ -1,0 +1,86 @@
+"""Updates against their replay; and the learning rate with which they would agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.optimizers import replayed
+from pytest_gradcheck.numerics.replay import Misfit, Move, misfit
+from pytest_gradcheck.numerics.variants import Change
+
+Moves = dict[int, list[Move]]
+
+
+def wrong(run: Run, moves: Moves, name: str, change: Change, limits: Limits) -> dict[int, Misfit]:
+    """The parameters whose updates a replay does not reach, each with the first one."""
+    found = {}
+    for i, each in moves.items():
+        dtype = run.loop.parameters[i].dtype
+        off = misfit(
+            name, each, change, limits.number("step_replay", dtype), precision.epsilon(dtype)
+        )
+        if off is not None:
+            found[i] = off
+    return found
+
+
+def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
+    """A learning rate other than the claimed one, if that explains every update."""
+    count = min(len(each) for each in moves.values())
+    rates = []
+    for k in range(count):
+        i = max(moves, key=lambda j: float(np.linalg.norm(moves[j][k].after - moves[j][k].before)))
+        found = _rate(run, moves[i][: k + 1], name, limits, i)
+        if found is None:
+            return None
+        rates.append(found)
+    claimed = [next(iter(moves.values()))[k].hyper["lr"] for k in range(count)]
+    changed = {
+        i: [_with_rate(m, r) for m, r in zip(each, rates, strict=False)]
+        for i, each in moves.items()
+    }
+    if wrong(run, changed, name, {}, limits):
+        return None
+    odd = [k for k in range(count) if abs(rates[k] - claimed[k]) > 1e-3 * abs(claimed[k])]
+    if not odd:
+        return None
+    k = odd[0]
+    return (
+        f"the learning rate of update {k + 1} is {rates[k]:.4g}, not the claimed {claimed[k]:.4g}"
+    )
+
+
+def _rate(run: Run, moves: Sequence[Move], name: str, limits: Limits, i: int) -> float | None:
+    """The rate with which the last of some updates agrees: every rule is linear in it."""
+    last = moves[-1]
+    base = last.hyper["lr"] or 1e-3
+    ends = []
+    for rate in (base, 2 * base):
+        each = [*moves[:-1], _with_rate(last, rate)]
+        ends.append(_last(name, each))
+    slope = (ends[1] - ends[0]).ravel() / base
+    size = float(np.vdot(slope, slope))
+    if not size:
+        return None
+    rest = (last.after - last.before - ends[0]).ravel()
+    return float(base + np.vdot(rest, slope) / size)
+
+
+def _with_rate(move: Move, rate: float) -> Move:
+    return replace(move, hyper={**move.hyper, "lr": rate})
+
+
+def _last(name: str, moves: Sequence[Move]) -> np.ndarray:
+    state = dict(moves[0].start)
+    update, count = np.zeros_like(moves[-1].before), moves[0].count
+    for move in moves:
+        if move.gradient is not None:
+            count += 1
+            update, state = replayed(name, move.gradient, move.before, state, count, move.hyper)
+    return update

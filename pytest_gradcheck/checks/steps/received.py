@@ -1,0 +1,163 @@
+"""The gradient that the optimizer received, beside the one that it should have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps import expected as expecting
+from pytest_gradcheck.checks.steps import suspects
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
+from pytest_gradcheck.checks.steps.guesses import Suspect
+from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.checks.steps.order import timeline
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.results import Finding
+
+# A tensor whose gradient is a thousandth of the whole is judged as if it were as large as that.
+LEAST = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A window with the gradient that arrived and the one that should have.
+
+    Args:
+        window: The window.
+        expected: What should have arrived.
+        got: What arrived; None where it could not be seen.
+        wrong: Numbers of the tensors that differ.
+        error: Largest relative error of a tensor.
+        is_absorbed: Whether it is not clipped, and the optimizer itself clips it.
+    """
+
+    window: Window
+    expected: Expected
+    got: Grads | None
+    wrong: tuple[int, ...] = ()
+    error: float = 0.0
+    is_absorbed: bool = False
+
+
+def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
+    """Compare, tensor by tensor."""
+    expected = expecting.expected(run, window, contract)
+    got = gathered(run, window)
+    if got is None:
+        return Pair(window, expected, None)
+    wrong, worst = compared(run, got, expected.clipped, expected, limits)
+    absorbs = getattr(run.loop, "absorbs", None)
+    if wrong and expected.bites and absorbs is not None:
+        plain, _ = compared(run, got, expected.raw, expected, limits)
+        if not plain and absorbs(expected.raw, expected.clipped, window.at):
+            return Pair(window, expected, got, is_absorbed=True)
+    if wrong and window.later is not None:
+        other = expecting.finished(run, window, contract, window.later, expected.shares)
+        if not compared(run, got, other.clipped, other, limits)[0]:
+            return Pair(window, other, got)
+    return Pair(window, expected, got, wrong, worst)
+
+
+def gathered(run: Run, window: Window) -> Grads | None:
+    """What all optimizers of a window received together; the first time that each one stepped."""
+    found: list[np.ndarray | None] = [None] * len(run.loop.parameters)
+    seen = set()
+    for update in window.updates:
+        if update.received is None:
+            return None
+        if update.which in seen:
+            continue
+        seen.add(update.which)
+        found = [a if a is not None else b for a, b in zip(found, update.received, strict=True)]
+    return found
+
+
+def compared(
+    run: Run, got: Grads, wanted: Grads, expected: Expected, limits: Limits
+) -> tuple[tuple[int, ...], float]:
+    """Numbers of the tensors that differ, and the largest relative error."""
+    sizes = [0.0 if g is None else float(np.linalg.norm(g)) for g in wanted]
+    whole = float(np.linalg.norm(sizes))
+    wrong, worst = [], 0.0
+    for i, tracked in enumerate(run.loop.parameters):
+        has_copy = any(t.shadow == i for t in run.loop.parameters)
+        if tracked.owners == 0 or not tracked.trainable or has_copy:
+            continue
+        a = got[i] if got[i] is not None else np.zeros_like(run.calls[0].before[i])
+        b = wanted[i] if wanted[i] is not None else np.zeros_like(run.calls[0].before[i])
+        dtype = run.loop.parameters[tracked.shadow].dtype if tracked.shadow >= 0 else tracked.dtype
+        dtype = precision.coarsest([dtype, run.loop.dtype])
+        tolerance = limits.number("step_gradient", dtype)
+        if expected.bites:
+            tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)
+        base = max(sizes[i], LEAST * whole, precision.smallest(dtype))
+        off = float(np.linalg.norm(a - b)) / base  # type: ignore[operator]  # none is None here
+        if not off <= tolerance:
+            wrong.append(i)
+            worst = max(worst, off)
+    return tuple(wrong), worst
+
+
+def findings(
+    run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, is_random: bool
+) -> list[Finding]:
+    """One finding on the first gradient that is wrong, by the mistake that explains it."""
+    wrong = [p for p in pairs if p.wrong]
+    if not wrong:
+        return []
+    first = wrong[0]
+    suspect = suspects.recognised(run, pairs, wrong, contract, limits)
+    if is_random and (suspect is None or suspect.is_varied):
+        return [_random(first)]
+    got = flat(first.got or (), first.window.at)
+    ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
+    if suspect is None:
+        suspect = _unknown(run, first, ratio, cosine)
+    when = f"update {first.window.number}"
+    told = timeline(first.window.events)
+    return [
+        Finding(
+            code=suspect.code,
+            severity="fail",
+            where=suspect.where,
+            message=f"{suspect.message} ({when}{': ' + told if told else ''}); {suspect.advice}",
+            numbers=(
+                ("update", first.window.number),
+                ("ratio", ratio),
+                ("cosine", cosine),
+                ("error", first.error),
+            ),
+        )
+    ]
+
+
+def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
+    names = [run.names[i] for i in pair.wrong]
+    some = names[0] if len(names) == 1 else f"{len(names)} tensors"
+    if cosine > 1 - 1e-4:
+        return Suspect(
+            "step-gradient-scale",
+            f"the optimizer received {ratio:.4g} times the right gradient",
+            "look for a loss scale, a sum for a mean, or a division by the number of batches",
+        )
+    return Suspect(
+        "step-wrong-gradient",
+        f"the optimizer received another gradient than that of the loss for {some} "
+        f"(cosine {cosine:.3g}, ratio {ratio:.3g})",
+        "compare what the step does to gradients between backward and step",
+        names[0] if len(names) == 1 else "",
+    )
+
+
+def _random(pair: Pair) -> Finding:
+    return Finding(
+        code="step-random",
+        severity="fail",
+        message="the loss is random and the step draws other numbers than the loss does, so the "
+        "gradients cannot be compared; draw the same in both, or switch the randomness off",
+        numbers=(("error", pair.error),),
+    )

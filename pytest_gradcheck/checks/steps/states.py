@@ -1,0 +1,127 @@
+"""State: idle steps, save and restore, batches and gradients that are left alone, bad batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.order import timeline
+from pytest_gradcheck.results import Finding
+
+NEAR = 1e-6  # of a parameter: a state that is only rounded anew when it is loaded
+
+
+def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
+    """What is wrong beside the updates themselves."""
+    found = []
+    if any(call.changed_batch for call in run.calls):
+        found.append(
+            Finding(
+                code="step-batch-changed",
+                severity="fail",
+                message="the step writes into its batch; work on a copy",
+            )
+        )
+    touched = next((u for w in run.windows for u in w.updates if u.touched), None)
+    if touched is not None:
+        found.append(
+            Finding(
+                code="step-gradient-touched",
+                severity="warn",
+                message="the optimizer writes into the gradients that it is given; work on copies",
+            )
+        )
+    found += [*_written(run), *_bad(run, contract)]
+    if run.windows and not run.calls[-1].error:
+        found += _idle(run, has_rule)
+        found += _restored(run)
+    return found
+
+
+def _written(run: Run) -> list[Finding]:
+    """Parameters that change inside a call, and outside of the optimizers' updates."""
+    for call in run.calls:
+        ends = [call.before, *(x for u in call.updates for x in (u.before, u.after)), call.after]
+        for a, b in zip(ends[::2], ends[1::2], strict=True):
+            for tracked, x, y in zip(run.loop.parameters, a, b, strict=True):
+                is_stray = tracked.trainable and tracked.owners != 0
+                is_copy = any(t.shadow >= 0 for t in run.loop.parameters)
+                if is_stray and not is_copy and not np.array_equal(x, y, equal_nan=True):
+                    return [
+                        Finding(
+                            code="step-written",
+                            severity="warn",
+                            where=tracked.name,
+                            message=f"{tracked.name} changes outside of the optimizer's update; "
+                            f"this is right for weights that are clipped or averaged only",
+                        )
+                    ]
+    return []
+
+
+def _idle(run: Run, has_rule: bool) -> list[Finding]:
+    for what, names, is_finite in (*run.zero, *run.loop.idle(False)):
+        # What a rate means to an optimizer that is not known, and how it decays, nobody knows.
+        if names and (has_rule or what == "without gradients" or not is_finite):
+            return [
+                Finding(
+                    code="step-idle",
+                    severity="fail",
+                    where=names[0],
+                    message=f"a step {what} changes {names[0]}"
+                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; leave what has "
+                    f"nothing to do as it is",
+                )
+            ]
+    return []
+
+
+def _restored(run: Run) -> list[Finding]:
+    update = run.windows[-1].updates[-1]
+    if update.received is None:
+        return []
+    off = run.loop.restored(update)
+    if not off:
+        return []
+    name, error = max(off, key=lambda pair: pair[1])
+    return [
+        Finding(
+            code="step-restore",
+            severity="fail" if error > NEAR else "note",
+            where=name,
+            message=f"after its state is saved and loaded, the optimizer moves {name} "
+            f"otherwise; look at what state_dict leaves out or maps to another parameter",
+        )
+    ]
+
+
+def _bad(run: Run, contract: Contract) -> list[Finding]:
+    """What happened to a batch that is not finite."""
+    call = run.bad
+    if call is None:
+        return []
+    moved = [
+        name
+        for name, a, b in zip(run.names, call.before, call.after, strict=True)
+        if not np.array_equal(a, b, equal_nan=True)
+    ]
+    told = ""
+    if contract.nonfinite == "raise" and not call.error:
+        told = "does not raise for a batch that is not finite"
+    elif contract.nonfinite == "skip":
+        if call.error:
+            told = f"raises for a batch that is not finite ({call.error})"
+        elif moved:
+            told = f"moves {moved[0]} with a batch that is not finite ({timeline(call.events)})"
+    if not told:
+        return []
+    return [
+        Finding(
+            code="step-nonfinite",
+            severity="fail",
+            where=moved[0] if moved else "",
+            message=f"the step {told}, where nonfinite={contract.nonfinite!r} is claimed; test "
+            f"the gradient before the update",
+        )
+    ]

@@ -1,0 +1,170 @@
+"""Which mistake made a gradient wrong: the one that predicts it in every window where it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps import order
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.expected import flat
+from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
+from pytest_gradcheck.checks.steps.measure import Grads, Run
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import clipping
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.checks.steps.received import Pair
+
+FIT = 10.0  # how many tolerances a prediction may be off
+MOST = 0.1  # or anything would be explained by anything
+LEAST = 1e-4  # and at least this: the mistakes differ by far more
+EXACT = 1e-3  # how close a factor must be to a number to be called by its name
+
+
+def recognised(
+    run: Run, pairs: Sequence[Pair], wrong: Sequence[Pair], contract: Contract, limits: Limits
+) -> Suspect | None:
+    """The first mistake that explains every wrong window, or the first wrong one at least."""
+    dtype = run.coarsest
+    tolerance = min(max(FIT * limits.number("step_gradient", dtype), LEAST), MOST)
+    known = list(guesses(run, pairs, contract))
+    for suspect, predict in known:
+        if all(_fits(p, predict(p), tolerance) for p in wrong):
+            return suspect
+    factor = _factor(run, wrong, contract, tolerance)
+    if factor is not None:
+        return factor
+    missing = _missing(run, wrong, tolerance)
+    if missing is not None:
+        return missing
+    for suspect, predict in known:
+        if _fits(wrong[0], predict(wrong[0]), tolerance):
+            return suspect
+    return None
+
+
+def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
+    if guess is None or pair.got is None:
+        return False
+    a, b = flat(pair.got, pair.window.at), flat(guess, pair.window.at)
+    size = max(float(np.linalg.norm(b)), float(np.linalg.norm(a)))
+    if not size:  # both are zero, which is wrong only because something was expected
+        return pair.expected.norm > 0
+    return float(np.linalg.norm(a - b)) <= tolerance * size
+
+
+def _factor(
+    run: Run, wrong: Sequence[Pair], contract: Contract, tolerance: float
+) -> Suspect | None:
+    """One number times the right gradient."""
+    ratios = []
+    for p in wrong:
+        base = flat(p.expected.clipped, p.window.at)
+        ratio, cosine = clipping.ratio(flat(p.got or (), p.window.at), base)
+        if not cosine > 1 - tolerance:
+            return None
+        ratios.append(ratio)
+    told, advice = _named(run, wrong, ratios, contract)
+    message = f"the optimizer received {told} the right gradient"
+    return Suspect("step-gradient-scale", message, advice, is_varied="other factors" in told)
+
+
+def _named(
+    run: Run, wrong: Sequence[Pair], ratios: Sequence[float], contract: Contract
+) -> tuple[str, str]:
+    """The factor in digits, with what it is where that explains it in every window."""
+    plain = f"{ratios[0]:.4g} times"
+    for name, (value, advice) in _factors(run, contract).items():
+        values = [value(p) for p in wrong]
+        if all(v not in (0.0, 1.0) for v in values) and all(
+            abs(r / v - 1) < EXACT for r, v in zip(ratios, values, strict=True)
+        ):
+            return f"{plain} ({name})", advice
+    if any(order.clip_is_scaled(p.window) for p in wrong):
+        return plain, "unscale, then clip"
+    if max(ratios) - min(ratios) > EXACT * abs(ratios[0]):
+        plain = f"{plain} (and other factors later)"
+    return plain, "look for a loss scale, a sum for a mean, or a second division"
+
+
+def _factors(run: Run, contract: Contract) -> dict[str, tuple[Callable[[Pair], float], str]]:
+    """Numbers that gradients are multiplied by, and what to try."""
+    claimed = contract.accumulate or 0
+    scale = contract.loss_scale or 65536.0
+    return {
+        "the loss scale": (lambda p: scale, "unscale the gradients"),
+        "1 over the loss scale": (lambda p: 1 / scale, "unscale the gradients once"),
+        "the micro-batches of a short window over the claimed number": (
+            lambda p: len(p.window.batches) / claimed if claimed else 0.0,
+            "divide by the micro-batches that the window has",
+        ),
+        "the number of micro-batches": (
+            lambda p: float(len(p.window.batches)),
+            "average over the micro-batches",
+        ),
+        "1 over the number of micro-batches": (
+            lambda p: 1 / len(p.window.batches),
+            "divide once only",
+        ),
+        "the batch size": (
+            lambda p: float(sum(run.loop.size(b) for b in p.window.batches)),
+            "look for a sum where the loss is a mean",
+        ),
+        "1 over the batch size": (
+            lambda p: 1.0 / sum(run.loop.size(b) for b in p.window.batches),
+            "look for a mean that is divided again",
+        ),
+        "the threshold of the clip": (
+            lambda p: float(contract.max_norm or 0.0),
+            "the factor of a clip is min(1, max_norm / norm)",
+        ),
+    }
+
+
+def _missing(run: Run, wrong: Sequence[Pair], tolerance: float) -> Suspect | None:
+    """Some tensors get nothing, or a factor of their own, and all others are right."""
+    numbers = sorted({i for p in wrong for i in p.wrong})
+    if len(numbers) == sum(p.trainable and p.owners != 0 for p in run.loop.parameters) > 1:
+        return None
+    names = [run.names[i] for i in numbers]
+    told = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    got = [p.got[i] for p in wrong for i in p.wrong if p.got is not None]
+    if all(g is None or not np.any(g) for g in got):
+        return Suspect(
+            "step-missing-gradient",
+            f"{told} received no gradient, though the loss has one for it",
+            "look for detach, a graph that is built anew, or a gradient that is thrown away",
+            names[0],
+        )
+    extra = [p.expected.clipped[i] for p in wrong for i in p.wrong]
+    if all(g is None or not np.any(g) for g in extra):
+        return Suspect(
+            "step-extra-gradient",
+            f"{told} received a gradient that the loss does not have",
+            "look for another loss, or a gradient that is left from before",
+            names[0],
+        )
+    ratios = [
+        clipping.ratio(p.got[i].ravel(), p.expected.clipped[i].ravel())  # type: ignore[union-attr]  # neither is None where it counts
+        for p in wrong
+        for i in p.wrong
+        if p.got is not None and p.got[i] is not None and p.expected.clipped[i] is not None
+    ]
+    if ratios and all(c > 1 - tolerance for _, c in ratios):
+        return Suspect(
+            "step-gradient-scale",
+            f"{told} received {ratios[0][0]:.4g} times the right gradient, alone",
+            "look for a gradient hook, or a factor for a part of the parameters",
+            names[0],
+        )
+    if ratios and all(c < -1 + tolerance for _, c in ratios):
+        return Suspect(
+            "step-gradient-sign",
+            f"{told} received the negative of the right gradient",
+            "look for a gradient hook, or a reversal layer",
+            names[0],
+        )
+    return None

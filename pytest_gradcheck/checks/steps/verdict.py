@@ -1,0 +1,88 @@
+"""From findings on a training to a verdict, in the words of its user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_gradcheck.limits import LimitUse
+from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
+
+# The first that is there stands in the first line: causes before what follows from them.
+ORDER = (
+    "step-raised",
+    "step-no-update",
+    "step-no-gradient",
+    "step-not-registered",
+    "step-registered-twice",
+    "step-repeated",
+    "step-clip-late",
+    "step-batch-changed",
+    "step-detached",
+    "step-slope",
+    "step-gradient-sign",
+    "step-missing-gradient",
+    "step-window",
+)
+_VACUOUS = ("step-no-gradient", "step-rate-zero")
+_UNDECIDED = ("step-random",)
+WIDTH = 200
+
+
+def result(
+    label: str,
+    findings: Sequence[Finding],
+    evidence: tuple[Evidence, ...],
+    used: tuple[LimitUse, ...],
+    context: Context,
+) -> Result:
+    """The result of a check."""
+    ordered = _ordered(findings)
+    failed = [f for f in ordered if f.severity == "fail"]
+    verdict = _verdict(failed)
+    parts = [f.message.partition("; ") for f in ordered]
+    kept = tuple(replace(f, message=head) for f, (head, _, _) in zip(ordered, parts, strict=True))
+    what = parts[0][0] if failed else ""
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    headline = {
+        "pass": f"{label}: gradients and updates are right",
+        "fail": f"wrong step{'' if label == 'step' else f' {label}'}: {what}{more}",
+        "undecided": f"undecided on {label}: {what}",
+        "vacuous": f"vacuous check of {label}: {what}",
+    }[verdict]
+    advice = [a for f, (_, _, a) in zip(ordered, parts, strict=True) if a and f in failed]
+    return Result(
+        check="step",
+        label=label,
+        verdict=verdict,
+        headline=_short(headline),
+        findings=kept,
+        evidence=evidence,
+        limits=used,
+        advice=tuple(dict.fromkeys(advice)),
+        context=context,
+    )
+
+
+def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+    severities = {"fail": 0, "warn": 1, "note": 2}
+    return sorted(
+        findings,
+        key=lambda f: (
+            severities[f.severity],
+            ORDER.index(f.code) if f.code in ORDER else len(ORDER),
+        ),
+    )
+
+
+def _verdict(failed: Sequence[Finding]) -> Verdict:
+    if not failed:
+        return "pass"
+    if all(f.code in _VACUOUS for f in failed):
+        return "vacuous"
+    return "undecided" if all(f.code in _UNDECIDED for f in failed) else "fail"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

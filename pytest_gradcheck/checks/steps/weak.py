@@ -1,0 +1,103 @@
+"""What makes a pass mean little, and what makes a check see nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_gradcheck.checks.clipping.real import told
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.expected import flat
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.results import Finding
+
+SAME = 1e-12
+
+
+def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | None:
+    """Why nothing was exercised; None where something was."""
+    if all(not np.any(flat(p.expected.raw, p.window.at)) for p in pairs):
+        return Finding(
+            code="step-no-gradient",
+            severity="fail",
+            message="the gradient of the loss is zero for every parameter in all updates; give "
+            "batches whose inputs are not zero, and a loss that depends on the parameters",
+        )
+    rates = [
+        contract.at(p.name, h, k).get("lr")
+        for k, w in enumerate(run.windows)
+        for u in w.updates
+        for p, h in zip(run.loop.parameters, u.hyper, strict=True)
+        if h
+    ]
+    is_still = all(
+        np.array_equal(a, b) for c in run.calls for a, b in zip(c.before, c.after, strict=True)
+    )
+    if is_still and rates and all(rate == 0 for rate in rates):
+        return Finding(
+            code="step-rate-zero",
+            severity="fail",
+            message="the learning rate was 0 in all updates, so nothing could move; start the "
+            "warm-up later, or give more batches",
+        )
+    return None
+
+
+def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
+    """What the batches and the model hide."""
+    found = []
+    trained = [i for i, p in enumerate(run.loop.parameters) if p.trainable and p.owners != 0]
+    if contract.max_norm is not None or contract.max_value is not None:
+        norms = np.array([p.expected.norm for p in pairs])
+        threshold = float(contract.max_norm or contract.max_value or 0.0)
+        found.append(told(norms, threshold))
+        if contract.max_norm is not None and len(trained) < 2:
+            found.append(
+                _weak(
+                    "weak-one-tensor",
+                    "with one tensor, clipping all together and "
+                    "each by itself is the same; train two at least",
+                )
+            )
+    sizes = {run.loop.size(b) for p in pairs for b in p.window.batches}
+    if any(len(p.window.batches) > 1 for p in pairs) and len(sizes) == 1:
+        found.append(
+            _weak(
+                "weak-equal-batches",
+                "all micro-batches have the same size, so their "
+                "weights were not seen; give batches of unequal size",
+            )
+        )
+    first = flat(pairs[0].expected.raw, pairs[0].window.at)
+    if len(pairs) > 1 and all(
+        np.linalg.norm(flat(p.expected.raw, p.window.at) - first) <= SAME * np.linalg.norm(first)
+        for p in pairs[1:]
+    ):
+        found.append(
+            _weak(
+                "weak-constant-gradient",
+                "the gradient is the same in all updates, so "
+                "a stale one looks right; give batches that differ",
+            )
+        )
+    if len(pairs) < 2:
+        found.append(
+            _weak(
+                "weak-updates", "there was one update only, which shows no state of the optimizer"
+            )
+        )
+    return found
+
+
+def _weak(code: str, message: str) -> Finding:
+    known = {
+        "weak-one-tensor": Finding(code="weak-one-tensor", severity="warn", message=message),
+        "weak-equal-batches": Finding(code="weak-equal-batches", severity="warn", message=message),
+        "weak-constant-gradient": Finding(
+            code="weak-constant-gradient", severity="warn", message=message
+        ),
+        "weak-updates": Finding(code="weak-updates", severity="warn", message=message),
+    }
+    return known[code]
