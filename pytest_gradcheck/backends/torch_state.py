@@ -88,8 +88,10 @@ class _Flags:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if matmul != torch.get_float32_matmul_precision():
             torch.set_float32_matmul_precision(matmul)
-        torch.autograd.set_detect_anomaly(anomaly)
-        torch.backends.cudnn.benchmark = benchmark
+        if anomaly != torch.is_anomaly_enabled():
+            torch.autograd.set_detect_anomaly(anomaly)
+        if benchmark != torch.backends.cudnn.benchmark:  # which torch can be told to freeze
+            torch.backends.cudnn.benchmark = benchmark
 
 
 class _CpuGenerator:

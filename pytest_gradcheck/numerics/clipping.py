@@ -106,8 +106,8 @@ def norms(row: np.ndarray, groups: Groups, p: float | str) -> np.ndarray:
 
 def factors(sizes: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """``min(1, c / n)`` of each group; 1 where the norm is zero."""
-    safe = np.where(sizes > 0, sizes, 1.0)
-    return np.where(sizes > thresholds, thresholds / safe, 1.0)
+    above = sizes > thresholds
+    return np.where(above, thresholds / np.where(above, sizes, 1.0), 1.0)
 
 
 def clipped(row: np.ndarray, groups: Groups, p: float | str) -> np.ndarray:

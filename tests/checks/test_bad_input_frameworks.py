@@ -123,3 +123,10 @@ def test_an_output_whose_shape_hangs_on_the_values():
     x = torch.linspace(-1, 1, 41)[torch.arange(41) != 20] + 1e-3
     for seed in range(4):
         assert check_gradient(lambda x: x[x > 0] ** 2, x, seed=seed).verdict == "pass"
+
+
+def test_flags_that_are_frozen_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", False)
+    with pytest.raises(RuntimeError):
+        torch.backends.cudnn.benchmark = True
+    assert check_gradient(torch.sin, torch.randn(3)).verdict == "pass"
