@@ -198,8 +198,8 @@ class Survey:
             The contradicting look, or None.
         """
         self._goal, self._few = self.demand.resolution, LEAST_DIRECTIONS
-        live = self.live if not self.inside or self.dull else []
-        still = [i for i in range(self.count) if i not in live]
+        still = [i for i in range(self.count) if i not in self.live]
+        live = self.dull if self.inside else self.live  # of a second survey: what is left
         if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]
         if live and self._along_enough(live, "all", self._most_together(live)):
@@ -209,7 +209,8 @@ class Survey:
     def spoilt(self) -> Look | None:
         """A look at a jump or a kink at the point, if that is why some input stayed unresolved."""
         rough = [look for look in self.looks if look.jumps or self._is_kinked(look)]
-        open_ = self.unresolved(self.live) or not all(i in self.live for i in range(self.count))
+        open_ = any(not self.is_coarse(i) for i in self.unresolved(self.live))
+        open_ = open_ or not all(i in self.live for i in range(self.count))
         return rough[0] if rough and open_ else None
 
     def _is_kinked(self, look: Look) -> bool:
