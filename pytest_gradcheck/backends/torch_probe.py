@@ -25,6 +25,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 STEP = 0.1  # share of the loss that a first-order step is to take away
 ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
+FEW_ALIKE = 30.0  # the same for fewer than eight numbers
 
 
 class TorchProbe:
@@ -68,7 +69,11 @@ class TorchProbe:
             kind = type(model).__name__
             raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
         self._model = model
+        if isinstance(model, torch.jit.ScriptModule):
+            raise UsageError("a scripted module shows no layers: give the module it was made from")
         parameters = list(model.parameters())
+        if any(map(nn.parameter.is_lazy, parameters)):
+            raise UsageError("the module has parameters without a shape: run it once before")
         if not parameters:
             raise UsageError(f"{type(model).__name__} has no parameters: nothing can be trained")
         self.device = str(torch.device(device)) if device else str(parameters[0].device)
@@ -95,7 +100,10 @@ class TorchProbe:
     def _made(self, seed: int) -> nn.Module:
         _seed(seed)
         assert self._make is not None
-        model = self._make(seed) if _takes_seed(self._make) else self._make()
+        try:
+            model = self._make(seed) if _takes_seed(self._make) else self._make()
+        except Exception as error:  # whatever the user's code raises, told with its own words
+            raise UsageError(f"make raised {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
             raise UsageError(f"make must build an nn.Module, it gave a {kind}")
@@ -111,11 +119,12 @@ class TorchProbe:
         with self.guard():
             try:
                 fresh = copy.deepcopy(self._model)
-            except RuntimeError:  # holds tensors of a graph
+            except (RuntimeError, TypeError):  # holds tensors of a graph, or what has no copies
                 return ""
             _seed(0)
             _reset(fresh)
-            pairs = zip(self._model.parameters(), fresh.parameters(), strict=True)
+            pairs = [*zip(self._model.parameters(), fresh.parameters(), strict=True)]
+            pairs += zip(self._model.buffers(), fresh.buffers(), strict=True)
             return "reset_parameters" if all(_alike(a, b) for a, b in pairs) else ""
 
     def same(self, a: nn.Module, b: nn.Module) -> bool:
@@ -152,7 +161,13 @@ class TorchProbe:
         for name, p in model.named_parameters():
             gradient = gradients.get(name)
             p.grad = None if gradient is None else gradient.detach().clone()
-        optimizer.step()
+        try:
+            optimizer.step()
+        except Exception as error:  # no optimizer, or one that asks for a closure
+            raise UsageError(
+                f"optimizer= must be an optimizer, or make one of parameters, whose step needs no "
+                f"closure; it raised {type(error).__name__}: {error}"
+            ) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
         parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
@@ -182,7 +197,10 @@ class TorchProbe:
         answers = []
         for batch in (self._batch, _exchanged(self._batch)):
             _seed(0)
-            answers.append(_answer(state, self._loss, batch))
+            try:
+                answers.append(_answer(state, self._loss, batch))
+            except UsageError:  # the loss refuses two equal samples
+                return math.nan
         one, other = answers
         if one is None or other is None or one.shape != other.shape or not len(one) > 2:
             return math.nan
@@ -221,11 +239,13 @@ def _reset(model: nn.Module) -> None:
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors may be draws of one distribution, as far as their sizes tell."""
-    if a.numel() < 8:
+    if not a.is_floating_point() or not a.numel():
         return True
     one, other = (float(x.detach().double().square().mean().sqrt()) for x in (a, b))
-    if not one or not other:
+    if not math.isfinite(one) or not one or not other:
         return one == other
+    if a.numel() < 8:  # few numbers may be small by chance
+        return one < FEW_ALIKE * other
     return 1 / ALIKE < one / other < ALIKE
 
 
@@ -247,10 +267,10 @@ def _moved(batch: Any, device: str) -> Any:
 
 
 def _exchanged(batch: Any) -> Any:
-    """The batch with its first sample in another one's place."""
+    """The batch with a copy of its second sample in the place of its first."""
     if isinstance(batch, Tensor) and batch.ndim and len(batch) > 2 and batch.is_floating_point():
         fresh = batch.detach().clone()
-        fresh[0] = batch[1] * 0.5 - 0.25 * batch[2]
+        fresh[0] = batch[1]  # a sample of the user's own, whatever its values mean
         return fresh
     if isinstance(batch, dict):
         return {key: _exchanged(value) for key, value in batch.items()}
@@ -263,9 +283,11 @@ def _answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | Non
     answers: list[Any] = []
     handle = model.register_forward_hook(lambda module, args, output: answers.append(output))
     try:
-        with torch.no_grad():
+        with torch.enable_grad():  # a loss may differentiate inside
             torch_loss.value_of(loss, model, batch)
     finally:
         handle.remove()
     answer = answers[0] if len(answers) == 1 else None
-    return answer if isinstance(answer, Tensor) and answer.is_floating_point() else None
+    if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        return None
+    return answer.detach()

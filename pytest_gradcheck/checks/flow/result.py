@@ -50,7 +50,7 @@ def result(
         findings=tuple(findings),
         evidence=tuple(_evidence(passes, seen, tried)),
         limits=limits.used(passes.probe.dtype or "float64"),
-        advice=tuple(_advice(first, cause, seen)) if first is not None else (),
+        advice=tuple(_advice(first, cause, seen, passes.is_single)) if first is not None else (),
     )
 
 
@@ -127,7 +127,11 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-def _advice(symptom: Symptom, cause: Trial | None, seen: Statistics | None) -> list[str]:
+def _advice(
+    symptom: Symptom, cause: Trial | None, seen: Statistics | None, is_single: bool
+) -> list[str]:
+    if is_single and symptom.is_open:
+        return ["give make=, which builds the model afresh: several initialisations would tell"]
     if cause is None:
         return [ADVICE[symptom.kind].format(where=symptom.where or "the loss")]
     ops = [y.op for y in seen.layers if y.kind == "activation" and y.index >= 0] if seen else []
@@ -189,9 +193,10 @@ def _known(value: float) -> float | None:
 
 
 def _initialisations(passes: Passes, seen: Statistics) -> Evidence:
+    logs = seen.attenuations or [math.nan] * len(passes.finite)  # where no layer was seen
     rows = [
-        (passes.seed + number, _power(log), one.loss)
-        for number, (log, one) in enumerate(zip(seen.attenuations, passes.finite, strict=True))
+        (passes.seed + number, _known(_power(log)), one.loss)
+        for number, (log, one) in enumerate(zip(logs, passes.finite, strict=True))
     ]
     return Evidence(
         name="initialisations",
