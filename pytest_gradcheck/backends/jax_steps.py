@@ -129,7 +129,7 @@ class JaxLoop(NumpyLoop):
         moved, self._own = self._updated(  # type: ignore[misc]  # caught, so there is one
             jax.tree.map(jnp.asarray, updates),
             jax.tree.map(_asarray, self._own),
-            self._built(before),
+            _trained(self._built(before)),
         )
         return [_wide(x) for x in jax.tree.leaves(moved)]
 
@@ -137,11 +137,12 @@ class JaxLoop(NumpyLoop):
         """Whether the transformation itself clips: both gradients leave the same state."""
         if self._tx is None:
             return False
-        params = self._built(at)
+        params = _trained(self._built(at))
         finals = []
         for grads in (raw, clipped):
             filled = zip(grads, at, strict=True)
-            given = self._built([np.zeros_like(x) if g is None else g for g, x in filled])
+            zeros = [np.zeros_like(x) if g is None else g for g, x in filled]
+            given = _trained(self._built(zeros))
             finals.append(jax.tree.leaves(self._updated(given, self._own_start(params), params)))  # type: ignore[misc]  # there is one
         pairs = zip(*finals, strict=True)
         return all(_is_near(_wide(a), _wide(b)) for a, b in pairs)
@@ -156,7 +157,19 @@ class JaxLoop(NumpyLoop):
         return jnp.asarray(scalar(self._training.loss(params, batch)))
 
     def _differentiated(self, params: Any, batch: Any) -> Any:
-        return jax.value_and_grad(self._evaluated, allow_int=True)(params, batch)
+        leaves, tree = jax.tree.flatten(params)
+        spots = [i for i, x in enumerate(leaves) if _is_trained(x)]
+
+        def filled(values: Sequence[Any]) -> Any:
+            given = dict(zip(spots, values, strict=True))
+            return tree.unflatten([given.get(i, x) for i, x in enumerate(leaves)])
+
+        def of_values(values: Sequence[Any]) -> Any:
+            return self._evaluated(filled(values), batch)
+
+        # A module holds functions and integers beside its arrays.
+        value, grads = jax.value_and_grad(of_values)([leaves[i] for i in spots])
+        return value, filled(grads)
 
     def _loss(self, params: Any, batch: Any) -> float:
         return float(self._with_gradient(params, batch)[0])
@@ -274,3 +287,14 @@ def _held(value: Any) -> Iterator[tuple[Callable[[Any], None], Any]]:
 def loop(training: Training) -> JaxLoop:
     """The loop of a training."""
     return JaxLoop(training)
+
+
+def _trained(params: Any) -> Any:
+    """Parameters as a transformation gets them: None in the place of functions and integers."""
+    return jax.tree.map(lambda x: x if _is_trained(x) else None, params)
+
+
+def _is_trained(x: Any) -> bool:
+    return bool(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)) or isinstance(
+        x, float
+    )

@@ -204,7 +204,7 @@ class TorchLoop:
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
-        with self._placed(at, mark), torch.no_grad():
+        with self._placed(at, mark), torch.enable_grad():  # a loss may differentiate inside
             return float(self._loss(batch))
 
     def joined(self, batches: Sequence[Any]) -> Any:
