@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_gradcheck import Training, check_step
+from pytest_gradcheck import Training, UsageError, check_step
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -68,3 +68,16 @@ def test_a_module_of_equinox_as_parameters():
 
     result = check_step(training, seed=0)
     assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize(
+    ("claim", "told"),
+    [
+        ({"frozen": "encoder.*"}, r"frozen='encoder.\*' fits no parameter; there are: 0.weight"),
+        ({"no_decay": "*.biases"}, r"no_decay='\*.biases' fits no parameter"),
+        ({"hyper": {"bettas": (0.8, 0.9)}}, "'bettas'.* is not known; known: "),
+    ],
+)
+def test_a_claim_on_nothing_is_refused(claim, told):
+    with pytest.raises(UsageError, match=told):
+        check_step(penalised, **claim)

@@ -22,7 +22,7 @@ from pytest_gradcheck.checks.steps import (
     states,
     weak,
 )
-from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.contract import Contract, require_matched
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -58,6 +58,7 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         with loop.held():
+            require_matched(question.contract, [p.name for p in loop.parameters])
             least = int(limits.number("step_calls"))
             seen = run(loop, batches_of(training.batches), question.contract, least)
             findings, evidence = _judged(seen, question.contract, limits)

@@ -15,6 +15,30 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 POLICIES = ("propagate", "raise", "skip")
 
 
+# As torch and optax name them.
+HYPER = (
+    "adjust_lr_fn",
+    "alpha",
+    "amsgrad",
+    "betas",
+    "centered",
+    "dampening",
+    "eps",
+    "initial_accumulator_value",
+    "lr",
+    "lr_decay",
+    "maximize",
+    "momentum",
+    "momentum_decay",
+    "nesterov",
+    "ns_coefficients",
+    "ns_steps",
+    "rho",
+    "trust_coefficient",
+    "weight_decay",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """The claims of a call; None where nothing is claimed.
@@ -66,6 +90,19 @@ class Contract:
         return merged
 
 
+def require_matched(claims: Contract, names: Sequence[str]) -> None:
+    """Refuse a claim on parameters that are not there: a misspelt one, which would pass unseen.
+
+    Raises:
+        UsageError: No parameter fits a glob.
+    """
+    for claim, globs in (("frozen", claims.frozen), ("no_decay", claims.no_decay)):
+        for glob in globs:
+            if not any(matches(name, (glob,)) for name in names):
+                listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+                raise UsageError(f"{claim}={glob!r} fits no parameter; there are: {listed}")
+
+
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Whether a name fits one of some globs."""
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
@@ -91,6 +128,9 @@ def contract(claims: Mapping[str, Any]) -> Contract:
     count = kept.get("accumulate")
     if count is not None and (not isinstance(count, int) or count < 1):
         raise UsageError(f"accumulate={count!r} is not allowed; allowed: a whole number above 0")
+    unknown = sorted(set(kept.get("hyper", {})) - set(HYPER))
+    if unknown:
+        raise UsageError(f"hyper={{{unknown[0]!r}: …}} is not known; known: {', '.join(HYPER)}")
     for each in ("frozen", "no_decay"):
         kept[each] = _globs(kept.get(each, ()))
     if "schedule" in kept and not callable(kept["schedule"]):
