@@ -99,7 +99,12 @@ class _Holder(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def _tensors(params: Any) -> list[Tensor]:
-    found = list(params.parameters()) if isinstance(params, nn.Module) else list(params)
+    if isinstance(params, nn.Module):
+        found = list(params.parameters())
+    else:
+        found = list(params.values() if isinstance(params, dict) else params)
+    if not all(isinstance(p, Tensor) for p in found):
+        raise UsageError("params= takes a module, or parameters in a list or a dict")
     kept = [p for p in dict.fromkeys(found) if p.requires_grad]
     if not kept:
         raise UsageError("params= holds no parameter that takes a gradient")

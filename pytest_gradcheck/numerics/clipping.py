@@ -72,19 +72,38 @@ def by_tensor(values: Sequence[np.ndarray], threshold: float) -> Groups:
 
 
 def by_unit(
-    values: Sequence[np.ndarray], parameters: Sequence[np.ndarray], threshold: float
+    values: Sequence[np.ndarray],
+    parameters: Sequence[np.ndarray],
+    threshold: float,
+    outputs: str = "last",
 ) -> Groups:
-    """Each unit a group: a column of a matrix, a filter of a kernel, a whole vector."""
+    """Each unit a group (Brock et al. 2021): what fans into one output, a whole vector.
+
+    Args:
+        values: Gradients.
+        parameters: Of the same shapes.
+        threshold: Relative to the norm of the unit's parameters.
+        outputs: Where a weight has its axis of outputs: ``last`` (a column is a unit, as in JAX) or
+            ``first`` (a row is one, as in torch).
+    """
     labels, thresholds = [], []
     start = 0
     for value, parameter in zip(values, parameters, strict=True):
-        units = _units(value)
+        units = _UNITS[outputs](value)
         labels.append(units.ravel() + start)
         for unit in range(int(units.max(initial=0)) + 1):
             size = float(np.linalg.norm(parameter[units == unit]))
             thresholds.append(threshold * max(size, UNIT_FLOOR))
         start = len(thresholds)
     return Groups(np.concatenate(labels), np.array(thresholds))
+
+
+def _rows(value: np.ndarray) -> np.ndarray:
+    """The number of the unit of each element where outputs come first."""
+    if value.ndim <= 1:
+        return np.zeros(value.shape, dtype=int)
+    first = np.arange(len(value)).reshape(-1, *(1 for _ in value.shape[1:]))
+    return np.broadcast_to(first, value.shape)
 
 
 def _units(value: np.ndarray) -> np.ndarray:
@@ -94,6 +113,9 @@ def _units(value: np.ndarray) -> np.ndarray:
     reduced = {2: 1, 3: 1, 4: 3, 5: 4}.get(value.ndim, value.ndim - 1)
     kept = value.shape[reduced:]
     return np.broadcast_to(np.arange(int(np.prod(kept))).reshape(kept), value.shape)
+
+
+_UNITS = {"first": _rows, "last": _units}
 
 
 def norms(row: np.ndarray, groups: Groups, p: float | str) -> np.ndarray:

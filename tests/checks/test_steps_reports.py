@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_gradcheck import Training, UsageError, check_step
+from pytest_gradcheck import Training, UsageError, check_clipping, check_step
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -81,3 +81,77 @@ def test_a_module_of_equinox_as_parameters():
 def test_a_claim_on_nothing_is_refused(claim, told):
     with pytest.raises(UsageError, match=told):
         check_step(penalised, **claim)
+
+
+def adaptive(parameters, axes):
+    """Clips each unit by the norm of its weights (Brock et al. 2021)."""
+
+    def size(x):
+        return x.norm() if x.ndim <= 1 else x.norm(dim=axes(x), keepdim=True)
+
+    for p in parameters:
+        if p.grad is not None:
+            most, norm = size(p.detach()).clamp(min=1e-3) * 0.1, size(p.grad)
+            p.grad.copy_(torch.where(norm < most, p.grad, p.grad * (most / norm.clamp(min=1e-6))))
+
+
+def rows(x):
+    return tuple(range(1, x.ndim))
+
+
+def columns(x):
+    return (0,)
+
+
+@pytest.mark.parametrize(("axes", "verdict"), [(rows, "pass"), (columns, "fail")])
+def test_the_units_of_torch_are_rows(axes, verdict):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    result = check_clipping(
+        lambda ps: adaptive(ps, axes), params=model, max_norm=0.1, per="unit", seed=0
+    )
+    assert result.verdict == verdict, result.headline
+
+
+def test_a_clip_that_takes_gradients_away():
+    def skipping(parameters):
+        found = [p.grad for p in parameters if p.grad is not None]
+        norms = [g.float().norm() for g in found] or [torch.zeros(())]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        if not torch.isfinite(norm):
+            for p in parameters:
+                p.grad = None
+        elif norm > 1:
+            for g in found:
+                g.mul_(1 / norm)
+        return norm
+
+    result = check_clipping(skipping, max_norm=1.0, nonfinite="skip", seed=0)
+    assert result.verdict == "pass", result.headline
+
+
+def test_parameters_in_a_dict():
+    parameters = {"a": torch.ones(3, requires_grad=True), "b": torch.ones(2, 2, requires_grad=True)}
+    clip = torch.nn.utils.clip_grad_norm_
+    assert check_clipping(clip, max_norm=1.0, params=parameters).verdict == "pass"
+    with pytest.raises(UsageError, match="a list or a dict"):
+        check_clipping(clip, max_norm=1.0, params=["a"])
+
+
+def test_a_state_that_is_not_known_is_no_crash():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.ASGD(model.parameters())
+    batches = [(torch.randn(8, 3), torch.randn(8, 2)) for _ in range(4)]
+
+    def loss(batch):
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    step(batches[0])
+    training = Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+    assert check_step(training, seed=0).verdict != "fail"

@@ -49,7 +49,9 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     """
     began = time.perf_counter()
     name = find(question.clip, question.params, question.backend)
-    claim = question.claim
+    # torch's weights have their outputs first, those of JAX last.
+    claim = replace(question.claim, outputs="first" if name == "torch" else "last")
+    question = replace(question, claim=claim)
     shapes = making.SHAPES
     if claim.per == "example":
         shapes = tuple((BATCH, *shape) for shape in shapes)

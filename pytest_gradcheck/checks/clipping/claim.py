@@ -31,6 +31,7 @@ class Claim:
         max_value: Threshold of the absolute value of each element.
         per: What has one norm: ``all`` gradients together, each ``tensor``, each ``unit`` (its
             threshold relative to the norm of its parameters), each ``example``.
+        outputs: Where a weight has its axis of outputs, ``first`` or ``last``.
         nonfinite: What is to happen to inf and nan; None takes whatever does not hide them.
     """
 
@@ -39,6 +40,7 @@ class Claim:
     max_value: float | None = None
     per: str = "all"
     nonfinite: str | None = None
+    outputs: str = "last"
 
     @property
     def threshold(self) -> float:
@@ -50,7 +52,7 @@ class Claim:
         if self.per == "tensor":
             return clipping.by_tensor(values, self.threshold)
         if self.per == "unit":
-            return clipping.by_unit(values, parameters, self.threshold)
+            return clipping.by_unit(values, parameters, self.threshold, self.outputs)
         return clipping.grouped(values, self.threshold)
 
     def settings(self) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def _lost(run: Run, limits: Limits, moves: Moves, rules: dict[int, str]) -> list
     where, worst = "", 0.0
     for i, each in moves.items():
         epsilon = precision.epsilon(run.loop.parameters[i].dtype)
+        if each[0].start is None:  # a state that is not known, so nothing to replay from
+            continue
         state: optimizers.State = dict(each[0].start)
         here, all_here, count = 0, 0, each[0].count
         rule = rules.get(i, "")
