@@ -30,6 +30,7 @@ NUDGE_UNITS = 8.0
 # An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
 RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
+SHOWS = 16.0  # some of what is rounded may cancel, or count for little in the output
 ATTEMPTS = 2  # a contradiction that was refuted is forgotten once
 
 Find = Callable[[Survey, Sequence[int]], list[Culprit]]
@@ -75,7 +76,7 @@ def _at(
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
     suspect, holds = _contradiction(survey)
-    inside = _inside(planned) if suspect is not None or survey.dull else ""
+    inside = _inside(survey) if suspect is not None or survey.dull else ""
     # Differences of 16 bits see little: taken only where those of more seem to contradict.
     if inside and (suspect is not None or inside == "float32"):
         planned = planned.rounding_as(inside)
@@ -90,13 +91,17 @@ def _at(
     return Measured(planned, survey, suspect, culprits=found)
 
 
-def _inside(planned: Plan) -> str:
-    """The coarsest precision that the function casts down to, where that is lower than its own."""
-    probe = planned.probe
+def _inside(survey: Survey) -> str:
+    """The coarsest precision that the function casts down to, where its values show that.
+
+    What is cast for the backward alone rounds no value.
+    """
+    probe = survey.plan.probe
     probe.guard.rewind()
     found = probe.problem.backend.lowered(probe.problem.run, probe.problem.fresh())
     coarsest = precision.coarsest([probe.precision, *found])
-    return coarsest if coarsest != probe.precision else ""
+    shows = SHOWS * survey.unrest >= precision.epsilon(coarsest)
+    return coarsest if coarsest != probe.precision and shows else ""
 
 
 def _coarser(survey: Survey, limits: Limits) -> tuple[Look | None, bool]:

@@ -146,6 +146,17 @@ class Survey:
         whole = math.hypot(*(self.gradient_size(i) for i in range(self.count)))
         return precision.like(rounding / (ARITHMETIC_UNITS * whole))
 
+    @property
+    def unrest(self) -> float:
+        """Rounding of the function, or truncation of its differences, beside its value."""
+        unit = precision.epsilon(self.plan.probe.precision)
+        parts = [
+            rough / (least or 5e-324)
+            for look in self.looks
+            for rough, least in zip(look.line.estimate.unrest, look.line.ladder.floor, strict=True)
+        ]
+        return unit * float(max(parts, default=0.0))
+
     def relax(self, resolution: float, arithmetic: str) -> None:
         """Ask for less from now on, along other directions, since the function rounds so much."""
         self.demand = replace(self.demand, resolution=resolution)

@@ -46,6 +46,7 @@ class Estimate:
         exponent: Exponent of the step behind the widest bound; None where there is no value.
         extend: -1 when smaller steps promise a better bound, +1 for larger ones, judged on the
             projection with the widest bound.
+        unrest: (p,) the same at any step, where truncation may be in it.
         settles: Whether the smallest steps draw together fast, so that smaller ones will do better.
     """
 
@@ -56,6 +57,7 @@ class Estimate:
     is_staircase: bool
     exponent: int | None
     extend: int
+    unrest: Floats
     settles: bool = False
 
 
@@ -93,7 +95,14 @@ def estimate(ladder: Ladder) -> Estimate:
     if len(ladder.exponents) < 3:
         missing = np.full(shape, np.nan)
         return Estimate(
-            missing, np.full(shape, np.inf), ladder.floor, np.zeros(shape), False, None, -1
+            value=missing,
+            bound=np.full(shape, np.inf),
+            noise=ladder.floor,
+            kink=np.zeros(shape),
+            is_staircase=False,
+            exponent=None,
+            extend=-1,
+            unrest=ladder.floor,
         )
     steps = ladder.steps
     central = ladder.first / (2 * steps[:, None])
@@ -113,6 +122,7 @@ def estimate(ladder: Ladder) -> Estimate:
         is_staircase=is_staircase,
         exponent=ladder.exponents[int(rungs[best[worst]])],
         extend=_extension(whole, central[:, worst], bounds[:, worst]),
+        unrest=noise[0],
         settles=_settles(central[:, worst]),
     )
 

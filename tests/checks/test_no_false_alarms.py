@@ -126,3 +126,19 @@ def test_a_flat_function_with_a_gradient_is_wrong(seed):
 
     x = torch.linspace(-2.3, 2.4, 20, dtype=torch.float64)
     assert check_gradient(Rounded.apply, x, seed=seed).verdict == "fail"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_cast_for_the_backward_alone_hides_nothing(seed):
+    class Softplus(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(torch.sigmoid(x).half())
+            return torch.nn.functional.softplus(x)
+
+        @staticmethod
+        def backward(ctx, w):
+            (slope,) = ctx.saved_tensors
+            return w * slope.to(w.dtype)
+
+    assert check_gradient(Softplus.apply, FEW, seed=seed).verdict == "fail"
