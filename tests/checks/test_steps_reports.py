@@ -155,3 +155,44 @@ def test_a_state_that_is_not_known_is_no_crash():
     step(batches[0])
     training = Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
     assert check_step(training, seed=0).verdict != "fail"
+
+
+class Teacher(nn.Module):
+    """A network with an average of its first layer, which only the step moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.head = nn.Linear(8, 4), nn.Linear(4, 1)
+        self.average = nn.Linear(8, 4).requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.student(x)))
+
+
+def averaging():
+    model = Teacher()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    batches = [(torch.randn(n, 8), torch.randn(n, 1)) for n in (16, 16, 16, 5)]
+
+    def loss(batch):
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+        with torch.no_grad():
+            pairs = zip(model.average.parameters(), model.student.parameters(), strict=True)
+            for mine, other in pairs:
+                mine.lerp_(other, 0.01)
+
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(("claim", "verdict"), [({}, "pass"), ({"frozen": "average.*"}, "fail")])
+def test_an_average_of_weights_may_move_unless_that_is_denied(claim, verdict):
+    torch.manual_seed(0)
+    result = check_step(averaging, seed=0, **claim)
+    assert result.verdict == verdict, result.headline
+    assert "step-frozen-moved" in [finding.code for finding in result.findings]

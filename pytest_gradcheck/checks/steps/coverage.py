@@ -85,18 +85,36 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
-    found = [
-        Finding(
-            code="step-frozen-moved",
-            severity="fail",
-            where=run.names[i],
-            message=f"{run.names[i]} is frozen and moves; take it out of the optimizer (decay and "
-            f"momentum move it without a gradient)",
-        )
-        for i in range(len(run.names))
-        if _is_frozen(run, i, contract) and _moved(run, i)
-    ]
-    return _one(found)
+    moved = [i for i in range(len(run.names)) if _is_frozen(run, i, contract) and _moved(run, i)]
+    by_hand = [i for i in moved if _is_left_alone(run, i, contract)]
+    return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
+        [_of_step(run.names[i]) for i in by_hand]
+    )
+
+
+def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
+    """Whether no optimizer holds a parameter that nobody said must not move: an average, say."""
+    return run.loop.parameters[i].owners == 0 and not matches(run.names[i], contract.frozen)
+
+
+def _of_optimizer(name: str) -> Finding:
+    return Finding(
+        code="step-frozen-moved",
+        severity="fail",
+        where=name,
+        message=f"{name} is frozen and moves; take it out of the optimizer (decay and "
+        f"momentum move it without a gradient)",
+    )
+
+
+def _of_step(name: str) -> Finding:
+    return Finding(
+        code="step-frozen-moved",
+        severity="warn",
+        where=name,
+        message=f"{name} is in no optimizer and moves, as an average of weights does; if it must "
+        f"not, claim it with frozen=",
+    )
 
 
 def _still(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
