@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_gradcheck import collector as collecting
-from pytest_gradcheck.results import Context, Result
-from pytest_gradcheck.verbs.record import asserting, given, location, whole
+from pytest_gradcheck.results import Result
+from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -76,10 +76,11 @@ def check_clipping(
     from pytest_gradcheck.checks.clipping.claim import claim
 
     collector = collecting.current()
-    limits = collector.limits_for("gradclip").narrowed(
-        "call",
-        "gradclip(...)",
-        given(clip_rounding=clip_rounding, undecided=undecided, vacuous=vacuous),
+    limits = narrowed(
+        "gradclip",
+        clip_rounding=clip_rounding,
+        undecided=undecided,
+        vacuous=vacuous,
     )
     question = Question(
         clip=clip,
@@ -90,11 +91,7 @@ def check_clipping(
         backend=backend,
         label=None if label is None else str(label),
     )
-    context = Context(
-        seed=collector.test_seed() if seed is None else whole(seed),
-        location=location(),
-        test=collector.test,
-    )
+    context = circumstances(seed)
     result = check(question, limits, context)
     collector.add(result)
     return result

@@ -7,8 +7,8 @@ from typing import Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.results import Context, Result
-from pytest_gradcheck.verbs.record import asserting, given, location, whole
+from pytest_gradcheck.results import Result
+from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -82,18 +82,15 @@ def check_flow(
     from pytest_gradcheck.checks.flow.question import FlowQuestion
 
     collector = collecting.current()
-    limits = collector.limits_for("gradflow").narrowed(
-        "call",
-        "gradflow(...)",
-        given(
-            vanish=vanish,
-            explode=explode,
-            dead=dead,
-            saturated=saturated,
-            update_ratio=update_ratio,
-            undecided=undecided,
-            vacuous=vacuous,
-        ),
+    limits = narrowed(
+        "gradflow",
+        vanish=vanish,
+        explode=explode,
+        dead=dead,
+        saturated=saturated,
+        update_ratio=update_ratio,
+        undecided=undecided,
+        vacuous=vacuous,
     )
     question = FlowQuestion(
         model=model,
@@ -107,11 +104,7 @@ def check_flow(
         device=device or collector.device or None,
         label=None if label is None else str(label),
     )
-    context = Context(
-        seed=collector.test_seed() if seed is None else whole(seed),
-        location=location(),
-        test=collector.test,
-    )
+    context = circumstances(seed)
     result = check(question, limits, context)
     collector.add(result)
     return result

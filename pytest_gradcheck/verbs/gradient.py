@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.results import Context, Result
-from pytest_gradcheck.verbs.record import asserting, given, location, whole
+from pytest_gradcheck.results import Result
+from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -94,19 +94,16 @@ def check_gradient(
 
     _require_taken(fn, kwargs)
     collector = collecting.current()
-    narrowed = collector.limits_for("gradcheck").narrowed(
-        "call",
-        "gradcheck(...)",
-        given(
-            resolution=resolution,
-            miss_probability=miss_probability,
-            tolerance=tolerance,
-            rounding=rounding,
-            at_kink=at_kink,
-            budget=budget,
-            undecided=undecided,
-            vacuous=vacuous,
-        ),
+    limits = narrowed(
+        "gradcheck",
+        resolution=resolution,
+        miss_probability=miss_probability,
+        tolerance=tolerance,
+        rounding=rounding,
+        at_kink=at_kink,
+        budget=budget,
+        undecided=undecided,
+        vacuous=vacuous,
     )
     question = Question(
         fn=fn,
@@ -124,13 +121,9 @@ def check_gradient(
         device=device or collector.device or None,
         label=None if label is None else str(label),
     )
-    context = Context(
-        seed=collector.test_seed() if seed is None else whole(seed),
-        location=location(),
-        test=collector.test,
-    )
+    context = circumstances(seed)
     try:
-        result = check(question, narrowed, context, collector.progress)
+        result = check(question, limits, context, collector.progress)
     finally:
         if collector.progress is not None:
             collector.progress.close()

@@ -13,8 +13,9 @@ from typing import ParamSpec
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
+from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.reports import text
-from pytest_gradcheck.results import Result
+from pytest_gradcheck.results import Context, Result
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -22,7 +23,27 @@ _PACKAGE = str(Path(__file__).parents[1])
 P = ParamSpec("P")
 
 
-def whole(seed: int) -> int:
+def narrowed(verb: str, **values: object) -> Limits:
+    """The limits of a verb in the running test, with those on top that the call sets."""
+    limits = collecting.current().limits_for(verb)
+    return limits.narrowed("call", f"{verb}(...)", given(**values))
+
+
+def circumstances(seed: int | None) -> Context:
+    """Seed, place and test of a call.
+
+    Raises:
+        UsageError: The seed is no integer.
+    """
+    collector = collecting.current()
+    return Context(
+        seed=collector.test_seed() if seed is None else _whole(seed),
+        location=_location(),
+        test=collector.test,
+    )
+
+
+def _whole(seed: int) -> int:
     """A seed as a plain integer.
 
     Raises:
@@ -84,7 +105,7 @@ def _depth() -> int:
     return depth
 
 
-def location() -> str:
+def _location() -> str:
     """``file:line`` of the user's call."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

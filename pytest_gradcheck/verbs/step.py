@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gradcheck import collector as collecting
-from pytest_gradcheck.results import Context, Result
-from pytest_gradcheck.verbs.record import asserting, given, location, whole
+from pytest_gradcheck.results import Result
+from pytest_gradcheck.verbs.record import asserting, circumstances, given, narrowed
 
 if TYPE_CHECKING:
     from pytest_gradcheck.backends.steps import Training
@@ -97,18 +97,15 @@ def check_step(
     from pytest_gradcheck.checks.steps.contract import contract
 
     collector = collecting.current()
-    limits = collector.limits_for("gradstep").narrowed(
-        "call",
-        "gradstep(...)",
-        given(
-            step_calls=step_calls,
-            step_gradient=step_gradient,
-            step_replay=step_replay,
-            step_slope=step_slope,
-            step_lost=step_lost,
-            undecided=undecided,
-            vacuous=vacuous,
-        ),
+    limits = narrowed(
+        "gradstep",
+        step_calls=step_calls,
+        step_gradient=step_gradient,
+        step_replay=step_replay,
+        step_slope=step_slope,
+        step_lost=step_lost,
+        undecided=undecided,
+        vacuous=vacuous,
     )
     named = given(
         lr=lr,
@@ -138,11 +135,7 @@ def check_step(
         backend=backend,
         label=None if label is None else str(label),
     )
-    context = Context(
-        seed=collector.test_seed() if seed is None else whole(seed),
-        location=location(),
-        test=collector.test,
-    )
+    context = circumstances(seed)
     result = check(question, limits, context)
     collector.add(result)
     return result
