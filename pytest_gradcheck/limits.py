@@ -129,6 +129,7 @@ class Limit(NamedTuple):
     def default_for(self, dtype: str) -> Value:
         """The default in a precision; that of float64 for one that has none of its own."""
         if isinstance(self.default, Mapping):
+            dtype = "float16" if dtype == "tensorfloat32" else dtype  # the same unit
             return self.default.get(dtype, self.default["float64"])
         return self.default
 

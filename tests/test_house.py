@@ -33,6 +33,7 @@ JAX = {
 TORCH = {
     "torch",
     "backends.torch_state",
+    "backends.torch_flags",
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",

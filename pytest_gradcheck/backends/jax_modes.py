@@ -85,12 +85,24 @@ def _lowered_by(equation: Any) -> Iterator[str]:
         bits = equation.params["mantissa_bits"]
         yield next((name for name, most in _MANTISSA if bits <= most), "float64")
         return
+    yield from _products(equation)
     given = [_unit(v) for v in equation.invars if _unit(v)]
     for v in equation.outvars:
         if given and _unit(v) > min(given):
             yield str(jnp.finfo(v.aval.dtype).dtype)
 
 
+def _products(equation: Any) -> Iterator[str]:
+    """The precision of products of float32 numbers on an accelerator, if lower (JAX's default)."""
+    if equation.primitive.name not in ("dot_general", "conv_general_dilated"):
+        return
+    narrow = all(_unit(v) == float(jnp.finfo("float32").eps) for v in equation.invars)
+    platform, asked = jax.default_backend(), str(equation.params.get("precision"))
+    if narrow and platform in _PRODUCTS and "HIGHEST" not in asked and "F32_F32" not in asked:
+        yield _PRODUCTS[platform]
+
+
+_PRODUCTS = {"gpu": "tensorfloat32", "tpu": "bfloat16"}
 _MANTISSA = (("bfloat16", 7), ("float16", 10), ("float32", 23))
 
 

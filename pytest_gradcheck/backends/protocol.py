@@ -184,9 +184,11 @@ class Backend(Protocol):
         """
 
     def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
-        """The precisions that ``f`` casts down to inside, each once; empty where that is not seen.
+        """The precisions that ``f`` computes in inside and that are lower than its inputs'.
 
-        A function of float64 numbers that takes a softmax of float32 ones rounds as float32 does.
+        Each once; empty where that is not seen. A function of float64 numbers that takes a softmax
+        of float32 ones rounds as float32 does; one of float32 numbers may multiply in
+        ``tensorfloat32``.
         """
 
     def normal(self, like: Array, seed: int) -> Array:

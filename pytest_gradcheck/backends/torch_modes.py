@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pytest_gradcheck.backends.protocol import Array, Flat
+from pytest_gradcheck.backends.torch_flags import products
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -123,7 +124,7 @@ def _nodes(roots: Sequence[Any]) -> Iterator[Any]:
 
 
 def lowered(f: Callable[[Sequence[Any]], Any], point: Sequence[Tensor]) -> tuple[str, ...]:
-    """Precisions that operations return and that are lower than one they are given."""
+    """Precisions that operations return or multiply in, lower than one they are given."""
     seen = _Lowered()
     try:
         with torch.no_grad(), seen:
@@ -134,7 +135,7 @@ def lowered(f: Callable[[Sequence[Any]], Any], point: Sequence[Tensor]) -> tuple
 
 
 class _Lowered(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
-    """Sees every operation; notes the precisions that some return below their arguments'."""
+    """Sees every operation; notes precisions below those of its arguments, returned or inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +143,9 @@ class _Lowered(TorchDispatchMode):  # type: ignore[misc]  # torch is not followe
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = [torch.finfo(x.dtype).eps for x in tree_leaves((args, kwargs)) if _is_real(x)]
+        reals = [x for x in tree_leaves((args, kwargs)) if _is_real(x)]
+        given = [torch.finfo(x.dtype).eps for x in reals]
+        self.found.update(filter(None, (products(func.__name__, x) for x in reals)))
         for y in filter(_is_real, tree_leaves(result)):
             if given and torch.finfo(y.dtype).eps > min(given):
                 self.found.add(torch.finfo(y.dtype).dtype)

@@ -18,13 +18,14 @@ from pytest_gradcheck.backends.state import (
     private_generators,
     reachable,
 )
+from pytest_gradcheck.backends.torch_flags import Flags
 
 
 def guard(roots: Sequence[Any]) -> StateGuard:
     """Holds generators, flags, and the modules and tensors that functions carry along."""
     carried = list(reachable(roots))
     modules = [value for value in carried if isinstance(value, nn.Module)]
-    generators: list[Generator] = [*global_generators(), _Flags(), *_generators()]
+    generators: list[Generator] = [*global_generators(), Flags(), *_generators()]
     generators += private_generators(carried)
     generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
     parts = list({id(part): part for module in modules for part in module.modules()}.values())
@@ -60,38 +61,6 @@ def generators_of(carried: Sequence[Any]) -> list[Generator]:
     found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
     found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
     return found
-
-
-class _Flags:
-    """Flags that a function may set: kept like a generator, set back before every run."""
-
-    draws = False
-
-    def get(self) -> Any:
-        return (
-            torch.get_default_dtype(),
-            torch.is_grad_enabled(),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.get_float32_matmul_precision(),
-            torch.is_anomaly_enabled(),
-            torch.backends.cudnn.benchmark,
-        )
-
-    def same(self, a: Any, b: Any) -> bool:
-        return bool(a == b)
-
-    def set(self, state: Any) -> None:
-        dtype, grad, deterministic, warn_only, matmul, anomaly, benchmark = state
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        if matmul != torch.get_float32_matmul_precision():
-            torch.set_float32_matmul_precision(matmul)
-        if anomaly != torch.is_anomaly_enabled():
-            torch.autograd.set_detect_anomaly(anomaly)
-        if benchmark != torch.backends.cudnn.benchmark:  # which torch can be told to freeze
-            torch.backends.cudnn.benchmark = benchmark
 
 
 class _CpuGenerator:

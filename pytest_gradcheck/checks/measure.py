@@ -97,9 +97,7 @@ def _inside(survey: Survey) -> str:
     What is cast for the backward alone rounds no value.
     """
     probe = survey.plan.probe
-    probe.guard.rewind()
-    found = probe.problem.backend.lowered(probe.problem.run, probe.problem.fresh())
-    coarsest = precision.coarsest([probe.precision, *found])
+    coarsest = probe.lowest_inside()
     shows = SHOWS * survey.unrest >= precision.epsilon(coarsest)
     return coarsest if coarsest != probe.precision and shows else ""
 

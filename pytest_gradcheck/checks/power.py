@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_gradcheck.checks.measured import Measured
+from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.numerics.precision import real_part
 from pytest_gradcheck.results import Evidence, Finding
 
@@ -127,6 +128,9 @@ def circumstances(seen: Measured) -> tuple[Finding, ...]:
                 message=f"the reference was computed in {plan.reason}",
             )
         )
+    explained = [item for item in seen.lossy if item.arithmetic]
+    if explained:
+        findings.append(_by_arithmetic(seen, explained))
     if seen.survey.inside:
         asked = percent(seen.survey.demand.resolution)
         findings.append(
@@ -139,3 +143,17 @@ def circumstances(seen: Measured) -> tuple[Finding, ...]:
             )
         )
     return tuple(findings)
+
+
+def _by_arithmetic(seen: Measured, explained: list[Lossy]) -> Finding:
+    worst, dtype = max(explained, key=lambda item: item.loss), seen.plan.asis.dtype
+    others = f" (and {len(explained) - 1} more)" if len(explained) > 1 else ""
+    return Finding(
+        code="lower-arithmetic",
+        severity="note",
+        where=seen.name(worst.index),
+        message=f"the {dtype} gradient for {seen.name(worst.index)}{others} differs from the "
+        f"float64 one by {percent(worst.loss)}, as the function's arithmetic in "
+        f"{worst.arithmetic} explains",
+        numbers=(("loss", worst.loss), ("allowed", worst.allowed)),
+    )

@@ -103,6 +103,12 @@ class Probe:
                 largest = max(largest, gap / size if size else math.inf)
         return largest
 
+    def lowest_inside(self) -> str:
+        """The coarsest precision that the function computes in, its own one included."""
+        self.guard.rewind()
+        found = self.problem.backend.lowered(self.problem.run, self.problem.fresh())
+        return precision.coarsest([self.precision, *found])
+
     def rerun(self, point: Sequence[Array]) -> Flat:
         """The output at another point, from the same random state."""
         self.guard.rewind()

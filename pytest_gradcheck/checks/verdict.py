@@ -25,7 +25,7 @@ def of(seen: Measured, limits: Limits) -> Result:
         return _beside(seen, seen.beside, limits)
     if seen.suspect is not None:
         return _unconfirmed(seen, limits)
-    if seen.lossy:
+    if any(not item.arithmetic for item in seen.lossy):
         return _low_precision(seen, limits)
     return _uncontradicted(seen, limits)
 
@@ -156,9 +156,10 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
 
 
 def _low_precision(seen: Measured, limits: Limits) -> Result:
-    worst = max(seen.lossy, key=lambda item: item.loss / item.allowed)
+    unexplained = [item for item in seen.lossy if not item.arithmetic]
+    worst = max(unexplained, key=lambda item: item.loss / item.allowed)
     dtype, name = seen.plan.asis.dtype, seen.name(worst.index)
-    findings = tuple(accuse.loss(seen, item) for item in seen.lossy)
+    findings = tuple(accuse.loss(seen, item) for item in unexplained)
     return _result(
         seen,
         limits,
@@ -214,6 +215,7 @@ def _alone(seen: Measured, limits: Limits) -> str:
     if not plan.is_in_two_precisions:
         return ""
     accepted = limits.number("rounding", plan.asis.dtype)
+    accepted = max([accepted, *(item.allowed for item in seen.lossy)])
     return f" ({power.percent(accepted)} in {plan.asis.dtype})"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 EPSILON = {
     "float64": 2.0**-52,
     "float32": 2.0**-23,
+    "tensorfloat32": 2.0**-10,  # of products only: 10 bits behind the point, as in float16
     "float16": 2.0**-10,
     "bfloat16": 2.0**-7,
     "longdouble": 2.0**-63,
