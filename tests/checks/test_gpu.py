@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_gradcheck import check_gradient
+from pytest_gradcheck import Training, check_clipping, check_gradient, check_step
 
 torch = pytest.importorskip("torch")
 
@@ -111,3 +111,119 @@ def test_one_wrong_element_of_a_million_on_cuda():
     result = check_gradient(Tanh.apply, x)
     assert (result.verdict, result.findings[0].where) == ("fail", "x[123, 456]")
     assert result.context.evaluations <= 400
+
+
+def training(dtype=None, fused=False, factor=1.0, is_unscaled=True):
+    """A loop on CUDA; with autocast and a scaler where ``dtype`` is named."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)
+    ).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
+    batches = [
+        (torch.randn(n, 8, device="cuda"), torch.randn(n, 1, device="cuda")) for n in (16, 16, 5)
+    ]
+
+    def loss(batch):
+        with torch.autocast("cuda", dtype or torch.float16, enabled=dtype is not None):
+            y = model(batch[0])
+        return torch.nn.functional.mse_loss(y.float(), batch[1])
+
+    def step(batch):
+        optimizer.zero_grad()
+        scaler.scale(loss(batch) * factor).backward()
+        if is_unscaled:
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_a_right_loop_on_cuda(dtype, fused):
+    result = check_step(lambda: training(dtype, fused), max_norm=0.1)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+    assert result.context.device.startswith("cuda")
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_a_wrong_loop_on_cuda(dtype):
+    result = check_step(lambda: training(dtype, factor=2.0), max_norm=100.0)
+    assert result.verdict == "fail"
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_clip_before_unscale_on_cuda():
+    result = check_step(lambda: training(torch.float16, is_unscaled=False), max_norm=0.1)
+    assert result.verdict == "fail"
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("foreach", [False, True])
+def test_clips_on_cuda(foreach):
+    model = torch.nn.Linear(8, 8).cuda()
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def right(params):
+        return clip(params, 0.5, foreach=foreach)
+
+    assert check_clipping(right, params=model, max_norm=0.5).verdict == "pass"
+    assert check_clipping(right, params=model, max_norm=0.4).verdict == "fail"
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_on_cuda_is_no_false_alarm(dtype):
+    torch.manual_seed(0)
+    layers = [part for _ in range(6) for part in (torch.nn.Linear(64, 64), torch.nn.GELU())]
+    model = torch.nn.Sequential(*layers).cuda()
+
+    def loss(model, x):
+        with torch.autocast("cuda", dtype):
+            return model(x).to(x.dtype).square().mean()
+
+    x = torch.randn(32, 64, device="cuda")
+    assert check_gradient(loss, model, x, wrt="model").verdict == "pass"
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("width", [64, 512])
+def test_a_deep_network_in_tensor_float_is_no_false_alarm(width, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    torch.manual_seed(0)
+    layers = [part for _ in range(16) for part in (torch.nn.Linear(width, width), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers[:-1]).cuda()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.kaiming_normal_(parameter)
+    x = torch.randn(128, width, device="cuda")
+    result = check_gradient(lambda m, x: m(x).square().mean(), model, x, wrt="m")
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+
+
+@pytest.mark.gpu
+@GPU
+def test_convolutions_and_normalisation_on_cuda():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(16, 8, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+    ).cuda()
+    x = torch.randn(4, 3, 16, 16, device="cuda")
+    assert check_gradient(model, x).verdict == "pass"

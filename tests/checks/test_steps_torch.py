@@ -314,15 +314,6 @@ def test_sharpness_is_that_of_the_hessian():
     assert found.number("eigenvalue") > 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu():
-    first = "model.cuda()"
-    moved = "batch = tuple(x.cuda() for x in batch); " + STEP
-    result = loop(moved, first=first, forward="model(x.cuda())", act="")
-    assert result.context.device.startswith("cuda")
-
-
 # --- right loops that are easily accused ----------------------------------------------------------
 
 
