@@ -9,6 +9,7 @@ are made in a tenth of a dataclass's time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
@@ -33,11 +34,12 @@ VERBS: dict[str, Check] = {
 }
 
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
-# it, 1 % costs two directions; natively, what central differences of that precision certify
+# it, 1 % costs one or two directions; natively, what central differences of that precision certify
 # (measured bounds of native differences: f32 1e-4, f16 6e-2, bf16 0.3 of the derivative).
 RESOLUTION = {"float64": 0.01, "float32": 0.02, "float16": 0.5, "bfloat16": 1.0}
-# One undetected error in a million checks that each hold one of exactly that size.
-MISS_PROBABILITY = 1e-6
+# One undetected error in 100,000 checks that each hold one of exactly that size, and one in a
+# million where it is ten times larger: what one direction can tell in float64.
+MISS_PROBABILITY = 1e-5
 # Error of a derivative that is right, norm-wise, beside differences of the same precision: about
 # sqrt(eps) in float64, some hundred units in the last place in the others.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
@@ -167,7 +169,7 @@ LIMITS: tuple[Limit, ...] = (
         checks=("gradcheck",),
         default=RESOLUTION,
         help="Largest relative error of an input's gradient that may stay unseen in a pass",
-        source="1 % costs two directions in float64; natively what differences certify",
+        source="1 % costs one or two directions in float64; natively what differences certify",
         low=0.0,
         high=1.0,
         unit="relative, norm of the input's gradient",
@@ -177,7 +179,7 @@ LIMITS: tuple[Limit, ...] = (
         checks=("gradcheck",),
         default=MISS_PROBABILITY,
         help="Probability with which an error as large as the resolution may be missed",
-        source="one missed error in a million checks",
+        source="one missed error in 100,000 checks",
         low=0.0,
         high=0.5,
         unit="probability",
@@ -349,7 +351,8 @@ LIMITS: tuple[Limit, ...] = (
 )
 
 
-def limits_of(check: str) -> dict[str, Limit]:
+@functools.cache
+def limits_of(check: str) -> Mapping[str, Limit]:
     """The limits that a verb reads, by name."""
     return {limit.name: limit for limit in LIMITS if check in limit.checks}
 

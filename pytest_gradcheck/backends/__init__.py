@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -98,5 +99,11 @@ def load(name: str) -> Backend:
 
 def owner(value: object) -> str | None:
     """Name of the backend that a value belongs to, or None; imports nothing."""
-    packages = {cls.__module__.partition(".")[0] for cls in type(value).__mro__}
+    packages = _packages(type(value))  # type: ignore[arg-type]  # every type can be hashed
     return next((e.name for e in _ENTRIES.values() if e.packages & packages), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _packages(kind: type) -> frozenset[str]:
+    """The packages that a type and its bases come from."""
+    return frozenset(cls.__module__.partition(".")[0] for cls in kind.__mro__)

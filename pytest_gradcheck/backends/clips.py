@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_gradcheck.backends.state import names_of, reachable
+from pytest_gradcheck.backends.reach import names_of, reachable
 from pytest_gradcheck.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from pytest_gradcheck.backends.state import names_of
+from pytest_gradcheck.backends.reach import names_of
 
 
 def held_bindings(carried: Iterable[Any]) -> list[Callable[[], None]]:

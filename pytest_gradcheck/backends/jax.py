@@ -19,12 +19,8 @@ from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, hosted
 from pytest_gradcheck.backends.jax_runs import Runs
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Variant
-from pytest_gradcheck.backends.state import (
-    StateGuard,
-    global_generators,
-    private_generators,
-    reachable,
-)
+from pytest_gradcheck.backends.reach import holders
+from pytest_gradcheck.backends.state import StateGuard, global_generators, private_generators
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -122,7 +118,7 @@ class JaxBackend:
     def guard(self, *roots: Any) -> Iterator[Guard]:
         """Hold Python's and NumPy's generators and reachable ``nnx`` modules; 64-bit mode on."""
         modules = jax_modules.restorers(roots)
-        carried = list(reachable(roots))
+        carried = holders(roots)
         generators = [*global_generators(), *private_generators(carried)]
         runs = Runs(roots, bool(jax.config.jax_enable_x64))
         _OPEN.append(runs)

@@ -13,7 +13,7 @@ import numpy as np
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.jax_arrays import WIDE, handed
 from pytest_gradcheck.backends.protocol import Flat, Leaf
-from pytest_gradcheck.backends.state import reachable
+from pytest_gradcheck.backends.reach import reachable
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

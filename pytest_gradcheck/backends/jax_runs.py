@@ -21,7 +21,7 @@ import numpy as np
 from pytest_gradcheck.backends.jax_arrays import handed, hosted
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Leaf
-from pytest_gradcheck.backends.state import Snapshot
+from pytest_gradcheck.backends.reach import Snapshot
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

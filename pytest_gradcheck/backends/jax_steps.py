@@ -17,7 +17,7 @@ from pytest_gradcheck.backends import jax_modules
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
-from pytest_gradcheck.backends.state import names_of
+from pytest_gradcheck.backends.reach import names_of
 from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

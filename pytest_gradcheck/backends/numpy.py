@@ -5,6 +5,7 @@ The derivative under test is hand-written, so ``vjp`` and ``jvp`` refuse; everyt
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import FunctionType, ModuleType
@@ -14,12 +15,8 @@ import numpy as np
 
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
-from pytest_gradcheck.backends.state import (
-    StateGuard,
-    global_generators,
-    private_generators,
-    reachable,
-)
+from pytest_gradcheck.backends.reach import holders
+from pytest_gradcheck.backends.state import StateGuard, global_generators, private_generators
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -118,7 +115,7 @@ class NumpyBackend:
 
     def guard(self, *roots: Any) -> AbstractContextManager[Guard]:
         """Hold Python's and NumPy's generators, and the arrays that the functions carry along."""
-        carried = list(reachable(roots))
+        carried = holders(roots)
         return StateGuard(
             [*global_generators(), *private_generators(carried)], held_arrays(carried)
         )
@@ -147,7 +144,9 @@ def _write_back(value: np.ndarray, before: np.ndarray) -> None:
 
 def reset(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
     """Make a dictionary what it was, if it is not: the same keys with the same objects."""
-    if attributes.keys() == kept.keys() and all(attributes[k] is kept[k] for k in kept):
+    if attributes.keys() == kept.keys() and all(
+        map(operator.is_, attributes.values(), kept.values())
+    ):
         return
     attributes.clear()
     attributes.update(kept)

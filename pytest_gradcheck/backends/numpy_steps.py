@@ -13,7 +13,8 @@ from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat, Leaf
-from pytest_gradcheck.backends.state import global_generators, private_generators, reachable
+from pytest_gradcheck.backends.reach import reachable
+from pytest_gradcheck.backends.state import global_generators, private_generators
 from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar
 from pytest_gradcheck.errors import UsageError
 
@@ -47,7 +48,7 @@ class NumpyLoop:
         self._params: Any = self.copied(training.params)
         self._state: Any = self.copied(training.opt_state)
         self._roots = (training.step, training.loss, training.grad)
-        carried = list(reachable(self._roots))
+        carried = reachable(self._roots)
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
         self._since = 0  # calls after the last update
@@ -162,7 +163,7 @@ class NumpyLoop:
         with self._from(mark):
             found = self._loss(self._built(at), batch)
             pairs = zip(self._generators, mark, strict=True)
-            self._is_random |= any(not g.same(g.get(), old) for g, old in pairs)
+            self._is_random |= any(g.has_moved(old) for g, old in pairs)
             return found
 
     def gradient(
@@ -243,7 +244,7 @@ class NumpyLoop:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold generators, and what the functions carry along."""
-        bindings = held_bindings(list(reachable(self._roots)))
+        bindings = held_bindings(reachable(self._roots))
         try:
             with BACKEND.guard(*self._roots):
                 yield

@@ -1,16 +1,12 @@
-"""State that a probe may disturb and that no framework owns: Python's and NumPy's generators.
-
-Also the search for objects that a function carries along (closure, bound instance, globals that
-it names), so that a backend can hold the state of those it knows.
-"""
+"""State that a probe may disturb and that no framework owns: Python's and NumPy's generators."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from types import CodeType, FunctionType, MethodType, ModuleType, TracebackType
+from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +22,8 @@ class Generator(Protocol):
     def get(self) -> Any:
         """The state now."""
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal."""
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
@@ -42,9 +38,9 @@ class PythonGenerator:
         """The state now."""
         return random.getstate()
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal."""
-        return bool(a == b)
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
+        return bool(state != self.get())
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
@@ -52,23 +48,49 @@ class PythonGenerator:
 
 
 class NumpyGenerator:
-    """``numpy.random``, the legacy global generator."""
+    """``numpy.random``, the legacy global generator.
+
+    To read its state takes longer than a small check should; to see that it did not move, its
+    memory is enough.
+    """
 
     draws = True
 
     def get(self) -> Any:
         """The state now."""
-        return np.random.get_state(legacy=False)
+        return _memory(), np.random.get_state(legacy=False)
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal."""
-        inner, other = a["state"], b["state"]
-        rest = all(a[key] == b[key] for key in a if key != "state")
-        return rest and inner["pos"] == other["pos"] and np.array_equal(inner["key"], other["key"])
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
+        memory, old = state
+        # A second normal number is drawn ahead with the first, and does not move the memory.
+        if memory is not None and not old["has_gauss"]:
+            return bool(memory != _memory())
+        return not _are_same(np.random.get_state(legacy=False), old)
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
-        np.random.set_state(state)
+        if self.has_moved(state):
+            np.random.set_state(state[1])
+
+
+MERSENNE_BYTES = 4 * 624 + 4  # the numbers of a Mersenne Twister, and its position among them
+
+
+def _memory() -> bytes | None:
+    """The state of the global generator as it lies in memory; None if it is of another kind."""
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not in its stubs
+    if type(generator) is not np.random.MT19937:
+        return None
+    return ctypes.string_at(generator.ctypes.state_address, MERSENNE_BYTES)
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    inner, other = a["state"], b["state"]
+    if a.keys() != b.keys() or inner.keys() != other.keys():
+        return False
+    rest = all(a[key] == b[key] for key in a if key != "state")
+    return rest and all(np.array_equal(inner[key], other[key]) for key in inner)
 
 
 class PrivatePython:
@@ -83,9 +105,9 @@ class PrivatePython:
         """The state now."""
         return self._generator.getstate()
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal."""
-        return bool(a == b)
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
+        return bool(state != self.get())
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
@@ -104,9 +126,9 @@ class PrivateNumpy:
         """The state now."""
         return self._bits.state
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal; arrays inside compare by their text."""
-        return repr(a) == repr(b)
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now; arrays inside compare by their text."""
+        return repr(state) != repr(self.get())
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
@@ -156,11 +178,13 @@ class StateGuard:
         trace: TracebackType | None,
     ) -> None:
         self._silence.__exit__(kind, error, trace)
-        with ExitStack() as stack:  # each one runs, whatever the others raise
-            for generator, state in self._held:
-                stack.callback(generator.set, state)
-            for restore in self._on_exit:
-                stack.callback(restore)
+        failures: list[BaseException] = []
+        for restore in reversed(self._on_exit):
+            _attempt(restore, failures)
+        for generator, state in reversed(self._held):
+            _attempt(functools.partial(generator.set, state), failures)
+        if failures:
+            raise failures[0]
 
     @property
     def is_random(self) -> bool:
@@ -174,89 +198,14 @@ class StateGuard:
         those are set back from then on, since reading a state costs as much as a small function.
         """
         if self._moving is None:
-            self._moving = [(g, old) for g, old in self._held if not g.same(g.get(), old)]
+            self._moving = [(g, old) for g, old in self._held if g.has_moved(old)]
         for generator, state in self._moving:
             generator.set(state)
 
 
-REACH = (
-    2000  # objects looked at: a search through a whole application would cost more than the check
-)
-
-
-_PLAIN = {str, bytes, bool, int, float, complex, type(None), type, ModuleType}
-
-
-def reachable(roots: Iterable[Any], depth: int = 4) -> Iterator[Any]:
-    """Objects that functions carry along, each once: roots, closures, instances, named globals."""
-    seen: set[int] = set()
-    pending = [(root, depth) for root in roots]
-    while pending and len(seen) < REACH:
-        value, left = pending.pop()
-        if type(value) in _PLAIN or id(value) in seen or isinstance(value, (type, ModuleType)):
-            continue
-        seen.add(id(value))
-        yield value
-        if left:
-            pending.extend((child, left - 1) for child in _carried(value))
-
-
-class Snapshot:
-    """What functions carry along at one time, held to be compared with what it is later."""
-
-    def __init__(self, roots: Iterable[Any]) -> None:
-        self._roots = tuple(roots)
-        self._then = self._now()
-
-    def is_same(self) -> bool:
-        """Whether every name, item and attribute still holds the same object and numbers."""
-        now = self._now()
-        return len(now) == len(self._then) and all(map(_is_same, self._then, now))
-
-    def _now(self) -> list[list[Any]]:
-        return [[value, *_content(value)] for value in reachable(self._roots)]
-
-
-def _content(value: Any) -> list[Any]:
-    if isinstance(value, np.ndarray):
-        return [value.tobytes() if value.dtype != object else value.tolist()]
-    sized = isinstance(value, (list, tuple, set, dict))
-    return [len(value) if sized else None, *_carried(value)]
-
-
-def _is_same(then: list[Any], now: list[Any]) -> bool:
-    if isinstance(then[0], np.ndarray):
-        return then[0] is now[0] and bool(then[1] == now[1])
-    return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
-
-
-def _carried(value: Any) -> list[Any]:
-    if isinstance(value, MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, FunctionType):
-        return _of_function(value)
-    if isinstance(value, (list, tuple, set)):
-        return list(value)[:100]
-    if isinstance(value, dict):
-        return list(value.values())[:100]
-    return list(vars(value).values())[:100] if hasattr(value, "__dict__") else []
-
-
-def names_of(code: CodeType) -> list[str]:
-    """The names that code uses, those inside comprehensions and inner functions too."""
-    inner = [names_of(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return list(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
-
-
-def _of_function(function: FunctionType) -> list[Any]:
-    found = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # a name that is bound later
-            continue
-    names = names_of(function.__code__)
-    found += [function.__globals__[name] for name in names if name in function.__globals__]
-    return found
+def _attempt(restore: Callable[[], None], failures: list[BaseException]) -> None:
+    """Restore, whatever others raised; what it raises itself is raised when all have run."""
+    try:
+        restore()
+    except BaseException as error:
+        failures.append(error)

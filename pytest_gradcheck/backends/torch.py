@@ -128,8 +128,8 @@ class TorchBackend:
 
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(conj(a) * b)`` in float64, on the device; one scalar comes back."""
-        if _is_plain(a) and _is_plain(b):  # by far the most frequent
-            return float(torch.dot(a.reshape(-1), b.reshape(-1)))
+        if type(a) is type(b) is Tensor and a.dtype is b.dtype is torch.float64:
+            return float(torch.dot(a.reshape(-1), b.reshape(-1)))  # by far the most frequent
         with torch.no_grad():
             left, right = _wide(a).reshape(-1), _wide(b).reshape(-1)
             if left.is_complex() or right.is_complex():
@@ -226,10 +226,6 @@ def _named(kind: torch.dtype | torch.device) -> str:
 
 
 _PROMOTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-
-
-def _is_plain(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dtype == torch.float64 and not x.requires_grad
 
 
 def _wide(x: Any) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pytest_gradcheck.backends.state import names_of, reachable
+from pytest_gradcheck.backends.reach import names_of, reachable
 
 Note = Callable[..., None]  # word, number, and of a clip its parameters and order
 

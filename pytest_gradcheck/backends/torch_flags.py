@@ -46,12 +46,14 @@ class Flags:
             _newer(),
         )
 
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two states are equal."""
-        return bool(a == b)
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
+        return bool(state != self.get())
 
     def set(self, state: Any) -> None:
         """Make ``state`` the state."""
+        if not self.has_moved(state):
+            return
         dtype, grad, (deterministic, warn_only), anomaly, benchmark, older, newer = state
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends.numpy import held_arrays, reset
+from pytest_gradcheck.backends.reach import holders
 from pytest_gradcheck.backends.state import (
     Generator,
     StateGuard,
     global_generators,
     private_generators,
-    reachable,
 )
 from pytest_gradcheck.backends.torch_flags import Flags
 
 
 def guard(roots: Sequence[Any]) -> StateGuard:
     """Holds generators, flags, and the modules and tensors that functions carry along."""
-    carried = list(reachable(roots))
+    carried = holders(roots)
     modules = [value for value in carried if isinstance(value, nn.Module)]
     generators: list[Generator] = [*global_generators(), Flags(), *_generators()]
     generators += private_generators(carried)
@@ -71,8 +71,8 @@ class _CpuGenerator:
     def get(self) -> Any:
         return torch.get_rng_state()
 
-    def same(self, a: Any, b: Any) -> bool:
-        return bool(torch.equal(a, b))
+    def has_moved(self, state: Any) -> bool:
+        return not torch.equal(state, self.get())
 
     def set(self, state: Any) -> None:
         torch.set_rng_state(state)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pytest_gradcheck.backends import torch_events, torch_optimizers, torch_trials, torch_values
 from pytest_gradcheck.backends.held import held_bindings
-from pytest_gradcheck.backends.state import reachable
+from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
@@ -43,7 +43,7 @@ class TorchLoop:
             raise UsageError("Training.model is missing: the module that the step trains")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._roots = (training.step, training.loss, self._model, *self._optimizers)
-        self._generators = generators_of(list(reachable(self._roots)))
+        self._generators = generators_of(reachable(self._roots))
         self._modes = [(m, m.training) for m in self._model.modules()]
         self.tensors, self.parameters = self._found()
         if not self.tensors:
@@ -220,7 +220,7 @@ class TorchLoop:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the model, the optimizers and what the functions carry along."""
-        carried = list(reachable(self._roots))
+        carried = reachable(self._roots)
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
         try:

@@ -20,7 +20,8 @@ from pytest_gradcheck.checks.forward import exact, raised
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.pairing import Pairing
 from pytest_gradcheck.checks.power import percent
-from pytest_gradcheck.checks.probe import Probe, norm
+from pytest_gradcheck.checks.probe import Probe
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision

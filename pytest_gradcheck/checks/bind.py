@@ -6,6 +6,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 from pytest_gradcheck import backends
@@ -113,14 +114,15 @@ def _collect(module: Flat, parts: Mapping[str, Flat]) -> tuple[list[Leaf], list[
 def _rebuilder(
     module: Flat, parts: Mapping[str, Flat], positional: int
 ) -> Callable[[Sequence[Any]], Call]:
+    first = len(module.leaves)
+    flats, names = list(parts.values()), list(parts)[positional:]
+    ends = list(accumulate((len(flat.leaves) for flat in flats), initial=first))
+    spans = [slice(*pair) for pair in pairwise(ends)]
+
     def rebuild(values: Sequence[Any]) -> Call:
-        end = len(module.leaves)
-        fn = module.rebuild(values[:end])
-        built = []
-        for flat in parts.values():
-            start, end = end, end + len(flat.leaves)
-            built.append(flat.rebuild(values[start:end]))
-        named = dict(zip(list(parts)[positional:], built[positional:], strict=True))
+        fn = module.rebuild(values[:first])
+        built = [flat.rebuild(values[span]) for flat, span in zip(flats, spans, strict=True)]
+        named = dict(zip(names, built[positional:], strict=True))
         return Call(fn, tuple(built[:positional]), named)
 
     return rebuild

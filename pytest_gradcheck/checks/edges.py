@@ -12,6 +12,7 @@ import numpy as np
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Line, Probe
+from pytest_gradcheck.checks.projection import projected
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import central_exponent, estimate
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
@@ -57,7 +58,8 @@ def _ahead(
             moved = probe.rerun(probe.shifted(direction, 2.0**exponent))
     except OUTSIDE_DOMAIN:
         return missing
-    return probe.project(moved, probe.outputs, cotangents)[0]
+    outputs = moved, probe.outputs, probe.outputs
+    return np.array(projected(probe.problem.backend, outputs, cotangents)[0])
 
 
 def turns(direction: Direction, point: Sequence[Array]) -> Iterator[Direction]:

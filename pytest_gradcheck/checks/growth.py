@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,12 +12,16 @@ from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4
+FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at again
 MAX_RUNGS = 14
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
 MOST_IN_VAIN = 2
 
 
-def ladder_of(measured: dict[int, tuple[Floats, Floats]], floor: Floats) -> Ladder:
+Differences = tuple[Sequence[float], Sequence[float]]  # first and second, one for each set
+
+
+def ladder_of(measured: Mapping[int, Differences], floor: Floats) -> Ladder:
     """The differences by falling step."""
     exponents = tuple(sorted(measured, reverse=True))
     first = np.array([measured[e][0] for e in exponents])
@@ -46,6 +51,13 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     last = ladder.exponents[-1]
     good = (2 * gap <= unit**0.4 * size).all() and bool((size > 0).all())
     return (last + RATIO_EXPONENT, last, last - RATIO_EXPONENT) if good else ()
+
+
+def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:
+    """Steps to add on one side, or on the other where none is left; larger ones to a still one."""
+    if not ladder.moved().any():  # what stands still does so at every smaller step
+        return extension(exponents, 1, unit)
+    return extension(exponents, heading, unit) or extension(exponents, -heading, unit)
 
 
 def extension(exponents: list[int], extend: int, unit: float) -> list[int]:

@@ -16,8 +16,9 @@ from pytest_gradcheck.checks.derivative import (
     HandJac,
     HandVjp,
 )
-from pytest_gradcheck.checks.probe import Probe, norm
+from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.projection import norm
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

@@ -48,7 +48,7 @@ def measure(
     seen = _at(problem, asked, guard, cost, limits, seed)
     if seen.culprits:
         moved = next(_nudged(seen.survey))
-        beside = _beside(moved, asked, guard, cost, limits, seed, _unasked)
+        beside = _beside(moved, asked, guard, cost, limits, seed, None)
         if beside is None or not beside.is_clear:
             return seen
         outside = kinks.outside_slope(seen.survey)
@@ -71,23 +71,25 @@ def _at(
     cost: Cost,
     limits: Limits,
     seed: int,
-    find: Find = culprits,
+    find: Find | None = culprits,
 ) -> Measured:
+    """The numbers of one point; ``find`` is None where it is only asked whether it is clear."""
     planned = plan.make(start(problem, asked, guard, cost), seed)
     survey = Survey(planned, demand(limits, planned), seed)
-    suspect, holds = _contradiction(survey)
-    inside = _inside(survey) if suspect is not None or survey.dull else ""
+    suspect, holds = _contradiction(survey, find)
+    is_open = suspect is not None or bool(survey.unresolved(survey.live))
+    inside = _inside(survey) if is_open else ""
     # Differences of 16 bits see little: taken only where those of more seem to contradict.
     if inside and (suspect is not None or inside == "float32"):
         planned = planned.rounding_as(inside)
         survey = Survey(planned, demand(limits, planned), seed, inside=inside)
-        suspect, holds = _contradiction(survey)
+        suspect, holds = _contradiction(survey, find)
     if suspect is None and survey.dull and not cost.is_spent:
-        suspect, holds = _coarser(survey, limits)
+        suspect, holds = _coarser(survey, limits, find)
     if suspect is None:
         lossy = rounding.lossy(planned, limits.number("rounding", planned.asis.dtype), seed)
         return Measured(planned, survey, lossy=lossy)
-    found = tuple(find(survey, suspect.inputs)) if holds else ()
+    found = tuple(find(survey, suspect.inputs)) if holds and find is not None else ()
     return Measured(planned, survey, suspect, culprits=found)
 
 
@@ -102,23 +104,23 @@ def _inside(survey: Survey) -> str:
     return coarsest if coarsest != probe.precision and shows else ""
 
 
-def _coarser(survey: Survey, limits: Limits) -> tuple[Look | None, bool]:
+def _coarser(survey: Survey, limits: Limits, find: Find | None) -> tuple[Look | None, bool]:
     """The same with the demand of the precision in which the function turned out to compute."""
     inside = survey.arithmetic
     coarser = limits.number("resolution", inside)
     if limits.use("resolution").source != "default" or coarser <= survey.demand.resolution:
         return None, False
     survey.relax(coarser, inside)
-    return _contradiction(survey)
+    return _contradiction(survey, find)
 
 
-def _contradiction(survey: Survey) -> tuple[Look | None, bool]:
+def _contradiction(survey: Survey, find: Find | None) -> tuple[Look | None, bool]:
     """A look that contradicts, if any is left, and whether it holds on a smooth function."""
     for _ in range(ATTEMPTS):
         suspect = survey.run() or survey.spoilt()
         if suspect is None or not survey.plan.native.is_repeatable:
             return suspect, False
-        if suspect.jumps or suspect.has_kink:
+        if suspect.jumps or suspect.has_kink or (find is None and suspect.is_plain):
             return suspect, False
         if confirm.holds(survey, suspect):
             return suspect, True
@@ -133,11 +135,6 @@ def _until_smooth(besides: Iterator[Measured | None]) -> Iterator[Measured | Non
             return
 
 
-def _unasked(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
-    """No culprits, where it is only asked whether the point is clear."""
-    return []
-
-
 def _beside(
     moved: Problem,
     asked: Derivative,
@@ -145,7 +142,7 @@ def _beside(
     cost: Cost,
     limits: Limits,
     seed: int,
-    find: Find = culprits,
+    find: Find | None = culprits,
 ) -> Measured | None:
     try:
         return _at(moved, asked, guard, cost, limits, seed, find)

@@ -20,15 +20,12 @@ from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.derivative import Cotangents, WrongDerivative
 from pytest_gradcheck.checks.outputs import sides
 from pytest_gradcheck.checks.point import start
-from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe, norm
+from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import (
-    NOISE_FACTOR,
-    ROUNDING_UNITS,
-    central_exponent,
-    first_exponents,
-)
+from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
+from pytest_gradcheck.numerics.differences import central_exponent, first_exponents
 from pytest_gradcheck.numerics.ladder import Floats
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -81,6 +78,12 @@ class Plan:
     def floor(self) -> Floats:
         """(sets,) least rounding error of one projected value."""
         return self.probe.floor(self.cotangents)
+
+    @functools.cached_property
+    def sizes(self) -> tuple[float, ...]:
+        """(inputs,) root mean square, over the sets of cotangents, of the scaled gradient norms."""
+        columns = zip(self.probe.scales, *self.claim.norms, strict=True)
+        return tuple(s * math.sqrt(sum(n * n for n in ns) / len(ns)) for s, *ns in columns)
 
     @property
     def least_bound(self) -> float:
@@ -213,8 +216,9 @@ def _claim(probe: Probe, weights: Sequence[Cotangents]) -> Claim:
     norms = tuple(
         tuple(0.0 if g is None else norm(backend, g) for g in gradient) for gradient in gradients
     )
-    for gradient in gradients:
-        _require_finite(probe, gradient)
+    for gradient, row in zip(gradients, norms, strict=True):
+        if not all(map(math.isfinite, row)):
+            _require_finite(probe, gradient)
     return Claim(probe.precision, gradients, norms)
 
 

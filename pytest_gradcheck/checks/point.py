@@ -8,8 +8,9 @@ from pytest_gradcheck import backends
 from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
-from pytest_gradcheck.checks.probe import Probe, norm
+from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem, kind_of
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 

@@ -20,6 +20,7 @@ from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Cotangents, Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.projection import norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import (
@@ -200,10 +201,9 @@ class Probe:
             if found.settles:
                 heading, vain = -1, 0
             best = min(best, bound)
-            present = sorted(measured)
-            more = growth.extension(present, heading, unit) or growth.extension(
-                present, -heading, unit
-            )
+            if len(measured) == len(first) and self._stands(ladder, direction, cotangents):
+                return Line(direction, ladder, found)
+            more = growth.more(sorted(measured), ladder, heading, unit)
             if (
                 not more
                 or self.cost.is_spent
@@ -212,6 +212,18 @@ class Probe:
                 return Line(direction, ladder, found)
             for e in more:
                 measured[e] = self._rung(direction, cotangents, e)
+
+    def _stands(
+        self,
+        ladder: Ladder,
+        direction: Sequence[Array | None],
+        cotangents: Sequence[Cotangents],
+    ) -> bool:
+        """Whether the function stands still on its first steps and far away as well."""
+        if ladder.moved().any():
+            return False
+        far = (self._rung(direction, cotangents, e) for e in growth.FAR)
+        return not any(any(first) or any(second) for first, second in far)
 
     def pairing(self, gradient: Sequence[Array | None], direction: Sequence[Array | None]) -> float:
         """Inner product of a gradient with a direction, over all inputs that both have."""
@@ -224,7 +236,7 @@ class Probe:
         direction: Sequence[Array | None],
         cotangents: Sequence[Cotangents],
         exponent: int,
-    ) -> tuple[Floats, Floats]:
+    ) -> growth.Differences:
         step = 2.0**exponent
         try:
             with warnings.catch_warnings():
@@ -234,9 +246,9 @@ class Probe:
             self.require_same_shapes(plus)
             self.require_same_shapes(minus)
         except (*OUTSIDE_DOMAIN, UsageError):
-            missing = np.full(len(cotangents), np.nan)
+            missing = [math.nan] * len(cotangents)
             return missing, missing
-        return self.project(plus, minus, cotangents)
+        return projected(self.problem.backend, (plus, self.outputs, minus), cotangents)
 
     def shifted(self, direction: Sequence[Array | None], step: float) -> list[Array]:
         """The point moved along a direction."""
@@ -246,52 +258,22 @@ class Probe:
             for x, v in zip(self.problem.point, direction, strict=True)
         ]
 
-    def project(
-        self, plus: Flat, minus: Flat, cotangents: Sequence[Cotangents]
-    ) -> tuple[Floats, Floats]:
-        """First and second differences of two outputs around the point, for each set."""
-        inner = self.problem.backend.inner
-        first, second = np.zeros(len(cotangents)), np.zeros(len(cotangents))
-        for m, (up, centre, down) in enumerate(
-            zip(plus.leaves, self.outputs.leaves, minus.leaves, strict=True)
-        ):
-            if not centre.dtype:
-                continue
-            above, below = up.value - centre.value, centre.value - down.value
-            for j, weights in enumerate(cotangents):
-                if weights[m] is not None:
-                    after, before = inner(weights[m], above), inner(weights[m], below)
-                    first[j] += after + before
-                    second[j] += after - before
-        return first, second
-
     def floor(self, cotangents: Sequence[Cotangents]) -> Floats:
         """(sets,) least rounding error of one value, projected on each set of cotangents."""
-        # Independent rounding of each output element, added in quadrature over the projection.
-        backend, floor = self.problem.backend, np.zeros(len(cotangents))
-        for m, leaf in enumerate(self.outputs.leaves):
-            for j, weights in enumerate(cotangents):
-                if leaf.dtype and weights[m] is not None:
-                    unit = max(map(precision.epsilon, (leaf.dtype, self.inside or leaf.dtype)))
-                    rounding = unit * norm(backend, weights[m] * leaf.value)
-                    floor[j] += rounding + self.rounding[m] * norm(backend, weights[m])
-        return floor
+        backend = self.problem.backend
+        return rounding_of(backend, self.outputs, self.rounding, self.inside, cotangents)
 
     def require_same_shapes(self, outputs: Flat) -> None:
         """Raise UsageError unless the outputs are shaped like those at the point."""
-        before = [(leaf.path, leaf.shape) for leaf in self.outputs.leaves]
-        after = [(leaf.path, leaf.shape) for leaf in outputs.leaves]
-        if before != after:
+        before, after = self.outputs.leaves, outputs.leaves
+        pairs = zip(before, after, strict=False)
+        if len(before) != len(after) or any(
+            a.shape != b.shape or a.path != b.path for a, b in pairs
+        ):
             raise UsageError(
                 f"{self.problem.label} returned outputs of different shapes on two calls: "
                 f"{_shapes(self.outputs)} at the point, {_shapes(outputs)} beside it"
             )
-
-
-def norm(backend: Any, x: Array) -> float:
-    """Euclidean norm of an array, real or complex."""
-    size = abs(x) if "complex" in str(getattr(x, "dtype", "")) else x  # a pairing may be bilinear
-    return math.sqrt(backend.inner(size, size))
 
 
 def _shapes(outputs: Flat) -> str:

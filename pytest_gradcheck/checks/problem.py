@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class Call:
         return self.fn(*self.args, **self.kwargs)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A function at a point.
 
@@ -47,12 +48,12 @@ class Problem:
     rebuild: Callable[[Sequence[Any]], Call]
     groups: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def inputs(self) -> tuple[Leaf, ...]:
         """The leaves under test."""
         return tuple(self.leaves[i] for i in self.selected)
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Paths of the inputs under test."""
         return tuple(leaf.path or "x" for leaf in self.inputs)
@@ -66,17 +67,21 @@ class Problem:
         """Copies of those values, for a function that may write into its inputs."""
         return [self.backend.convert(x) for x in self.point]
 
-    @property
+    @functools.cached_property
     def dtype(self) -> str:
         """The coarsest real precision among the inputs under test."""
         return precision.coarsest(leaf.dtype for leaf in self.inputs)
 
     def call(self, point: Sequence[Array]) -> Call:
         """The call with other values of the inputs under test."""
-        values = [leaf.value for leaf in self.leaves]
+        values = list(self._values)
         for index, value in zip(self.selected, point, strict=True):
             values[index] = value
         return self.rebuild(values)
+
+    @functools.cached_property
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(leaf.value for leaf in self.leaves)
 
     def run(self, point: Sequence[Array]) -> Any:
         """The nested output with other values of the inputs under test.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import cancellation
 from pytest_gradcheck.checks.plan import Gradient, Plan
-from pytest_gradcheck.checks.probe import norm
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 

@@ -24,7 +24,7 @@ from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-LEAST_DIRECTIONS = 2  # one could be blind by chance whatever its bound
+JOINT_DIRECTIONS = 2  # in so many, inputs that move together are to be seen
 MOST_DIRECTIONS = 8
 WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
@@ -67,22 +67,29 @@ class Survey:
     seed: int
     looks: list[Look] = field(default_factory=list)
     inside: str = ""  # the precision of a function that computes in a lower one than its own
-    _first: tuple[int, ...] = ()  # steps that served last: they will do for the next direction
+    _last: Look | None = None  # its steps will do for the next direction
     _bound: float = 0.0  # that of the last look
     _again: str = ""
     _goal: float = 1.0  # resolution that is looked for now
-    _few: int = LEAST_DIRECTIONS  # in so many directions
+    _few: int = JOINT_DIRECTIONS  # in so many directions
 
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
         shares = self.shares(inputs)
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
-        look = self.measured(shares, direction, first=self._first, enough=ENOUGH * self._bound)
-        served, unit = look.line.estimate.exponent, precision.epsilon(self.plan.probe.precision)
-        if served is not None:
-            self._first = growth.narrow(look.line.ladder, unit) or around(min(served, TOP))
+        look = self.measured(shares, direction, first=self._served, enough=ENOUGH * self._bound)
+        if look.line.estimate.exponent is not None:
+            self._last = look
         self._bound = look.bound
         return look
+
+    @property
+    def _served(self) -> tuple[int, ...]:
+        """Steps that served last; none where there was no look yet."""
+        if self._last is None or (served := self._last.line.estimate.exponent) is None:
+            return ()
+        unit = precision.epsilon(self.plan.probe.precision)
+        return growth.narrow(self._last.line.ladder, unit) or around(min(served, TOP))
 
     def shares(self, inputs: Sequence[int]) -> dict[int, float]:
         """Shares of their own sizes by which inputs move together, so that each is seen alike.
@@ -121,8 +128,7 @@ class Survey:
 
     def gradient_size(self, index: int) -> float:
         """Root mean square, over the sets of cotangents, of an input's scaled gradient norm."""
-        norms = [row[index] for row in self.plan.claim.norms]
-        return self.plan.probe.scales[index] * math.sqrt(sum(n * n for n in norms) / len(norms))
+        return self.plan.sizes[index]
 
     def resolution(self, index: int) -> float:
         """Smallest relative error of an input's gradient that would have been seen."""
@@ -208,21 +214,23 @@ class Survey:
         Returns:
             The contradicting look, or None.
         """
-        self._goal, self._few = self.demand.resolution, LEAST_DIRECTIONS
+        self._goal, self._few = self.demand.resolution, JOINT_DIRECTIONS
         still = [i for i in range(self.count) if i not in self.live]
         live = self.dull if self.inside else self.live  # of a second survey: what is left
         if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]
-        if live and self._along_enough(live, "all", self._most_together(live)):
+        most = MOST_DIRECTIONS if len(live) == 1 else WORTH_TOGETHER
+        if live and self._along_enough(live, "all", most):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
 
     def spoilt(self) -> Look | None:
         """A look at a jump or a kink at the point, if that is why some input stayed unresolved."""
-        rough = [look for look in self.looks if look.jumps or self._is_kinked(look)]
-        open_ = any(not self.is_coarse(i) for i in self.unresolved(self.live))
-        open_ = open_ or not all(i in self.live for i in range(self.count))
-        return rough[0] if rough and open_ else None
+        live = self.live
+        if len(live) == self.count and all(self.is_coarse(i) for i in self.unresolved(live)):
+            return None
+        rough = (look for look in self.looks if look.jumps or self._is_kinked(look))
+        return next(rough, None)
 
     def _is_kinked(self, look: Look) -> bool:
         # A kink at the point shows along every direction, one beside it along some.
@@ -248,16 +256,13 @@ class Survey:
         self.looks.append(look)
         return look.off is not None
 
-    def _most_together(self, live: Sequence[int]) -> int:
-        return MOST_DIRECTIONS if len(live) == 1 else WORTH_TOGETHER
-
     def _along_enough(self, inputs: Sequence[int], label: str, most: int) -> bool:
         """Look until the inputs are resolved or more directions would not do; True when off."""
-        self._first, self._bound = (), 0.0  # other inputs, other steps
+        self._last, self._bound = None, 0.0  # other inputs, other steps
         for k in range(most):
             if self._add(self.look(inputs, f"{label} {k}{self._again}")):
                 return True
-            if k + 1 >= LEAST_DIRECTIONS and not self._worth_another(inputs, most):
+            if not self._worth_another(inputs, most):
                 return False
             if self.plan.probe.cost.is_spent:
                 return False

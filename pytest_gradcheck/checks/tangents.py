@@ -16,8 +16,8 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Function, Leaf
 from pytest_gradcheck.checks.derivative import Cotangents
-from pytest_gradcheck.checks.probe import norm
 from pytest_gradcheck.checks.problem import Call, Problem
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 

@@ -7,30 +7,16 @@ Nothing here has seen the derivative under test.
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pytest_gradcheck.numerics.column import FAST, Column, gaps_of
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
-NOISE_FACTOR = 3.0  # three standard deviations of the rounding of one difference
-ROUNDING_UNITS = 2.0  # least rounding of a value: two units in the last place
-QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapolation, with room
-# One-sided slopes that keep at least this share of their gap over a quarter of the step do not
-# meet: a smooth function keeps 1/4.
-KINK_SHARE = 0.5
-FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
-SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
-EXCESS = 1e3  # noise beside the rounding of the value that arithmetic alone does not make
-SIGNAL = 8.0  # what a function has to move by, beside such noise
-FINE_STAIRS = 2.0**-30  # no stairs of a function's own are so many
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
-# So many candidates at smaller steps refute one; fewer may be narrow by chance in rounding noise.
-CONTRADICTIONS = 3
-DECISIVE = 4.0  # a single one refutes that is further off than so many of its own bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,191 +77,51 @@ def estimate(ladder: Ladder) -> Estimate:
     whole = ladder.finite()
     ladder = whole.steps_only()
     is_staircase = len(ladder.exponents) < len(whole.exponents)
-    shape = ladder.floor.shape
     if len(ladder.exponents) < 3:
-        missing = np.full(shape, np.nan)
-        return Estimate(
-            value=missing,
-            bound=np.full(shape, np.inf),
-            noise=ladder.floor,
-            kink=np.zeros(shape),
-            is_staircase=False,
-            exponent=None,
-            extend=-1,
-            unrest=ladder.floor,
-        )
-    steps = ladder.steps
-    central = ladder.first / (2 * steps[:, None])
-    extrapolated = (16 * central[1:] - central[:-1]) / 15
-    noise = _noise(ladder, extrapolated)
-    values, bounds, rungs = _candidates(central, extrapolated, steps, noise)
-    bounds = _reconciled(values, bounds + _bends(ladder, noise[-1]), rungs)
-    bounds = np.where(_is_spike(ladder, noise[-1]) | _drowns(ladder, noise, rungs), np.inf, bounds)
-    columns = np.arange(shape[0])
-    best = np.argmin(bounds, axis=0)
-    worst = int(np.argmax(bounds[best, columns]))
+        return _nothing(ladder.floor)
+    found = [Column(*column, ladder.sizes) for column in ladder.columns()]
+    worst = max(found, key=lambda column: column.bound)
     return Estimate(
-        value=values[best, columns],
-        bound=bounds[best, columns],
-        noise=noise[-1],
-        kink=np.zeros(shape) if is_staircase else _kink(ladder, noise[-1]),
+        value=np.array([column.value for column in found]),
+        bound=np.array([column.bound for column in found]),
+        noise=np.array([column.noise[-1] for column in found]),
+        kink=np.array([0.0 if is_staircase else column.kink for column in found]),
         is_staircase=is_staircase,
-        exponent=ladder.exponents[int(rungs[best[worst]])],
-        extend=_extension(whole, central[:, worst], bounds[:, worst]),
-        unrest=noise[0],
-        settles=_settles(central[:, worst]),
+        exponent=ladder.exponents[worst.rung],
+        extend=_extension(whole, worst),
+        unrest=np.array([column.noise[0] for column in found]),
+        settles=_settles(worst.central),
     )
 
 
-def _noise(ladder: Ladder, extrapolated: Floats) -> Floats:
-    """(m - 2, p) rounding error of one value around each step, never less than at smaller steps.
-
-    The gap of neighbouring extrapolations times their smallest step is rounding, or more than it
-    where truncation has not died out. A function that rounds inside (to a lower precision, to a
-    grid) is the noisier the larger the step, so each step has its own.
-    """
-    scaled = np.abs(extrapolated[1:] - extrapolated[:-1]) * ladder.steps[2:, None]
-    rising = np.maximum.accumulate(scaled[::-1], axis=0)[::-1]
-    return np.maximum(rising, np.maximum(ROUNDING_UNITS * ladder.floor, _quantum(ladder)))
-
-
-def _quantum(ladder: Ladder) -> Floats:
-    """(p,) least change of a function that stands still at smaller steps, exactly; else 0.
-
-    Only where it is rounding beside the largest change: the function rounds inside, coarser than
-    its value tells (1 + erf(x) far on the left). A larger one is a step of the function's own.
-    """
-    changes = np.maximum(np.abs(ladder.first), np.abs(ladder.second))
-    if changes[-1].all():  # the rule
-        return np.zeros(ladder.floor.shape)
-    least = np.where(changes > 0, changes, np.inf).min(axis=0)
-    rounds = (changes[-1] == 0) & (least <= FINE_STAIRS * changes.max(axis=0))
-    return np.where(rounds, least, 0.0)
+def _nothing(floor: Floats) -> Estimate:
+    return Estimate(
+        value=np.full(floor.shape, np.nan),
+        bound=np.full(floor.shape, np.inf),
+        noise=floor,
+        kink=np.zeros(floor.shape),
+        is_staircase=False,
+        exponent=None,
+        extend=-1,
+        unrest=floor,
+    )
 
 
-def _candidates(
-    central: Floats, extrapolated: Floats, steps: Floats, noise: Floats
-) -> tuple[Floats, Floats, NDArray[np.intp]]:
-    rungs = _rungs(len(central))
-    values = np.concatenate([central[1:-1], extrapolated[1:-1]])
-    plain = np.abs(central[1:] - central[:-1])
-    better = np.abs(extrapolated[1:] - extrapolated[:-1])
-    coarser = np.concatenate([plain[:-1], better[:-1]])
-    finer = np.concatenate([plain[1:], better[1:]])
-    rounding = NOISE_FACTOR * noise[np.maximum(rungs - 2, 0)] / steps[rungs][:, None]
-    rounding += QUOTIENT_ROUNDING * np.abs(values)
-    return values, _spread(coarser, finer) + rounding, rungs
-
-
-@functools.cache
-def _rungs(count: int) -> NDArray[np.intp]:
-    """The rungs of the candidates: those of the central differences, then the extrapolated."""
-    return np.concatenate([np.arange(1, count - 1), np.arange(2, count - 1)])
-
-
-def _spread(coarser: Floats, finer: Floats) -> Floats:
-    """Bound of a truncation error from the gaps to both neighbours.
-
-    Gaps that shrink fast are larger than the error. Where they do not, convergence is slow and
-    irregular (order 1/2 among many kinks) or rounding rules.
-    """
-    return np.maximum(coarser, finer) * np.where(finer <= FAST * coarser, 1.0, SLOW_FACTOR)
-
-
-def _bends(ladder: Ladder, noise: Floats) -> Floats:
-    """What a kink between the point and the step may cost each candidate.
-
-    Where the one-sided slopes do not draw together with the step, a kink lies within it: the
-    central difference is a mean of both slopes, off by up to half their gap, and neighbouring
-    steps agree on the same mean.
-    """
-    sizes = np.abs(ladder.second)
-    gaps = sizes / ladder.steps[:, None]
-    bends = (gaps[1:] > KINK_SHARE * gaps[:-1]) & (sizes[1:] > 10 * NOISE_FACTOR * noise)
-    if not bends.any():
-        return np.zeros((2 * len(gaps) - 5, len(noise)))
-    cost = np.where(bends, gaps[1:] / 2, 0.0)
-    cost = np.maximum.accumulate(cost[::-1], axis=0)[::-1]  # within a larger step as well
-    extrapolated = (16 * cost[1:] + cost[:-1]) / 15
-    return np.concatenate([cost[:-1], extrapolated[:-1]])
-
-
-def _reconciled(values: Floats, bounds: Floats, rungs: NDArray[np.intp]) -> Floats:
-    """Bounds so wide that few candidates at smaller steps lie outside, and none lies far outside.
-
-    Large steps can agree with each other on a slope that is not the one at the point: over whole
-    periods of a wave, over both sides of a pole. Smaller steps then disagree with them.
-    """
-    if len(values) < CONTRADICTIONS:
-        return bounds
-    finer = (rungs[:, None] < rungs)[:, :, None]
-    apart = np.where(finer, np.abs(values[:, None] - values), 0.0)
-    outside: Floats = np.sort(apart - bounds, axis=1)[:, -CONTRADICTIONS]
-    far_outside: Floats = (apart - DECISIVE * bounds).max(axis=1)
-    return np.maximum(bounds, np.maximum(outside, far_outside))
-
-
-def _direction(central: Floats) -> int:
-    # Rounding grows by the ratio of the steps towards the smaller ones; truncation and the kinks
-    # of a piecewise smooth function do not.
-    gaps = np.abs(central[1:] - central[:-1])
-    return 1 if gaps[-1] >= 2 * gaps[0] or not gaps.any() else -1
-
-
-def _extension(ladder: Ladder, central: Floats, bounds: Floats) -> int:
+def _extension(ladder: Ladder, column: Column) -> int:
     if ladder.stands and ladder.moved().any():
         return 1  # the smallest steps are too small already
-    # Where nothing is known, smaller steps.
-    return -1 if np.isinf(bounds).all() else _direction(central)
+    if math.isinf(min(column.bounds)):  # where nothing is known, smaller steps
+        return -1
+    # Rounding grows by the ratio of the steps towards the smaller ones; truncation and the kinks
+    # of a piecewise smooth function do not.
+    gaps = gaps_of(column.central)
+    return 1 if gaps[-1] >= 2 * gaps[0] or not any(gaps) else -1
 
 
-def _settles(central: Floats) -> bool:
+def _settles(central: Sequence[float]) -> bool:
     # Near a pole the larger steps tell nothing, and agree with each other on it.
-    gaps = np.abs(np.diff(central[-4:]))
-    return len(gaps) == 3 and bool(0 < gaps[2] <= FAST * gaps[1] and gaps[1] < gaps[0])
-
-
-def _kink(ladder: Ladder, noise: Floats) -> Floats:
-    """(p,) gap between the one-sided slopes at the smallest step where rounding lets it be seen.
-
-    (f(x+hv) - f(x))/h and (f(x) - f(x-hv))/h differ by second/h: of order h where f is smooth.
-    """
-    visible = 10 * NOISE_FACTOR * noise
-    seen = np.abs(ladder.second) > visible
-    kink = np.zeros(noise.shape)
-    for column in np.flatnonzero(seen[1:].any(axis=0)):
-        last = int(np.flatnonzero(seen[:, column])[-1])
-        gaps = np.abs(ladder.second[:, column]) / ladder.steps
-        hides = gaps[last] * ladder.steps[last + 1 :] <= visible[column]
-        if hides.all() and gaps[last] > KINK_SHARE * gaps[last - 1]:
-            kink[column] = gaps[last]
-    return kink
-
-
-def _is_spike(ladder: Ladder, noise: Floats) -> NDArray[np.bool_]:
-    """(p,) where the value at the point is unlike both sides at every step, however small.
-
-    The second difference of a smooth function falls to a sixteenth with the step, across a kink
-    to a quarter; where it stays, the steps are too large for what is at the point (a pole).
-    """
-    sizes = np.abs(ladder.second[-3:])
-    stays = (sizes[1:] > KINK_SHARE * sizes[:-1]).all(axis=0)
-    visible = sizes[-1] > 10 * NOISE_FACTOR * noise
-    spike: NDArray[np.bool_] = stays & visible
-    return spike
-
-
-def _drowns(ladder: Ladder, noise: Floats, rungs: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """(candidates, p) where the function moves by no more than a noise no arithmetic explains.
-
-    Steps that are too large for a fast function (over many periods of a wave) see its values as
-    noise, and their mean slope is none.
-    """
-    own = noise[np.maximum(rungs - 2, 0)]
-    drowns: NDArray[np.bool_] = (own > EXCESS * ladder.floor) & (
-        np.abs(ladder.first[rungs]) < SIGNAL * own
-    )
-    return drowns
+    gaps = gaps_of(central[-4:])
+    return len(gaps) == 3 and 0 < gaps[2] <= FAST * gaps[1] and gaps[1] < gaps[0]
 
 
 def is_jump(ladder: Ladder) -> bool:

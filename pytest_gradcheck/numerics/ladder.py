@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +38,22 @@ class Ladder:
         """(m,) step sizes."""
         return np.exp2(np.asarray(self.exponents, dtype=np.float64))
 
+    @property
+    def sizes(self) -> list[float]:
+        """(m,) step sizes as a list."""
+        return [2.0**e for e in self.exponents]
+
+    def columns(self) -> Iterator[tuple[list[float], list[float], float]]:
+        """First and second differences and the floor of each projection."""
+        rows = self.first.T.tolist(), self.second.T.tolist(), self.floor.tolist()
+        return zip(*rows, strict=True)
+
     def finite(self) -> Ladder:
         """The rungs below every step at which some projection was not finite."""
         bad = ~np.isfinite(self.first).all(axis=1)
-        start = int(np.flatnonzero(bad)[-1]) + 1 if bad.any() else 0
+        if not bad.any():
+            return self
+        start = int(np.flatnonzero(bad)[-1]) + 1
         return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
 
     @classmethod
@@ -68,6 +81,8 @@ class Ladder:
         them rounds inside (to a lower precision): its slope is that of the stairs. Where the stairs
         are high beside all that it moves by (an integer, a count), it is flat, and no slope is.
         """
+        if not self.stands:
+            return self
         still: NDArray[np.bool_] = np.all((self.first == 0) & (self.second == 0), axis=1)
         moving = len(still) - int(np.argmin(still[::-1])) if not still.all() else 0
         if moving == len(still) or moving < STAIRCASE_RUNGS:

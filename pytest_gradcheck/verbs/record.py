@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import operator
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -110,7 +110,6 @@ def _location() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    with contextlib.suppress(ValueError):  # outside the working directory: the whole path
-        path = path.relative_to(Path.cwd())
-    return f"{path.as_posix()}:{frame.f_lineno}"
+    # Outside the working directory: the whole path.
+    path = frame.f_code.co_filename.removeprefix(os.getcwd() + os.sep)  # noqa: PTH109  # a Path takes as long as a small check
+    return f"{path.replace(os.sep, '/')}:{frame.f_lineno}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_gradcheck import UsageError, backends, check_gradient
-from pytest_gradcheck.backends.state import Snapshot
+from pytest_gradcheck.backends.reach import Snapshot
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -30,7 +30,7 @@ def test_a_pure_function_is_traced_and_not_run_again_and_again():
 
     verdict, evaluations, calls = runs_of(make)
     assert verdict == "pass"
-    assert calls < evaluations / 2
+    assert calls <= evaluations / 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -144,7 +144,7 @@ def test_what_the_first_call_sets_up_is_no_state():
 
     verdict, evaluations, calls = runs_of(make)
     assert verdict == "pass"
-    assert calls < evaluations / 2
+    assert calls <= evaluations / 2
 
 
 def test_outputs_that_are_no_arrays_survive_compiling():

@@ -1,0 +1,118 @@
+"""What functions carry along: closures, bound instances, partials, the globals that they name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+REACH = (
+    2000  # objects looked at: a search through a whole application would cost more than the check
+)
+
+
+_PLAIN = frozenset({str, bytes, bool, int, float, complex, type(None), type, ModuleType})
+# What holds other things and has no state of its own that a guard could put back.
+_CONTAINERS = frozenset(
+    {FunctionType, BuiltinFunctionType, MethodType, functools.partial, list, tuple, set, dict}
+)
+
+
+def reachable(roots: Iterable[Any], depth: int = 4) -> list[Any]:
+    """Objects that functions carry along, each once: roots, closures, instances, named globals."""
+    seen: set[int] = set()
+    found: list[Any] = []
+    pending = [(root, depth) for root in roots]
+    while pending and len(found) < REACH:
+        value, left = pending.pop()
+        if type(value) in _PLAIN or id(value) in seen or isinstance(value, (type, ModuleType)):
+            continue
+        seen.add(id(value))
+        found.append(value)
+        if left:
+            left -= 1
+            pending += [(child, left) for child in _carried(value) if type(child) not in _PLAIN]
+    return found
+
+
+def holders(roots: Iterable[Any]) -> list[Any]:
+    """Those of the reachable objects that may have state to put back."""
+    return [value for value in reachable(roots) if type(value) not in _CONTAINERS]
+
+
+class Snapshot:
+    """What functions carry along at one time, held to be compared with what it is later."""
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self._roots = tuple(roots)
+        self._then = self._now()
+
+    def is_same(self) -> bool:
+        """Whether every name, item and attribute still holds the same object and numbers."""
+        now = self._now()
+        return len(now) == len(self._then) and all(map(_is_same, self._then, now))
+
+    def _now(self) -> list[list[Any]]:
+        return [[value, *_content(value)] for value in reachable(self._roots)]
+
+
+def _content(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return [value.tobytes() if value.dtype != object else value.tolist()]
+    sized = isinstance(value, (list, tuple, set, dict))
+    return [len(value) if sized else None, *_carried(value)]
+
+
+def _is_same(then: list[Any], now: list[Any]) -> bool:
+    if isinstance(then[0], np.ndarray):
+        return then[0] is now[0] and bool(then[1] == now[1])
+    return len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True))
+
+
+def _carried(value: Any) -> list[Any]:
+    opened = _OPENED.get(type(value))
+    if opened is not None:
+        return opened(value)
+    for kind in (functools.partial, list, tuple, set, dict):  # a subclass
+        if isinstance(value, kind):
+            return _OPENED[kind](value)
+    return list(vars(value).values())[:WIDTH] if hasattr(value, "__dict__") else []
+
+
+WIDTH = 100  # items of one container
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value)[:WIDTH]
+
+
+_OPENED: dict[type, Callable[[Any], list[Any]]] = {
+    FunctionType: lambda value: _of_function(value),
+    MethodType: lambda value: [value.__self__, value.__func__],
+    functools.partial: lambda value: [value.func, *value.args, *value.keywords.values()],
+    list: _items,
+    tuple: _items,
+    set: _items,
+    dict: lambda value: _items(value.values()),
+}
+
+
+def names_of(code: CodeType) -> list[str]:
+    """The names that code uses, those inside comprehensions and inner functions too."""
+    inner = [names_of(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return list(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    found = [function.__wrapped__] if hasattr(function, "__wrapped__") else []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # a name that is bound later
+            continue
+    names = names_of(function.__code__)
+    found += [function.__globals__[name] for name in names if name in function.__globals__]
+    return found
