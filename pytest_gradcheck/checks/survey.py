@@ -269,11 +269,12 @@ class Survey:
         return False
 
     def _worth_another(self, inputs: Sequence[int], most: int) -> bool:
-        # More directions help while the bound is good enough that some number of them suffices.
+        # Some number of them suffices with the best bound; the first look may have been unlucky.
         miss = self.demand.miss_probability
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
         return any(
-            visible_error([min(look.hidden(i) for look in looks)] * most, miss)
+            len(looks) == 1
+            or visible_error([min(look.hidden(i) for look in looks)] * most, miss)
             <= self._goal * self.gradient_size(i)
             for i in inputs
             if not self.resolution(i) <= self._goal
