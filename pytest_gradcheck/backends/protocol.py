@@ -32,6 +32,8 @@ class Leaf:
         shape: Shape of an array.
         device: Device as the framework names it; empty where there is none.
         trainable: False for a parameter that its owner froze.
+        padding: Indices along the first axis that their owner declares to have no gradient, as the
+            padding row of an embedding; they are not moved.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Leaf:
     shape: tuple[int, ...] = ()
     device: str = ""
     trainable: bool = True
+    padding: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,9 @@ class TorchBackend:
         """Take containers apart; a module gives its parameters and rebuilds to a callable."""
         if isinstance(tree_, Tensor) and tree_.layout == torch.strided:  # the most frequent
             return Flat((_describe("", tree_),), lambda values: values[0])
-        flat = tree.flatten(tree_, _describe, _expand)
+        padded: dict[int, int] = {}
+        describe = functools.partial(_described, padded)
+        flat = tree.flatten(tree_, describe, functools.partial(_expand, padded))
         return Flat(flat.leaves, flat.rebuild, isinstance(tree_, nn.Module))
 
     def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
@@ -156,7 +158,13 @@ class TorchBackend:
         return guard(roots)
 
 
-def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
+def _described(padded: Mapping[int, int], path: str, value: Any) -> Leaf:
+    """A leaf, with the padding row that the modules opened so far say it has."""
+    leaf = _describe(path, value)
+    return replace(leaf, padding=(padded[id(value)],)) if id(value) in padded else leaf
+
+
+def _expand(padded: dict[int, int], node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
     if torch_sparse.is_sparse(node):
         return torch_sparse.opened(node)
     if not isinstance(node, nn.Module):
@@ -170,6 +178,8 @@ def _expand(node: Any) -> tuple[list[tuple[str, Any]], tree.Rebuild] | None:
         raise UsageError("the module has parameters without a shape: run it once before the check")
     parameters = dict(node.named_parameters())
     parts = list(node.modules())
+    embeddings = [p for p in parts if isinstance(p, (nn.Embedding, nn.EmbeddingBag))]
+    padded |= {id(p.weight): p.padding_idx for p in embeddings if p.padding_idx is not None}
     return list(parameters.items()), functools.partial(_functional, node, parts, parameters)
 
 
@@ -214,6 +224,10 @@ def _cut(leaf: Leaf) -> Leaf:
 def _describe(path: str, value: Any) -> Leaf:
     if not _is_real(value) or value.layout != torch.strided:
         return Leaf(path, value)
+    if value.is_meta:
+        raise UsageError(
+            f"{path or 'the input'} is on the meta device and has no numbers; move it to a real one"
+        )
     trainable = value.requires_grad or not isinstance(value, nn.Parameter)
     return Leaf(
         path, value, _named(value.dtype), tuple(value.shape), _named(value.device), trainable

@@ -15,13 +15,12 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array, Leaf
 from pytest_gradcheck.checks.contracts import room
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.forward import exact, raised
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.pairing import Pairing
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.probe import Probe
-from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.checks.projection import Cotangents, norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision

@@ -13,11 +13,11 @@ from typing import Any
 from pytest_gradcheck.backends import Array, Variant
 from pytest_gradcheck.checks import handwritten
 from pytest_gradcheck.checks.compare import CANCELLATION_UNITS
-from pytest_gradcheck.checks.derivative import Automatic, Cotangents, WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic, WrongDerivative
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.probe import Probe
-from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.checks.projection import Cotangents, norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.results import Finding, Severity

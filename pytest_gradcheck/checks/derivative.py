@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_gradcheck.backends import Array, Flat, Function, Leaf
+from pytest_gradcheck.backends import Array, Backend, Flat, Function, Leaf
 from pytest_gradcheck.checks.problem import Call, Problem
+from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-Cotangents = Sequence[Array | None]
 
 
 class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a fault of ours
@@ -111,7 +110,7 @@ class HandJac(_Plain):
         jacobian = match(problem, self.jac(*call.args, **call.kwargs), outputs.leaves[0].shape)
         weight = cotangents[0]
         return [
-            None if part is None else _transposed_times(part, weight, leaf)
+            None if part is None else _transposed_times(problem.backend, part, weight, leaf)
             for part, leaf in zip(jacobian, problem.inputs, strict=True)
         ]
 
@@ -257,8 +256,10 @@ def _same_matrix(got: Leaf, want: Leaf, prefix: tuple[int, ...]) -> bool:
     return bool(prefix) and got.shape == (rows, want.size)
 
 
-def _transposed_times(jacobian: Array, weight: Array, leaf: Leaf) -> Array:
+def _transposed_times(backend: Backend, jacobian: Array, weight: Array, leaf: Leaf) -> Array:
     # Operators and reshape exist alike in every framework's arrays; no import is needed.
+    if "complex" in str(jacobian.dtype) and not is_bilinear(backend):
+        jacobian = jacobian.conj()
     flat = weight.reshape(-1) @ jacobian.reshape((-1, leaf.size))
     return flat.reshape(leaf.shape)
 

@@ -10,9 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Line, Probe
-from pytest_gradcheck.checks.projection import projected
+from pytest_gradcheck.checks.projection import Cotangents, projected
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import central_exponent, estimate
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder

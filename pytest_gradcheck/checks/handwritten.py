@@ -10,7 +10,6 @@ import numpy as np
 from pytest_gradcheck.backends import Array, Flat, Variant
 from pytest_gradcheck.checks.derivative import (
     Automatic,
-    Cotangents,
     Derivative,
     HandGrad,
     HandJac,
@@ -18,7 +17,7 @@ from pytest_gradcheck.checks.derivative import (
 )
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
-from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.checks.projection import Cotangents, norm
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

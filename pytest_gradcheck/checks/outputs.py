@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Leaf
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
+from pytest_gradcheck.checks.projection import Cotangents
 from pytest_gradcheck.numerics.ladder import Floats
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

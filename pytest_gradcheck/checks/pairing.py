@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import TOLERANCE_FACTOR, Comparison, cancellation
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.plan import Claim, Plan
 from pytest_gradcheck.checks.probe import Probe, Shares
+from pytest_gradcheck.checks.projection import Cotangents
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.ladder import Floats
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks.derivative import Cotangents, WrongDerivative
+from pytest_gradcheck.checks.derivative import WrongDerivative
 from pytest_gradcheck.checks.outputs import sides
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
-from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.checks.projection import Cotangents, norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS

@@ -120,6 +120,16 @@ def circumstances(seen: Measured) -> tuple[Finding, ...]:
             )
             for leaf in cut
         ]
+    findings += [
+        Finding(
+            code="padding-row",
+            severity="note",
+            where=leaf.path,
+            message=f"row {row} of {leaf.path} is declared to be padding, and was left out",
+        )
+        for leaf in plan.probe.problem.inputs
+        for row in leaf.padding
+    ]
     if "not promoted" in plan.reason and real_part(plan.native.precision) != "float64":
         findings.append(
             Finding(

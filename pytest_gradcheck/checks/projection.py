@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Backend, Flat
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.ladder import Floats
+
+Cotangents = Sequence[Array | None]  # one for each output
 
 
 def projected(
@@ -69,3 +70,9 @@ def norm(backend: Backend, x: Array) -> float:
     """Euclidean norm of an array, real or complex."""
     size = abs(x) if "complex" in str(getattr(x, "dtype", "")) else x  # a pairing may be bilinear
     return math.sqrt(backend.inner(size, size))
+
+
+def is_bilinear(backend: Backend) -> bool:
+    """Whether the inner product of complex arrays conjugates neither of them."""
+    unit = backend.convert(np.array([1j]), "complex128")
+    return backend.inner(unit, unit) < 0

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.derivative import WrongDerivative
 from pytest_gradcheck.checks.plan import Plan
+from pytest_gradcheck.checks.projection import is_bilinear
 from pytest_gradcheck.errors import UsageError
 
 Numbers = NDArray[Any]  # float64 or complex128
@@ -77,7 +78,8 @@ class Case:
     def brought(self, gradient: Array) -> Numbers:
         """A gradient in the convention of this file."""
         plain = self.plain(gradient)
-        return plain.conj() if self._is_bilinear and np.iscomplexobj(plain) else plain
+        bilinear = np.iscomplexobj(plain) and is_bilinear(self.plan.probe.problem.backend)
+        return plain.conj() if bilinear else plain
 
     def weights(self, j: int) -> list[Numbers]:
         """A set of cotangents."""
@@ -110,12 +112,6 @@ class Case:
         """Any array as NumPy numbers in double precision."""
         host = np.asarray(self.plan.probe.problem.backend.to_numpy(x))
         return host.astype(np.complex128 if np.iscomplexobj(host) else np.float64)
-
-    @functools.cached_property
-    def _is_bilinear(self) -> bool:
-        backend = self.plan.probe.problem.backend
-        unit = backend.convert(np.array([1j]), "complex128")
-        return backend.inner(unit, unit) < 0
 
 
 def repairs(case: Case) -> Iterator[Repair]:
@@ -179,6 +175,27 @@ def _to_columns(g: Numbers) -> Numbers:
 def _from_columns(g: Numbers) -> Numbers:
     """The numbers read column by column, in their order."""
     return g.T.reshape(g.shape)
+
+
+def _folded(case: Case) -> Iterator[Repair]:
+    """What is right for symmetric changes, of a function that reads one triangle alone."""
+    x = case.x
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2] or not np.allclose(x, _adjoint(x), rtol=SAME):
+        return
+    for told, cut in (("lower", np.tril), ("upper", np.triu)):
+        yield Repair("triangle", told, _each(case, _onto, cut))
+
+
+def _adjoint(x: Numbers) -> Numbers:
+    return np.swapaxes(x, -1, -2).conj()
+
+
+def _onto(g: Numbers, cut: Callable[[Numbers], Numbers]) -> Numbers:
+    """Both halves of a gradient added up in one triangle."""
+    diagonal = np.einsum("...ii->...i", g)
+    folded = cut(g + _adjoint(g))
+    np.einsum("...ii->...i", folded)[...] = diagonal
+    return folded
 
 
 def _rolled(case: Case) -> Iterator[Repair]:
@@ -271,4 +288,4 @@ def _each(case: Case, change: Callable[..., Numbers], *args: Any) -> Source:
     return lambda j: change(case.gradients[j], *args)
 
 
-_KINDS = (_conjugated, _swapped, _transposed, _rolled, _flipped, _summed, _centred)
+_KINDS = (_conjugated, _swapped, _transposed, _folded, _rolled, _flipped, _summed, _centred)

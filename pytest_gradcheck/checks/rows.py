@@ -14,10 +14,11 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import Comparison
-from pytest_gradcheck.checks.derivative import Cotangents, WrongDerivative
+from pytest_gradcheck.checks.derivative import WrongDerivative
 from pytest_gradcheck.checks.outputs import leaf_name
 from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import Diagnosis
+from pytest_gradcheck.checks.projection import Cotangents
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

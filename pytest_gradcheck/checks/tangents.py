@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Function, Leaf
-from pytest_gradcheck.checks.derivative import Cotangents
 from pytest_gradcheck.checks.problem import Call, Problem
-from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.checks.projection import Cotangents, norm
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.seeds import derive
 

@@ -54,7 +54,8 @@ def check_gradient(
         grad: Hand-written gradient ``grad(*args)`` of a scalar function, one array (or nested
             value) for each input under test.
         vjp: Hand-written ``vjp(cotangent, *args)``; the cotangent has the structure of the output.
-        jac: Hand-written Jacobian ``jac(*args)`` of shape output + input.
+        jac: Hand-written Jacobian ``jac(*args)`` of shape output + input; of complex inputs the
+            plain one, by which the output changes by the real part (or all) of ``jac @ dz``.
         value_and_grad: ``fn`` itself returns ``(value, gradient)``.
         modes: Which of the framework's modes to check: ``reverse``, ``forward`` (also against
             reverse), ``batched`` (``vmap`` over cotangents).
