@@ -28,6 +28,8 @@ JAX = {
     "backends.jax_probe",
     "backends.jax_sites",
     "backends.jax_clips",
+    "backends.jax_places",
+    "backends.jax_programs",
     "backends.jax_steps",
 }
 TORCH = {

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FunctionType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +12,10 @@ import numpy as np
 
 from pytest_gradcheck.backends import jax_modules
 from pytest_gradcheck.backends.jax_clips import is_transformation
+from pytest_gradcheck.backends.jax_places import replaced, with_update
+from pytest_gradcheck.backends.jax_programs import compiled
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
-from pytest_gradcheck.backends.state import names_of
 from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -43,8 +41,8 @@ class JaxLoop(NumpyLoop):
         self._caught: list[tuple[Any, Any, Any]] = []
         self._pending: list[list[np.ndarray]] = []
         self._own: Any = None  # the state of the transformation, carried on beside the step
-        self._compiled = jax.jit(self._differentiated)
-        self._updated = jax.jit(self._tx.update) if self._tx else None
+        self._compiled = compiled(self._differentiated)
+        self._updated = compiled(self._tx.update) if self._tx else None
         self.can_see = self._tx is not None
 
     def flatten(self, value: Any) -> Flat:
@@ -77,7 +75,7 @@ class JaxLoop(NumpyLoop):
         self._caught.clear()
         if self._tx is None:
             return super().call(batch)
-        with _replaced(self._training.step, self._tx, self._reporting()):
+        with replaced(self._training.step, self._tx, self._reporting()):
             call = super().call(batch)
             jax.effects_barrier()
         return call
@@ -90,7 +88,7 @@ class JaxLoop(NumpyLoop):
             jax.debug.callback(self._catch, updates, state, params)
             return tx.update(updates, state, params, **extra)
 
-        return tx._replace(update=update) if hasattr(tx, "_replace") else _Proxy(tx, update)
+        return with_update(tx, update)
 
     def _catch(self, updates: Any, state: Any, params: Any) -> None:
         self._caught.append((updates, state, params))
@@ -196,17 +194,6 @@ class JaxLoop(NumpyLoop):
         return jnp.concatenate(column)
 
 
-class _Proxy:
-    """A transformation that is no named tuple, with another ``update``."""
-
-    def __init__(self, tx: Any, update: Any) -> None:
-        self._tx = tx
-        self.update = update
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tx, name)
-
-
 def _copied(x: Any) -> Any:
     if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
@@ -234,54 +221,6 @@ def _nodes(state: Any, depth: int = 4) -> Iterator[Any]:
     if depth and isinstance(state, (tuple, list)):
         for inner in state:
             yield from _nodes(inner, depth - 1)
-
-
-@contextmanager
-def _replaced(step: Any, old: Any, new: Any) -> Iterator[None]:
-    """Another transformation wherever a step holds one: closures, named globals, attributes."""
-    swaps = {id(old): new, id(old.update): new.update}
-    with ExitStack() as stack:
-        for place, kept in _places(step, swaps):
-            place(swaps[id(kept)])
-            stack.callback(place, kept)
-        yield
-
-
-def _places(step: Any, swaps: dict[int, Any]) -> list[tuple[Callable[[Any], None], Any]]:
-    found: list[tuple[Callable[[Any], None], Any]] = []
-    seen: set[int] = set()
-    pending = [step]
-    while pending and len(seen) < 500:
-        value = pending.pop()
-        if id(value) in seen or isinstance(value, type(sys)):
-            continue
-        seen.add(id(value))
-        for place, inner in _held(value):
-            if id(inner) in swaps:
-                found.append((place, inner))
-            elif callable(inner) or hasattr(inner, "__dict__"):
-                pending.append(inner)
-    return found
-
-
-def _held(value: Any) -> Iterator[tuple[Callable[[Any], None], Any]]:
-    if isinstance(value, FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                yield functools.partial(setattr, cell, "cell_contents"), cell.cell_contents
-            except ValueError:  # a name that is bound later
-                continue
-        for name in names_of(value.__code__):
-            if name in value.__globals__:
-                place = functools.partial(value.__globals__.__setitem__, name)
-                yield place, value.__globals__[name]
-    for name in ("__wrapped__", "__func__", "__self__", "func"):
-        inner = getattr(value, name, None)
-        if inner is not None and not isinstance(value, type):
-            yield (lambda _: None), inner
-    for name, inner in list(getattr(value, "__dict__", {}).items()):
-        if not isinstance(value, (type, FunctionType)):
-            yield functools.partial(object.__setattr__, value, name), inner
 
 
 def loop(training: Training) -> JaxLoop:
