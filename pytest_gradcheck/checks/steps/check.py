@@ -97,12 +97,12 @@ def _judged(
         finding = Finding(code="step-raised", severity="fail", message=told)
         return [finding, *order.findings(seen)], ()
     if not seen.windows:
-        found = coverage.findings(seen, (), contract, limits, {}, {})
+        found = coverage.findings(seen, (), contract, limits, {})
         return [_no_step(seen), *found], ()
     pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
-        return [nothing, *coverage.findings(seen, pairs, contract, limits, {}, {})], ()
+        return [nothing, *coverage.findings(seen, pairs, contract, limits, {})], ()
     return _all(seen, pairs, contract, limits)
 
 
@@ -131,14 +131,14 @@ def _all(
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
     found = [*wrong, *_windows(seen, contract), *order.findings(seen)]
-    covered = coverage.findings(seen, pairs, contract, limits, replay.moves, replay.rules)
-    found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.rules))]
+    covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
+    found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
     climbed = ladder.measured(seen, pairs[0]) if is_comparable else None
     evidence = [_table(seen, pairs)]
     if climbed is not None:
         is_fresh = not any(start for start, _ in seen.loop.starts)
-        trusted = not wrong and bool(replay.rules) and not replay.findings
+        trusted = not wrong and bool(replay.replays) and not replay.findings
         trusted |= not is_fresh  # momentum from before may go uphill
         found += ladder.findings(seen, pairs[0], climbed, contract, limits, trusted)
         evidence.append(ladder.evidence(climbed))

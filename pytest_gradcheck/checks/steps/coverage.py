@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
-from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import clipping, optimizers, precision
+from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.numerics.replay import Followed
 from pytest_gradcheck.results import Finding
 
 NOISE = 100.0  # roundings by which a loss may change with what it does not depend on
@@ -23,14 +23,13 @@ def findings(
     pairs: Sequence[Pair],
     contract: Contract,
     limits: Limits,
-    moves: Moves,
-    rules: dict[int, str],
+    replays: Mapping[int, Followed],
 ) -> list[Finding]:
     """What is wrong with who is trained."""
     found = [*_registered(run, contract), *_frozen(run, contract)]
     if run.windows:
         found += _still(run, pairs, contract)
-        found += _lost(run, limits, moves, rules)
+        found += _lost(run, limits, replays)
     return found
 
 
@@ -202,34 +201,13 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     )
 
 
-def _lost(run: Run, limits: Limits, moves: Moves, rules: dict[int, str]) -> list[Finding]:
+def _lost(run: Run, limits: Limits, replays: Mapping[int, Followed]) -> list[Finding]:
     """Updates that are smaller than half a unit in the last place of what they are added to."""
-    lost = total = 0
-    where, worst = "", 0.0
-    for i, each in moves.items():
-        epsilon = precision.epsilon(run.loop.parameters[i].dtype)
-        if each[0].start is None:  # a state that is not known, so nothing to replay from
-            continue
-        state: optimizers.State = dict(each[0].start)
-        here, all_here, count = 0, 0, each[0].count
-        rule = rules.get(i, "")
-        if not rule:
-            continue
-        for move in each:
-            if move.gradient is None:
-                continue
-            count += 1
-            update, state = optimizers.replayed(
-                rule, move.gradient, move.before, state, count, move.hyper
-            )
-            moving = update != 0
-            gone = moving & (move.before == move.after)
-            gone &= np.abs(update) < epsilon * np.abs(move.before)
-            here += int(np.sum(gone))
-            all_here += int(np.sum(moving))
-        lost, total = lost + here, total + all_here
-        if all_here and here / all_here > worst:
-            worst, where = here / all_here, run.names[i]
+    lost = sum(each.lost for each in replays.values())
+    total = sum(each.total for each in replays.values())
+    shares = {i: each.lost / each.total for i, each in replays.items() if each.total}
+    most = max(shares, key=lambda i: shares[i], default=0)
+    where, worst = run.names[most], shares.get(most, 0.0)
     share = lost / total if total else 0.0
     if share <= limits.number("step_lost"):
         return []

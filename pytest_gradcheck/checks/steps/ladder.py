@@ -85,15 +85,14 @@ class Slope:
         return not self.low - slack > claimed and not self.high + slack < claimed
 
 
-def slopes(run: Run, window: Window, move: Sequence[np.ndarray]) -> Iterator[Slope]:
-    """Slopes for a ladder of steps, the longest first, each with its rounding as slack.
+def slopes(run: Run, window: Window, move: Sequence[np.ndarray], start: float) -> Iterator[Slope]:
+    """Slopes for a ladder of steps from a loss, the longest first, with their rounding as slack.
 
     At a kink, and for a curved loss, a right gradient lies between the slopes on both sides.
     """
     line = _Line(run, window, move)
     epsilon = precision.epsilon(run.coarsest)
     size, length = clipping.norm(window.at, 2) or 1.0, clipping.norm(move, 2)
-    start = line(0.0)
     for power in range(LEVELS):
         h = 4.0**-power * epsilon**0.25 * size / length
         up, down = (line(h) - start) / h, (start - line(-h)) / h
@@ -158,7 +157,7 @@ def findings(
     run: Run, pair: Pair, ladder: Ladder, contract: Contract, limits: Limits, is_trusted: bool
 ) -> list[Finding]:
     """Wrong direction, a loss that does not follow its gradient, a step that is too long."""
-    found = _unfollowed(run, pair, limits)
+    found = _unfollowed(run, pair, ladder.start, limits)
     if found:
         return found
     decay = _decay(pair, contract)
@@ -189,26 +188,34 @@ def _decay(pair: Pair, contract: Contract) -> float:
     return float(lr * rate * np.linalg.norm(g) * np.linalg.norm(x))
 
 
-def _unfollowed(run: Run, pair: Pair, limits: Limits) -> list[Finding]:
+def _unfollowed(run: Run, pair: Pair, start: float, limits: Limits) -> list[Finding]:
     """A loss whose slope along its own gradient is not the gradient's square.
 
     Autograd against the step sees no gradient hook: both have it. Differences do.
     """
     window = pair.window
+    if not _unlike(run, window, window.micro, start, limits):
+        return []
     # Taken again: what else the loss depends on may have changed since.
     fresh = [
         run.loop.gradient(batch, window.at, mark)[1]
         for batch, mark in zip(window.batches, window.marks, strict=True)
     ]
+    return _unlike(run, window, fresh, start, limits)
+
+
+def _unlike(
+    run: Run, window: Window, micro: Sequence[Grads], start: float, limits: Limits
+) -> list[Finding]:
     sizes = [run.loop.size(batch) for batch in window.batches]
-    whole = combined(fresh, [n / sum(sizes) for n in sizes])
+    whole = combined(micro, [n / sum(sizes) for n in sizes])
     move = _shown(run, _filled(whole, window))
     square = float(np.vdot(clipping.flat(move), clipping.flat(move)))
     if not square or not math.isfinite(square):
         return []
     allowed = limits.number("step_slope", run.coarsest) * square
     seen = []
-    for each in slopes(run, window, move):
+    for each in slopes(run, window, move, start):
         if each.allows(square, allowed):
             return []
         seen.append(each)

@@ -47,7 +47,8 @@ def _written(run: Run) -> list[Finding]:
             for tracked, x, y in zip(run.loop.parameters, a, b, strict=True):
                 is_stray = tracked.trainable and tracked.owners != 0
                 is_copy = any(t.shadow >= 0 for t in run.loop.parameters)
-                if is_stray and not is_copy and not np.array_equal(x, y, equal_nan=True):
+                is_same = x is y or np.array_equal(x, y, equal_nan=True)
+                if is_stray and not is_copy and not is_same:
                     return [
                         Finding(
                             code="step-written",
