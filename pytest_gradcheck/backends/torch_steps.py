@@ -16,7 +16,7 @@ from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.state import reachable
 from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
 from pytest_gradcheck.backends.torch_state import generators_of, guard
-from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
+from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch
 from pytest_gradcheck.errors import UsageError
 
@@ -56,6 +56,7 @@ class TorchLoop:
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
         self._takes_model = takes(training.loss, 1) == 2
+        self._values, self._grads = Arrays(), Arrays()
 
     def _found(self) -> tuple[list[Tensor], list[Tracked]]:
         tensors: dict[int, tuple[str, Tensor]] = {}
@@ -91,7 +92,7 @@ class TorchLoop:
 
     def now(self) -> list[np.ndarray]:
         """Every parameter."""
-        return [as_numpy(p) for p in self.tensors]
+        return [self._values.of(i, p) for i, p in enumerate(self.tensors)]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
@@ -145,7 +146,8 @@ class TorchLoop:
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
-        return [None if p.grad is None else as_numpy(p.grad) for p in self.tensors]
+        pairs = enumerate(p.grad for p in self.tensors)
+        return [None if g is None else self._grads.of(i, g) for i, g in pairs]
 
     # --- the loss ---------------------------------------------------------------------------
 

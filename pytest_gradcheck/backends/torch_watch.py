@@ -85,7 +85,7 @@ class Watch:
         self._note("step", math.nan)
         left = self._own(self._loop.received())
         touched = not self._has_closure and any(
-            a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
+            a is not b and a is not None and b is not None and not _is_same(a, b)
             for a, b in zip(self._received, left, strict=True)
         )
         self._updates.append(
@@ -98,3 +98,7 @@ class Watch:
                 touched=touched,
             )
         )
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=True))

@@ -144,8 +144,10 @@ def _all(
         evidence.append(ladder.evidence(climbed))
     if not any(f.severity == "fail" for f in found):
         found += weak.findings(seen, pairs, contract)
-        sharp = sharpness.finding(seen, seen.windows[0])
-        found += [sharp] if sharp else []
+        points = sharpness.measured(seen, contract)
+        if points:
+            found.append(sharpness.finding(points))
+            evidence.append(sharpness.evidence(points))
     return found, tuple(evidence)
 
 
