@@ -23,8 +23,8 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
     """
     directions: list[np.ndarray] = []
     images: list[np.ndarray] = []
-    rest = start
     for _ in range(count):
+        rest = _beside(directions, images[-1]) if images else start
         size = float(np.linalg.norm(rest))
         if size <= 1e-12 * (float(np.linalg.norm(images[-1])) if images else 0.0):
             break  # the directions so far are all that the matrix mixes
@@ -32,9 +32,6 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
         images.append(product(directions[-1]))
         if not np.all(np.isfinite(images[-1])):
             return float("nan")
-        rest = images[-1]
-        for v in (*directions, *directions):  # twice is enough (Parlett 1998, section 6.9)
-            rest = rest - np.vdot(v, rest) * v
     if not directions:
         return float("nan")
     small = np.array([[float(np.vdot(v, w)) for w in images] for v in directions])
@@ -42,3 +39,10 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
     best = int(np.argmax(np.abs(values)))
     image = np.sum([c * w for c, w in zip(vectors[:, best], images, strict=True)], axis=0)
     return float(np.copysign(np.linalg.norm(image), values[best]))
+
+
+def _beside(directions: list[np.ndarray], image: np.ndarray) -> np.ndarray:
+    """What is left of a vector beside some directions."""
+    for v in (*directions, *directions):  # twice is enough (Parlett 1998, section 6.9)
+        image = image - np.vdot(v, image) * v
+    return image
