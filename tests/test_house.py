@@ -48,6 +48,7 @@ TORCH = {
     "backends.torch_clips",
     "backends.torch_events",
     "backends.torch_optimizers",
+    "backends.torch_resumed",
     "backends.torch_steps",
     "backends.torch_trials",
     "backends.torch_values",

@@ -259,6 +259,10 @@ class NumpyLoop:
         """None: the state is the caller's."""
         return None
 
+    def resumed(self) -> list[tuple[str, str]]:
+        """None: a functional step has nothing beside its state."""
+        return []
+
     def slots(self) -> list[list[np.ndarray]]:
         """Groups of arrays in the state, in order, that have the shapes of the parameters."""
         shapes = [x.shape for x in self._arrays(self._params)]

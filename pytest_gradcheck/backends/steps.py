@@ -191,6 +191,9 @@ class Loop(Protocol):
     def restored(self, update: Update) -> Sequence[tuple[str, float]] | None:
         """Repeat an update from a saved and restored state; what differs by how much of itself."""
 
+    def resumed(self) -> Sequence[tuple[str, str]]:
+        """What beside the optimizer goes on otherwise from its saved state: a name, and how."""
+
     def slots(self) -> Sequence[Sequence[np.ndarray]]:
         """Groups of arrays in the state of the optimizer that are shaped like the parameters."""
 

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_gradcheck.backends import torch_events, torch_optimizers, torch_trials, torch_values
+from pytest_gradcheck.backends import (
+    torch_events,
+    torch_optimizers,
+    torch_resumed,
+    torch_trials,
+    torch_values,
+)
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.state import reachable
 from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
@@ -234,34 +240,13 @@ class TorchLoop:
             for p, grad in grads:
                 p.grad = grad
 
-    @contextmanager
-    def _trial(self) -> Iterator[None]:
-        """Hold what a bare step of an optimizer changes."""
-        kept = [(p, p.detach().clone(), p.grad) for p in self.tensors]
-        now = self.mark()
-        try:
-            with torch_optimizers.held(self._optimizers):
-                yield
-        finally:
-            with torch.no_grad():
-                for p, value, grad in kept:
-                    p.data.copy_(value)
-                    p.grad = grad
-            self._rewind(now)
+    def rewind(self, mark: Sequence[Any]) -> None:
+        """Set all generators back to a mark."""
+        self._rewind(mark)
 
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
         """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""
-        if not self._optimizers or any(torch_optimizers.needs_closure(o) for o in self._optimizers):
-            return
-        if is_fresh and any(start for start, _ in self.starts):
-            return  # momentum from before may move what it likes
-        for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
-            with self._trial():
-                try:
-                    names = torch_trials.moved(self, self._optimizers, what)
-                except Exception:  # an optimizer that takes no such gradient is not asked
-                    continue
-                yield what, names, all(bool(p.isfinite().all()) for p in self.tensors)
+        return torch_trials.idle(self, self._optimizers, is_fresh)
 
     def flipped(
         self, batch: Any, at: Sequence[np.ndarray], mark: Any
@@ -276,16 +261,11 @@ class TorchLoop:
 
     def restored(self, update: Update) -> list[tuple[str, float]] | None:
         """Save and load the optimizer's state, repeat the update, compare bit by bit."""
-        optimizer = self._optimizers[update.which]
-        if torch_optimizers.needs_closure(optimizer):
-            return None
-        with self._trial():
-            finals = []
-            for is_loaded in (False, True):
-                with self._trial():
-                    torch_trials.repeat(self.tensors, optimizer, update, is_loaded)
-                    finals.append([p.detach().clone() for p in self.tensors])
-        return torch_trials.differing(self.parameters, update, finals)
+        return torch_trials.restored(self, self._optimizers, update)
+
+    def resumed(self) -> list[tuple[str, str]]:
+        """Schedulers and loss scalers within reach of the step."""
+        return torch_resumed.resumed(self._roots, self._optimizers)
 
     def slots(self) -> list[list[np.ndarray]]:
         """None: the gradient itself is seen."""

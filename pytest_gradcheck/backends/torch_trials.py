@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,55 @@ from torch import Tensor
 from pytest_gradcheck.backends import torch_optimizers
 from pytest_gradcheck.backends.steps import Tracked, Update
 from pytest_gradcheck.backends.torch_values import like
+
+
+@contextmanager
+def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[None]:
+    """Hold what a bare step of an optimizer changes."""
+    kept = [(p, p.detach().clone(), p.grad) for p in loop.tensors]
+    now = loop.mark()
+    try:
+        with torch_optimizers.held(list(optimizers)):
+            yield
+    finally:
+        with torch.no_grad():
+            for p, value, grad in kept:
+                p.data.copy_(value)
+                p.grad = grad
+        loop.rewind(now)
+
+
+def idle(
+    loop: Any, optimizers: Sequence[Any], is_fresh: bool
+) -> Iterator[tuple[str, list[str], bool]]:
+    """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""
+    if not optimizers or any(torch_optimizers.needs_closure(o) for o in optimizers):
+        return
+    if is_fresh and any(start for start, _ in loop.starts):
+        return  # momentum from before may move what it likes
+    for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
+        with _trial(loop, optimizers):
+            try:
+                names = moved(loop, optimizers, what)
+            except Exception:  # an optimizer that takes no such gradient is not asked
+                continue
+            yield what, names, all(bool(p.isfinite().all()) for p in loop.tensors)
+
+
+def restored(
+    loop: Any, optimizers: Sequence[Any], update: Update
+) -> list[tuple[str, float]] | None:
+    """Save and load the optimizer's state, repeat the update, compare bit by bit."""
+    optimizer = optimizers[update.which]
+    if torch_optimizers.needs_closure(optimizer):
+        return None
+    with _trial(loop, optimizers):
+        finals = []
+        for is_loaded in (False, True):
+            with _trial(loop, optimizers):
+                repeat(loop.tensors, optimizer, update, is_loaded)
+                finals.append([p.detach().clone() for p in loop.tensors])
+    return differing(loop.parameters, update, finals)
 
 
 def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:

@@ -35,7 +35,7 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
     found += [*_written(run), *_bad(run, contract)]
     if run.windows and not run.calls[-1].error:
         found += _idle(run, has_rule)
-        found += _restored(run)
+        found += [*_restored(run), *_resumed(run)]
     return found
 
 
@@ -94,6 +94,19 @@ def _restored(run: Run) -> list[Finding]:
             message=f"after its state is saved and loaded, the optimizer moves {name} "
             f"otherwise; look at what state_dict leaves out or maps to another parameter",
         )
+    ]
+
+
+def _resumed(run: Run) -> list[Finding]:
+    return [
+        Finding(
+            code="step-restore",
+            severity="fail",
+            where=name,
+            message=f"{name} does not go on from its saved state: {told}; put what it counts "
+            f"into its state_dict",
+        )
+        for name, told in run.loop.resumed()
     ]
 
 
