@@ -73,7 +73,7 @@ ROOMS = {
     "backends.numpy_probe": ({*SHARED, "backends.numpy", "backends.numpy_records"}, ()),
     "backends.jax_probe": ({*SHARED, *JAX, "backends.jax"}, ()),  # for its guard
     # A functional step is the same in JAX as in NumPy.
-    "backends.numpy_steps": ({*SHARED, "backends.numpy"}, ()),
+    "backends.numpy_steps": ({*SHARED, "backends.numpy", "backends.numpy_batches"}, ()),
     "backends.jax_steps": ({*SHARED, *JAX, "backends.numpy_steps"}, ()),
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),

@@ -194,6 +194,9 @@ class Loop(Protocol):
     def resumed(self) -> Sequence[tuple[str, str]]:
         """What beside the optimizer goes on otherwise from its saved state: a name, and how."""
 
+    def repeated(self) -> Sequence[tuple[str, float]]:
+        """The last call once more, from the same state; what then ends otherwise, by how much."""
+
     def slots(self) -> Sequence[Sequence[np.ndarray]]:
         """Groups of arrays in the state of the optimizer that are shaped like the parameters."""
 

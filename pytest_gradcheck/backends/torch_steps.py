@@ -267,6 +267,10 @@ class TorchLoop:
         """Schedulers and loss scalers within reach of the step."""
         return torch_resumed.resumed(self._roots, self._optimizers)
 
+    def repeated(self) -> list[tuple[str, float]]:
+        """None: a step of torch has its state where it likes."""
+        return []
+
     def slots(self) -> list[list[np.ndarray]]:
         """None: the gradient itself is seen."""
         return []

@@ -35,7 +35,7 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
     found += [*_written(run), *_bad(run, contract)]
     if run.windows and not run.calls[-1].error:
         found += _idle(run, has_rule)
-        found += [*_restored(run), *_resumed(run)]
+        found += [*_restored(run), *_resumed(run), *_repeated(run)]
     return found
 
 
@@ -107,6 +107,24 @@ def _resumed(run: Run) -> list[Finding]:
             f"into its state_dict",
         )
         for name, told in run.loop.resumed()
+    ]
+
+
+def _repeated(run: Run) -> list[Finding]:
+    off = [(name, error) for name, error in run.loop.repeated() if error > NEAR]
+    if not off:
+        return []
+    name, error = max(off, key=lambda pair: pair[1])
+    return [
+        Finding(
+            code="step-hidden-state",
+            severity="warn",
+            where=name,
+            message=f"the step moves {name} otherwise when it is called again with the same "
+            f"parameters, state and batch: it keeps something elsewhere, which is lost when a "
+            f"training is saved and loaded",
+            numbers=(("error", error),),
+        )
     ]
 
 
