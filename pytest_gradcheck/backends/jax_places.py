@@ -1,4 +1,7 @@
-"""JAX: another transformation in the place of the user's, wherever a step holds it."""
+"""JAX: another transformation in the place of the user's, wherever a step holds it.
+
+And stand-ins for what a transformation is given beside gradients, where it is asked alone.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,32 @@ from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from pytest_gradcheck.backends.state import names_of
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def _paraboloid(slope: Any, start: Any) -> Callable[[Any], Any]:
+    """A function with a given slope at a start, which a line search can go along."""
+
+    def value(params: Any) -> Any:
+        moved = jax.tree.map(lambda x, y: x - y, params, start)
+        parts = jax.tree.map(lambda g, d: jnp.sum(g * d + d * d / 2), slope, moved)
+        return sum(jax.tree.leaves(parts))
+
+    return value
+
+
+# What optax hands on by name (``GradientTransformationExtraArgs``), made of a gradient and
+# parameters: something of the kind, where only the same twice is needed.
+STAND_INS: dict[str, Callable[[Any, Any], Any]] = {
+    "value": lambda slope, start: jnp.zeros(()),
+    "grad": lambda slope, start: slope,
+    "value_fn": _paraboloid,
+}
 
 
 def with_update(tx: Any, update: Callable[..., Any]) -> Any:

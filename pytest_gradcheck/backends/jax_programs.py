@@ -26,11 +26,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if not _can_hurry():
         return plain
     # Another function object: programs of the same one would share a cache, whatever the options.
-    hurried = jax.jit(lambda *args: function(*args), compiler_options=HURRIED)
+    hurried = jax.jit(lambda *args, **named: function(*args, **named), compiler_options=HURRIED)
 
     @functools.wraps(function)
-    def chosen(*args: Any) -> Any:
-        return (hurried if _is_small(args) else plain)(*args)
+    def chosen(*args: Any, **named: Any) -> Any:
+        return (hurried if _is_small((args, named)) else plain)(*args, **named)
 
     return chosen
 

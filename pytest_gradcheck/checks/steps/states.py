@@ -70,9 +70,10 @@ def _idle(run: Run, has_rule: bool) -> list[Finding]:
                     code="step-idle",
                     severity="fail",
                     where=names[0],
-                    message=f"a step {what} changes {names[0]}"
-                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; leave what has "
-                    f"nothing to do as it is",
+                    message=f"a step {what} {'changes' if is_finite else 'spoils'} {names[0]}"
+                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+                    f"{'' if is_finite else ': it is not finite then'}; leave what has nothing to "
+                    f"do as it is, and look at eps in {run.coarsest}",
                 )
             ]
     return []
