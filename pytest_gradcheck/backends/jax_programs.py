@@ -23,7 +23,7 @@ MOST = 1_000_000  # elements of arguments: beyond, slow kernels cost more than c
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function compiled at first use for each form of its arguments, in a hurry if small."""
     plain: Callable[..., Any] = jax.jit(function)
-    if not _can_hurry():
+    if not can_hurry():
         return plain
     # Another function object: programs of the same one would share a cache, whatever the options.
     hurried = jax.jit(lambda *args, **named: function(*args, **named), compiler_options=HURRIED)
@@ -36,7 +36,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def _can_hurry() -> bool:
+def can_hurry() -> bool:
     """Whether this release and device take the options."""
     if jax.default_backend() != "cpu":
         return False

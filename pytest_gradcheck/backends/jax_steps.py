@@ -13,7 +13,7 @@ import numpy as np
 from pytest_gradcheck.backends import jax_modules, jax_places
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_places import replaced, with_update
-from pytest_gradcheck.backends.jax_programs import compiled
+from pytest_gradcheck.backends.jax_programs import can_hurry, compiled
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
@@ -43,7 +43,8 @@ class JaxLoop(NumpyLoop):
         self._pending: list[list[np.ndarray]] = []
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
-        self._updated = compiled(self._tx.update) if self._tx else None
+        self._is_hurried = can_hurry()
+        self._updated = jax.jit(self._tx.update) if self._tx else None
         self._alone = compiled(self._answer)
         self.can_see = self._tx is not None
 
@@ -216,6 +217,12 @@ class JaxLoop(NumpyLoop):
             return self._compiled(params, handed)
         except (*_UNTRACED, TypeError):  # it needs numbers: not compiled
             return self._differentiated(params, handed)
+
+    def careful(self) -> bool:
+        """No hurry: another program rounds otherwise, by much where a network is saturated."""
+        was_hurried, self._is_hurried = self._is_hurried, False
+        self._compiled = jax.jit(self._differentiated)
+        return was_hurried
 
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any

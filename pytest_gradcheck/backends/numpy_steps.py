@@ -159,6 +159,10 @@ class NumpyLoop:
         finally:
             self._rewind(now)
 
+    def careful(self) -> bool:
+        """There is one way only."""
+        return False
+
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
         with self._from(mark):

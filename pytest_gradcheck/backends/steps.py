@@ -173,6 +173,9 @@ class Loop(Protocol):
     ) -> tuple[float, Sequence[np.ndarray | None]]:
         """Loss and fresh gradient, drawn from a mark, at other parameters where given."""
 
+    def careful(self) -> bool:
+        """Take gradients as the user's step does from now on; whether that is a change."""
+
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters, drawn from a mark."""
 

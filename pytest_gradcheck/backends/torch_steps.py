@@ -210,6 +210,10 @@ class TorchLoop:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None
         return float(value.detach()), arrays
 
+    def careful(self) -> bool:
+        """They are."""
+        return False
+
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
         with self._placed(at, mark), torch.enable_grad():  # a loss may differentiate inside

@@ -43,12 +43,12 @@ def test_a_hurried_gradient_is_the_same_gradient():
 
 
 def test_what_is_large_is_compiled_well(monkeypatch):
-    assert programs._can_hurry() == (jax.default_backend() == "cpu")
+    assert programs.can_hurry() == (jax.default_backend() == "cpu")
     seen = options(monkeypatch)
     monkeypatch.setattr(programs, "MOST", 50)
     gradient = programs.compiled(jax.grad(loss))
     gradient(*arguments(2)), gradient(*arguments(40))
-    assert seen == [programs.HURRIED if programs._can_hurry() else None, None]
+    assert seen == [programs.HURRIED if programs.can_hurry() else None, None]
 
 
 @pytest.mark.parametrize("lacks", ["option", "argument"])
@@ -58,9 +58,9 @@ def test_a_release_that_cannot_hurry(monkeypatch, lacks):
         monkeypatch.setattr(programs, "HURRIED", {"xla_no_such_option": 1})
     else:
         monkeypatch.setattr(jax, "jit", lambda function: jit(function))
-    programs._can_hurry.cache_clear()
+    programs.can_hurry.cache_clear()
     try:
-        assert not programs._can_hurry()
+        assert not programs.can_hurry()
         assert np.isfinite(programs.compiled(loss)(*arguments()))
     finally:
-        programs._can_hurry.cache_clear()
+        programs.can_hurry.cache_clear()

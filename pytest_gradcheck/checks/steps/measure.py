@@ -159,6 +159,13 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     return window
 
 
+def renew(seen: Run) -> None:
+    """Take the fresh gradients of all windows anew."""
+    for window in seen.windows:
+        pairs = zip(window.batches, window.marks, strict=True)
+        window.micro = [seen.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+
+
 def _later(loop: Loop, window: Window) -> Grads | None:
     received = window.updates[-1].received
     if received is None or len(window.batches) > 1:
