@@ -83,7 +83,7 @@ class Run:
     @property
     def coarsest(self) -> str:
         """The coarsest precision of the parameters and of the loss."""
-        return precision.coarsest([*(p.dtype for p in self.loop.parameters), self.loop.dtype])
+        return precision.coarsest({*(p.dtype for p in self.loop.parameters), self.loop.dtype})
 
     @property
     def names(self) -> list[str]:

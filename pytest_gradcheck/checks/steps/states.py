@@ -41,14 +41,15 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
 
 def _written(run: Run) -> list[Finding]:
     """Parameters that change inside a call, and outside of the optimizers' updates."""
+    if any(t.shadow >= 0 for t in run.loop.parameters):
+        return []  # the copies of master weights
     for call in run.calls:
         ends = [call.before, *(x for u in call.updates for x in (u.before, u.after)), call.after]
         for a, b in zip(ends[::2], ends[1::2], strict=True):
             for tracked, x, y in zip(run.loop.parameters, a, b, strict=True):
                 is_stray = tracked.trainable and tracked.owners != 0
-                is_copy = any(t.shadow >= 0 for t in run.loop.parameters)
                 is_same = x is y or np.array_equal(x, y, equal_nan=True)
-                if is_stray and not is_copy and not is_same:
+                if is_stray and not is_same:
                     return [
                         Finding(
                             code="step-written",
