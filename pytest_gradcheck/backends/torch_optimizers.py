@@ -110,6 +110,18 @@ def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def scale(optimizer: Any) -> float:
+    """The loss scale that an optimizer divides by itself: a scaler hands it to fused ones."""
+    given = getattr(optimizer, "grad_scale", None)
+    return float(given) if isinstance(given, Tensor) and given.numel() == 1 else 1.0
+
+
+def is_left_out(optimizer: Any) -> bool:
+    """Whether a scaler told an optimizer that a gradient is not finite, so that it rests."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found)
+
+
 @contextmanager
 def held(optimizers: list[Any]) -> Iterator[None]:
     """Set state and groups of optimizers back afterwards: the same tensors with the same bits."""

@@ -27,6 +27,7 @@ class Watch:
         self._received: list[np.ndarray | None] = []
         self._hyper: list[dict[str, Any]] = []
         self._has_closure = False
+        self._scale = 1.0
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -57,6 +58,7 @@ class Watch:
 
     def _pre(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         self._before = self._loop.now()
+        self._scale = torch_optimizers.scale(optimizer)
         self._received = self._own(self._loop.received())
         self._hyper = self._loop.hyper(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -79,14 +81,25 @@ class Watch:
         groups = torch_optimizers.groups(self._optimizer)
         mine = {id(p) for group in groups for p in group["params"]}
         pairs = zip(grads, self._loop.tensors, strict=True)
-        return [g if not mine or id(p) in mine else None for g, p in pairs]
+        held = [g if not mine or id(p) in mine else None for g, p in pairs]
+        if self._scale == 1.0:
+            return held
+        return [None if g is None else g / self._scale for g in held]
 
     def _post(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if torch_optimizers.is_left_out(optimizer):
+            self._note("step left out", math.nan)
+            return
         self._note("step", math.nan)
         left = self._own(self._loop.received())
-        touched = not self._has_closure and any(
-            a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
-            for a, b in zip(self._received, left, strict=True)
+        # What a loss scale is removed from may be written back, which is no other gradient.
+        touched = (
+            not self._has_closure
+            and self._scale == 1.0
+            and any(
+                a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
+                for a, b in zip(self._received, left, strict=True)
+            )
         )
         self._updates.append(
             Update(
