@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -89,12 +90,18 @@ class Clip:
         threshold: Its threshold.
         order: Order of the norm.
         is_value: Whether it clips each element.
+        size: The norm that it was given to divide by; NaN where it takes one itself.
+        given: How many tensors it was given, those that are no parameters of ours too.
+        with_gradient: How many of them had a gradient.
     """
 
     places: tuple[int, ...]
     threshold: float
     order: float = 2.0
     is_value: bool = False
+    size: float = math.nan
+    given: int = 1
+    with_gradient: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +116,10 @@ class Call:
         changed_batch: Whether the step wrote into its batch.
         error: What it raised, in words; empty where nothing.
         clips: The clips of the framework that were called.
+        trained: Whether each parameter took a gradient before or after; empty where it always
+            does what it did at hand-over.
+        is_altered: Whether it differentiated under other conditions than were known before it.
+        is_idle: Whether it left the gradients and the parameters alone.
     """
 
     before: Sequence[np.ndarray]
@@ -118,6 +129,9 @@ class Call:
     changed_batch: bool = False
     error: str = ""
     clips: Sequence[Clip] = ()
+    trained: Sequence[bool] = ()
+    is_altered: bool = False
+    is_idle: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +141,9 @@ class Tracked:
     Args:
         name: Dotted path.
         dtype: Precision.
-        trainable: Whether its owner lets it be trained.
-        owners: By how many optimizers, or groups, it is held; None where that is not known.
+        trainable: Whether its owner lets it be trained, at some time of the run at least.
+        owners: By how many optimizers, or groups, it is held at most; None where that is not
+            known.
         shadow: Number of the parameter of lower precision that it is the master copy of; -1.
     """
 
@@ -229,8 +244,13 @@ def _has_jax(training: Training) -> bool:
     return False
 
 
-def load(name: str, training: Training) -> Loop:
+def load(name: str, training: Training, others: Sequence[Any] = ()) -> Loop:
     """The loop of a training, its backend imported now.
+
+    Args:
+        name: Name of the backend.
+        training: The parts.
+        others: torch: optimizers of the same step with losses of their own.
 
     Raises:
         UsageError: No such backend, its framework is not installed, or a part is missing.
@@ -241,7 +261,7 @@ def load(name: str, training: Training) -> Loop:
         module = importlib.import_module(f"pytest_gradcheck.backends.{name}_steps")
     except ModuleNotFoundError as error:
         raise UsageError(f"backend={name!r} needs {error.name}, which is not installed") from error
-    made: Loop = module.loop(training)
+    made: Loop = module.loop(training, others) if others else module.loop(training)
     return made
 
 

@@ -93,6 +93,15 @@ def groups(optimizer: Any) -> list[dict[str, Any]]:
     return list(found) if isinstance(found, (list, tuple)) else []
 
 
+def holders(optimizers: Sequence[Any]) -> dict[int, int]:
+    """By how many groups each tensor is held, by its id."""
+    found: dict[int, int] = {}
+    for optimizer in optimizers:
+        for p in (p for group in groups(optimizer) for p in group["params"]):
+            found[id(p)] = found.get(id(p), 0) + 1
+    return found
+
+
 def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a group as plain numbers."""
     kept: dict[str, Any] = {}

@@ -95,7 +95,7 @@ def _judged(
         number = seen.calls.index(failed) + 1
         told = f"the step raises at call {number}: {failed.error}"
         finding = Finding(code="step-raised", severity="fail", message=told)
-        return [finding, *order.findings(seen)], ()
+        return [finding, *order.findings(seen, contract)], ()
     if not seen.windows:
         found = coverage.findings(seen, (), contract, limits, {}, {})
         return [_no_step(seen), *found], ()
@@ -130,7 +130,7 @@ def _all(
             if not (is_named and told[0].code == "step-gradient-scale"):
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
-    found = [*wrong, *_windows(seen, contract), *order.findings(seen)]
+    found = [*wrong, *_windows(pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.moves, replay.rules)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.rules))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
@@ -149,15 +149,16 @@ def _all(
     return found, tuple(evidence)
 
 
-def _windows(seen: Run, contract: Contract) -> list[Finding]:
+def _windows(pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Another number of micro-batches than claimed; a short last window that is left."""
-    counts = [len(w.batches) for w in seen.windows]
+    windows = [p.window for p in pairs]
+    counts = [len(w.batches) for w in windows]
     claimed = contract.accumulate
     if claimed is None:
         claimed = max(set(counts), key=counts.count)
-    odd = [w for w in seen.windows if len(w.batches) > claimed]
+    odd = [w for w in windows if len(w.batches) > claimed]
     if not odd and contract.accumulate and max(counts) < claimed:
-        odd = seen.windows[:1]
+        odd = windows[:1]
     if not odd:
         return []
     return [

@@ -85,11 +85,19 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
-    moved = [i for i in range(len(run.names)) if _is_frozen(run, i, contract) and _moved(run, i)]
+    moved = [i for i in range(len(run.names)) if _moves_frozen(run, i, contract)]
     by_hand = [i for i in moved if _is_left_alone(run, i, contract)]
     return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
         [_of_step(run.names[i]) for i in by_hand]
     )
+
+
+def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
+    """Whether a parameter moves in a call in which it is frozen: for good, or for a while."""
+    if _is_frozen(run, i, contract):
+        return _moved(run, i)
+    frozen = [c for c in run.calls if c.trained and not c.trained[i]]
+    return any(not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in frozen)
 
 
 def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
