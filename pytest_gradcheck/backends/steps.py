@@ -134,6 +134,19 @@ class Call:
     is_idle: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A loss that holds parts back from its gradient, with these parts held still.
+
+    Args:
+        value: The loss at other parameters.
+        places: What holds them back, and where.
+    """
+
+    value: Callable[[Sequence[np.ndarray]], float]
+    places: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracked:
     """One parameter.

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from pytest_gradcheck.backends import (
     torch_events,
-    torch_loss,
     torch_optimizers,
-    torch_scene,
     torch_tracked,
     torch_trials,
     torch_values,
 )
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.state import reachable
-from pytest_gradcheck.backends.steps import Call, Clip, Training, Update, takes
+from pytest_gradcheck.backends.steps import Call, Clip, Stopped, Training, Update
+from pytest_gradcheck.backends.torch_fresh import Fresh
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
@@ -54,10 +53,8 @@ class TorchLoop:
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others))
         self._roots = (training.step, training.loss, self._model, *self._optimizers, *self._others)
-        self._generators = generators_of(list(reachable(self._roots)))
         self._scene = Scene(self._model)
         self.lowered = ""
-        self._casts_itself = False
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
         first = self._optimizers[0] if self._optimizers else None
         named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
@@ -68,7 +65,8 @@ class TorchLoop:
         self.rates = [torch_optimizers.hyper(g).get("lr") for g in groups]
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
-        self._takes_model = takes(training.loss, 1) == 2
+        generators = generators_of(list(reachable(self._roots)))
+        self._fresh = Fresh(training, self.tensors, generators, self._scene)
 
     # --- what is there ----------------------------------------------------------------------
 
@@ -78,11 +76,7 @@ class TorchLoop:
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
-        return [g.get() for g in self._generators]
-
-    def _rewind(self, mark: Sequence[Any]) -> None:
-        for generator, state in zip(self._generators, mark, strict=True):
-            generator.set(state)
+        return self._fresh.mark()
 
     def hyper(self, optimizer: Any) -> list[dict[str, Any]]:
         """Hyperparameters of each parameter."""
@@ -162,47 +156,12 @@ class TorchLoop:
 
     # --- the loss ---------------------------------------------------------------------------
 
-    def _loss(self, batch: Any) -> Tensor:
-        loss = self._training.loss
-        given = (self._model, copied(batch)) if self._takes_model else (copied(batch),)
-        return torch_loss.of_training(loss, given)
-
-    @contextmanager
-    def _placed(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
-        """Other parameters, the mode at hand-over and a mark of the generators, for a while."""
-        kept = [p.detach().clone() for p in self.tensors] if at is not None else []
-        buffers = [(b, b.detach().clone()) for b in self._model.buffers()]
-        now = self.mark()
-        try:
-            for p, value in zip(self.tensors, at or (), strict=False):
-                p.data.copy_(torch.from_numpy(np.asarray(value)))
-            self._rewind(mark)
-            with self._scene.placed(self._scene.modes):
-                yield
-        finally:
-            with torch.no_grad():
-                for p, value in zip(self.tensors, kept, strict=False):
-                    p.data.copy_(value)
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            self._rewind(now)
-
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
-        with self._placed(at, mark), torch.enable_grad():
-            wanted = [p for p in self.tensors if p.requires_grad]
-            with torch_scene.entered() as casts:
-                value = self._loss(batch)
-            self._casts_itself = bool(casts)
-            self.dtype = str(value.dtype).removeprefix("torch.")
-            try:
-                grads = torch_loss.pulled(value, wanted)
-            except torch_loss.ReentrantError:
-                self._rewind(mark)
-                grads = torch_loss.accumulated(self._loss(batch), wanted)
-        found = {id(p): g for p, g in zip(wanted, grads, strict=True)}
+        value, found = self._fresh.gradient(batch, at, mark)
+        self.dtype = self._fresh.dtype
         arrays = [
             None
             if (g := found.get(id(p))) is None
@@ -212,21 +171,24 @@ class TorchLoop:
         for i, tracked in enumerate(self.parameters):
             if tracked.shadow >= 0:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None
-        return float(value.detach()), arrays
+        return float(value), arrays
 
     def seen_gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient under the autocast that the last call used."""
-        if self._scene.cast is not None and not self._casts_itself:
+        if self._scene.cast is not None and not self._fresh.casts_itself:
             self.lowered = str(self._scene.cast[1]).removeprefix("torch.")
         with self._scene.casting():
             return self.gradient(batch, at, mark)
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
-        with self._placed(at, mark), torch.enable_grad():  # a loss may differentiate inside
-            return float(self._loss(batch))
+        return self._fresh.value(batch, at, mark)
+
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped | None:
+        """The loss with what it holds back held still; None where it holds nothing back."""
+        return self._fresh.stopped(batch, at, mark)
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
@@ -266,7 +228,7 @@ class TorchLoop:
                 for p, value, grad in kept:
                     p.data.copy_(value)
                     p.grad = grad
-            self._rewind(now)
+            self._fresh.rewind(now)
 
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
         """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""

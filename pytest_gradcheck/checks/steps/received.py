@@ -116,7 +116,7 @@ def compared(
     whole = float(np.linalg.norm(sizes))
     wrong, worst = [], 0.0
     stepped = set().union(*(held_by(update) for update in window.updates))
-    lowered = [run.loop.lowered] if getattr(run.loop, "lowered", "") else []
+    lowered = [dtype] if (dtype := getattr(run.loop, "lowered", "")) else []
     for i, tracked in enumerate(run.loop.parameters):
         has_copy = any(t.shadow == i for t in run.loop.parameters)
         if tracked.owners == 0 or not tracked.trainable or has_copy or i not in stepped:
