@@ -31,8 +31,9 @@ class Training:
         step: The user's own step. torch: ``step(batch)``; JAX and NumPy:
             ``step(params, opt_state, batch)``, which returns the new ``(params, opt_state)``, and
             whatever else after them.
-        loss: What is to become smaller. torch: ``loss(batch)`` or ``loss(model, batch)``; JAX and
-            NumPy: ``loss(params, batch)``. A tuple counts by its first value.
+        loss: What is to become smaller (larger, where the optimizer says ``maximize``). torch:
+            ``loss(batch)`` or ``loss(model, batch)``, or one for each of several optimizers; JAX
+            and NumPy: ``loss(params, batch)``. A tuple counts by its first value.
         batches: The batches of an epoch, the last one as short as it is.
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
@@ -43,7 +44,7 @@ class Training:
     """
 
     step: Callable[..., Any]
-    loss: Callable[..., Any]
+    loss: Any  # a function, or a list of functions
     batches: Iterable[Any]
     model: Any = None
     optimizer: Any = None
@@ -141,10 +142,12 @@ class Stopped:
     Args:
         value: The loss at other parameters.
         places: What holds them back, and where.
+        functions: Names of functions in its graph whose backward is not the framework's own.
     """
 
     value: Callable[[Sequence[np.ndarray]], float]
     places: tuple[str, ...]
+    functions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,9 +292,10 @@ def built(training: Any) -> Training:
         raise UsageError(
             f"a Training is wanted, or a function that returns one; got {type(made).__name__}"
         )
-    for part in ("step", "loss"):
-        if not callable(getattr(made, part)):
-            raise UsageError(f"Training.{part} must be callable, got {getattr(made, part)!r}")
+    losses = made.loss if isinstance(made.loss, (list, tuple)) and made.loss else [made.loss]
+    for part, value in (("step", made.step), *(("loss", loss) for loss in losses)):
+        if not callable(value):
+            raise UsageError(f"Training.{part} must be callable, got {value!r}")
     return made
 
 

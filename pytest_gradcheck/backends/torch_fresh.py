@@ -94,27 +94,26 @@ class Fresh:
                 grads = torch_loss.accumulated(self._loss(batch), wanted)
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
 
-    def value(
-        self, batch: Any, at: Sequence[np.ndarray], mark: Any, cuts: Cuts | None = None
-    ) -> float:
-        """The loss at other parameters, what it holds back held still where asked for."""
+    def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
+        """The loss at other parameters."""
+        return float(self._valued(batch, at, mark, None))
+
+    def _valued(self, batch: Any, at: Sequence[np.ndarray], mark: Any, cuts: Cuts | None) -> Tensor:
         # With a graph: a loss may differentiate inside.
         with self._placed(at, mark), torch.enable_grad(), cuts or nullcontext():
-            return float(self._loss(batch))
+            return self._loss(batch)
 
-    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped | None:
-        """The loss with what it holds back held still; None where it holds nothing back."""
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
+        """The loss with what it holds back held still."""
         cuts = Cuts()
-        self.value(batch, at, mark, cuts)
-        if not cuts.places:
-            return None
+        functions = torch_loss.own_functions(self._valued(batch, at, mark, cuts))
 
         def value(there: Sequence[np.ndarray]) -> float:
             try:
-                return self.value(batch, there, mark, cuts.again())
+                return float(self._valued(batch, there, mark, cuts.again()))
             except UsageError as error:
                 if not isinstance(error.__cause__, DifferentError):
                     raise
                 return float("nan")
 
-        return Stopped(value, tuple(cuts.places))
+        return Stopped(value, tuple(cuts.places), tuple(functions))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,18 +85,27 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     return found
 
 
-def _has_checkpoint(value: Tensor) -> bool:
-    """Whether a graph passes through a checkpoint of the older kind."""
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """Every node of a graph, once."""
     pending, seen = [value.grad_fn], set()
     while pending:
         node = pending.pop()
-        if node is None or node in seen:
-            continue
-        if "CheckpointFunction" in node.name():
-            return True
-        seen.add(node)
-        pending += [inner for inner, _ in node.next_functions]
-    return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [inner for inner, _ in node.next_functions]
+            yield node
+
+
+def _has_checkpoint(value: Tensor) -> bool:
+    """Whether a graph passes through a checkpoint of the older kind."""
+    return any("CheckpointFunction" in node.name() for node in _nodes(value))
+
+
+def own_functions(value: Tensor) -> list[str]:
+    """Names of the functions in a graph whose backward is written in Python."""
+    own = torch.autograd.function.BackwardCFunction
+    names = [n.name().removesuffix("Backward") for n in _nodes(value) if isinstance(n, own)]
+    return [name for name in dict.fromkeys(names) if name != "CheckpointFunction"]
 
 
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:

@@ -25,7 +25,7 @@ from pytest_gradcheck.backends.torch_fresh import Fresh
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
-from pytest_gradcheck.backends.torch_watch import Watch
+from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -100,11 +100,15 @@ class TorchLoop:
         error = ""
 
         def note(word: str, number: float, *clip: Any) -> None:
-            events.append((word, number))
             if word == "backward":
                 self._scene.backward()
             if clip and math.isfinite(number):
-                clips.append(self._clip(word == "clip by value", number, *clip))
+                made = self._clip(word == "clip by value", number, *clip)
+                if made.with_gradient and not made.places:  # of a model that is not ours
+                    word = "other clip"
+                else:
+                    clips.append(made)
+            events.append((word, number))
 
         with ExitStack() as stack:
             stack.enter_context(torch_events.seen(self._roots, note))
@@ -112,6 +116,7 @@ class TorchLoop:
             for i, optimizer in enumerate(self._optimizers):
                 watch = Watch(self, optimizer, i, updates, note)
                 stack.enter_context(watch.open())
+            stack.enter_context(seen_steps(self._others, lambda: note("other step", math.nan)))
             try:
                 self._training.step(handed)
             except Exception as caught:  # whatever the user's code raises is what is to be judged
@@ -121,7 +126,8 @@ class TorchLoop:
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
             updates.append(Update(before, after, None, [{}] * len(before)))
-        is_idle = not updates and grads == self._lying() and "backward" not in dict(events)
+        is_still = grads == self._lying() and "backward" not in dict(events)
+        is_idle = not updates and (is_still or "other step" in dict(events))
         altered = self._scene.adopted() or self._scene.cast is not None
         now = [p.requires_grad for p in self.tensors]
         trained = [a or b for a, b in zip(flags, now, strict=True)]
@@ -186,8 +192,8 @@ class TorchLoop:
         """The loss at other parameters."""
         return self._fresh.value(batch, at, mark)
 
-    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped | None:
-        """The loss with what it holds back held still; None where it holds nothing back."""
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
+        """The loss with what it holds back held still."""
         return self._fresh.stopped(batch, at, mark)
 
     def joined(self, batches: Sequence[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,3 +111,15 @@ class Watch:
                 touched=touched,
             )
         )
+
+
+@contextmanager
+def seen_steps(optimizers: Sequence[Any], note: Callable[[], None]) -> Iterator[None]:
+    """Note the steps of optimizers that are not judged here."""
+    known = [o for o in optimizers if isinstance(o, torch.optim.Optimizer)]
+    handles = [o.register_step_post_hook(lambda *_: note()) for o in known]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -13,11 +13,13 @@ import numpy as np
 from pytest_gradcheck.backends.steps import Loop, Training, built, framework, load
 from pytest_gradcheck.checks.steps import (
     coverage,
+    following,
     inferred,
     ladder,
     order,
     received,
     replaying,
+    several,
     sharpness,
     states,
     weak,
@@ -26,6 +28,7 @@ from pytest_gradcheck.checks.steps.contract import Contract, require_matched
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.verdict import result
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision
@@ -53,32 +56,47 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     began = time.perf_counter()
     training = built(question.training)
     name = question.backend or framework(training)
-    loop = load(name, training)
+    parts = several.parts(training, name)
+    loops = [load(name, part.training, part.others) for part in parts]
     label = question.label or _label(training)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        with loop.held():
-            require_matched(question.contract, [p.name for p in loop.parameters])
-            least = int(limits.number("step_calls"))
-            seen = run(loop, batches_of(training.batches), question.contract, least)
-            findings, evidence = _judged(seen, question.contract, limits)
-    dtype = precision.coarsest([p.dtype for p in loop.parameters])
+    require_matched(question.contract, [p.name for loop in loops for p in loop.parameters])
+    findings: list[Finding] = []
+    evidence: list[Evidence] = []
+    calls = 0
+    for part, loop in zip(parts, loops, strict=True):
+        seen, told = _run(part, loop, question.contract, limits)
+        calls += len(seen.calls)
+        for kept, more in zip((findings, evidence), several.labelled(part, *told), strict=True):
+            kept += more  # type: ignore[operator]  # findings to findings, evidence to evidence
+    dtype = precision.coarsest([p.dtype for loop in loops for p in loop.parameters])
     return result(
         label,
         findings,
-        evidence,
+        tuple(evidence),
         limits.used(dtype),
         replace(
             context,
             backend=name,
-            device=loop.device,
+            device=loops[0].device,
             dtype=dtype,
             precision="float64",
-            evaluations=len(seen.calls),
-            derivatives=len(seen.calls),
+            evaluations=calls,
+            derivatives=calls,
             seconds=time.perf_counter() - began,
         ),
     )
+
+
+def _run(
+    part: Part, loop: Loop, contract: Contract, limits: Limits
+) -> tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]:
+    """Run the step, and judge it by one of its losses."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        with loop.held():
+            least = int(limits.number("step_calls"))
+            seen = run(loop, batches_of(part.training.batches), contract, least)
+            return seen, _judged(seen, contract, limits)
 
 
 def _label(training: Training) -> str:
@@ -140,7 +158,10 @@ def _all(
         is_fresh = not any(start for start, _ in seen.loop.starts)
         trusted = not wrong and bool(replay.rules) and not replay.findings
         trusted |= not is_fresh  # momentum from before may go uphill
-        found += ladder.findings(seen, pairs[0], climbed, contract, limits, trusted)
+        followed = following.findings(seen, pairs[0], contract, limits)
+        if not any(f.severity == "fail" for f in followed):
+            followed += ladder.findings(pairs[0], climbed, contract, trusted)
+        found += followed
         evidence.append(ladder.evidence(climbed))
     if not any(f.severity == "fail" for f in found):
         found += weak.findings(seen, pairs, contract)

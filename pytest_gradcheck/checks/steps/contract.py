@@ -56,6 +56,7 @@ class Contract:
         frozen: Globs of parameters that must not move.
         loss_scale: Factor on the loss that must be gone when the optimizer gets the gradient.
         nonfinite: What must happen to a batch whose gradient is not finite.
+        semi_gradient: Why the gradient is not meant to be the slope of the loss.
     """
 
     optimizer: str | None = None
@@ -70,6 +71,7 @@ class Contract:
     frozen: tuple[str, ...] = ()
     loss_scale: float | None = None
     nonfinite: str | None = None
+    semi_gradient: str | None = None
 
     def rate(self, update: int) -> float | None:
         """The claimed learning rate of an update, counted from 0; None where none is claimed."""
@@ -128,6 +130,9 @@ def contract(claims: Mapping[str, Any]) -> Contract:
     count = kept.get("accumulate")
     if count is not None and (not isinstance(count, int) or count < 1):
         raise UsageError(f"accumulate={count!r} is not allowed; allowed: a whole number above 0")
+    why = kept.get("semi_gradient")
+    if why is not None and not (isinstance(why, str) and why.strip()):
+        raise UsageError(f"semi_gradient={why!r} is not allowed; allowed: the reason, as a text")
     unknown = sorted(set(kept.get("hyper", {})) - set(HYPER))
     if unknown:
         raise UsageError(f"hyper={{{unknown[0]!r}: …}} is not known; known: {', '.join(HYPER)}")

@@ -1,0 +1,274 @@
+"""Does the loss follow its gradient? Differences along it, and along all its tensors alike.
+
+Autograd against the step sees no gradient hook and no wrong backward: both have it. Differences do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Stopped
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.expected import combined
+from pytest_gradcheck.checks.steps.ladder import filled, shown
+from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.results import Finding, Severity
+
+LEVELS = 5  # steps of a difference
+GAPS = 2.0  # how many gaps between steps a central difference may be off
+LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
+NAMED = 3  # tensors and places in a message
+SAME = 1e-3  # of a slope that what is held back does not change
+
+Loss = Callable[[Sequence[np.ndarray]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The slope of the loss along a direction, by differences of one step.
+
+    Args:
+        low: The smaller of the slopes on both sides.
+        high: The larger one.
+        slack: How far they may be off.
+    """
+
+    low: float
+    high: float
+    slack: float
+
+    @property
+    def middle(self) -> float:
+        """The central difference."""
+        return (self.low + self.high) / 2
+
+    def allows(self, claimed: float, tolerance: float) -> bool:
+        """Whether a claimed slope lies between both, or near enough."""
+        slack = self.slack + tolerance
+        return not self.low - slack > claimed and not self.high + slack < claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A gradient that is not the slope of the loss.
+
+    Args:
+        measured: The slope along it by differences.
+        claimed: What the gradient says.
+        names: Tensors along whose gradient alone it is not the slope either.
+    """
+
+    measured: float
+    claimed: float
+    names: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float:
+        """What the gradient says over what was measured."""
+        return self.claimed / self.measured if self.measured else math.inf
+
+
+class _Line:
+    """A loss, a point, and the gradient there."""
+
+    def __init__(self, run: Run, window: Window, loss: Loss, grads: Sequence[np.ndarray]) -> None:
+        self._run, self._at, self._loss, self.grads = run, window.at, loss, grads
+        self._start = math.nan
+
+    def gap(self, move: Sequence[np.ndarray], limits: Limits) -> tuple[float, float] | None:
+        """Slope along a direction by differences and by the gradient; None where they agree."""
+        claimed = float(np.vdot(clipping.flat(self.grads), clipping.flat(move)))
+        if not claimed or not math.isfinite(claimed):
+            return None
+        allowed = limits.number("step_slope", self._run.coarsest) * abs(claimed)
+        seen = []
+        for each in self._slopes(move):
+            if each.allows(claimed, allowed):
+                return None
+            seen.append(each)
+        if any(each.allows(claimed, allowed) for each in _loosened(seen)):
+            return None
+        return min(seen, key=lambda each: each.high - each.low + each.slack).middle, claimed
+
+    def _slopes(self, move: Sequence[np.ndarray]) -> Iterator[Slope]:
+        """Slopes for a ladder of steps, the longest first, each with its rounding as slack.
+
+        At a kink, and for a curved loss, a right gradient lies between the slopes on both sides.
+        """
+        epsilon = precision.epsilon(self._run.coarsest)
+        size, length = clipping.norm(self._at, 2) or 1.0, clipping.norm(move, 2)
+        if math.isnan(self._start):
+            self._start = self._loss(self._at)
+        start = self._start
+        for power in range(LEVELS):
+            h = 4.0**-power * epsilon**0.25 * size / length
+            up, down = (self._moved(move, h) - start) / h, (start - self._moved(move, -h)) / h
+            noise = 8 * epsilon * max(abs(start), abs(start + up * h)) / h
+            yield Slope(min(up, down), max(up, down), noise)
+
+    def _moved(self, move: Sequence[np.ndarray], h: float) -> float:
+        return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
+
+
+def _loosened(seen: Sequence[Slope]) -> list[Slope]:
+    """The slopes with the gaps to their neighbours among the slack."""
+    gaps = [abs(a.middle - b.middle) for a, b in itertools.pairwise(seen)]
+    return [
+        replace(each, slack=each.slack + GAPS * max(gaps[max(k - 1, 0) : k + 1]))
+        for k, each in enumerate(seen)
+    ]
+
+
+def gap(run: Run, window: Window, loss: Loss, limits: Limits) -> Gap | None:
+    """Where the loss does not follow its gradient: as a whole, or in some of its tensors.
+
+    Along the gradient itself the largest tensors count the most, along the second direction each
+    one the same. What only the second one sees must be seen along a tensor alone, too.
+    """
+    line = _Line(run, window, loss, _gradient(run, window))
+    whole = line.gap(line.grads, limits)
+    even = None if whole is not None else line.gap(_even(line.grads), limits)
+    if whole is None and even is None:
+        return None
+    alone = {}
+    for i, g in enumerate(line.grads):
+        off = line.gap([g if j == i else 0 * x for j, x in enumerate(line.grads)], limits)
+        if off is not None:
+            alone[run.names[i]] = off
+    found = whole or next(iter(alone.values()), None)
+    return None if found is None else Gap(*found, tuple(alone))
+
+
+def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A direction along which each tensor's gradient gives the same slope; small ones are left."""
+    sizes = [float(np.linalg.norm(g)) for g in grads]
+    return [
+        g / size**2 if size > LEAST * max(sizes) else 0 * g
+        for g, size in zip(grads, sizes, strict=True)
+    ]
+
+
+def _gradient(run: Run, window: Window) -> list[np.ndarray]:
+    """The gradient, taken again: what else the loss depends on may have changed since."""
+    fresh = [
+        run.loop.gradient(batch, window.at, mark)[1]
+        for batch, mark in zip(window.batches, window.marks, strict=True)
+    ]
+    return shown(run, filled(combined(fresh, _shares(run, window)), window))
+
+
+def _shares(run: Run, window: Window) -> list[float]:
+    sizes = [run.loop.size(batch) for batch in window.batches]
+    return [n / sum(sizes) for n in sizes]
+
+
+def _plain(run: Run, window: Window) -> Loss:
+    """The loss of a window."""
+
+    def loss(at: Sequence[np.ndarray]) -> float:
+        pairs = zip(window.batches, window.marks, strict=True)
+        values = [run.loop.value(batch, at, mark) for batch, mark in pairs]
+        return float(np.dot(values, _shares(run, window)))
+
+    return loss
+
+
+def _stopped(run: Run, window: Window) -> Stopped | None:
+    """The loss of a window with what it holds back held still; None where it holds nothing."""
+    held = getattr(run.loop, "stopped", None)
+    if held is None:
+        return None
+    pairs = zip(window.batches, window.marks, strict=True)
+    parts: list[Stopped] = [held(batch, window.at, mark) for batch, mark in pairs]
+    shares = _shares(run, window)
+    places = tuple(dict.fromkeys(place for part in parts for place in part.places))
+    functions = tuple(dict.fromkeys(name for part in parts for name in part.functions))
+
+    def loss(at: Sequence[np.ndarray]) -> float:
+        return float(np.dot([part.value(at) for part in parts], shares))
+
+    return Stopped(loss, places, functions) if places or functions else None
+
+
+def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[Finding]:
+    """A gradient that is not the slope of the loss, by what explains it, and as it is claimed."""
+    window = pair.window
+    off = gap(run, window, _plain(run, window), limits)
+    if off is None:
+        return [] if contract.semi_gradient is None else [_unneeded()]
+    stopped = _stopped(run, window)
+    rest = off if stopped is None else gap(run, window, stopped.value, limits)
+    if contract.semi_gradient is not None:
+        return [_claimed(contract.semi_gradient, off, rest, stopped)]
+    return [_told(off, stopped) if stopped is None or rest is not None else _held(off, stopped)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _finding(code: str, off: Gap, message: str, severity: Severity = "fail") -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        where=off.names[0] if len(off.names) == 1 else "",
+        message=message,
+        numbers=(("measured", off.measured), ("claimed", off.claimed)),
+    )
+
+
+def _told(off: Gap, stopped: Stopped | None, beside: str = "") -> Finding:
+    whose = f" in {_some(off.names)}" if off.names else ""
+    custom = f" ({_some(stopped.functions)})" if stopped and stopped.functions else ""
+    told = (
+        f"the loss does not follow its gradient{whose}{beside}: differences give a slope of "
+        f"{off.measured:.4g} along it, the gradient says {off.claimed:.4g} (ratio "
+        f"{off.ratio:.3g}); look for a gradient hook, a backward of one's own{custom}, or a loss "
+        f"that is not what is differentiated"
+    )
+    more = "" if beside else ", or claim semi_gradient='why' if that is meant"
+    return _finding("step-slope", off, told + more)
+
+
+def _held(off: Gap, stopped: Stopped) -> Finding:
+    whose = f" in {_some(off.names)}" if off.names else ""
+    return _finding(
+        "step-stopped-gradient",
+        off,
+        f"the gradient is not the slope of the loss{whose} (ratio {off.ratio:.3g}), since the loss "
+        f"holds parts of itself back: {_some(stopped.places)}; claim semi_gradient='why' if that "
+        f"is meant, as in temporal differences or actor-critic, else take it out",
+    )
+
+
+def _unneeded() -> Finding:
+    return Finding(
+        code="weak-claim",
+        severity="warn",
+        message="semi_gradient= is claimed, and the gradient is the slope of the loss; leave the "
+        "claim out",
+    )
+
+
+def _claimed(why: str, off: Gap, rest: Gap | None, stopped: Stopped | None) -> Finding:
+    """What is claimed, told; beyond what the loss holds back, the gradient must be its slope."""
+    told = f"the gradient is not the slope of the loss (ratio {off.ratio:.3g}), as claimed: {why}"
+    if stopped is not None and rest is None:
+        told += f" (held still, {_some(stopped.places)} makes it the slope)"
+        return _finding("step-semi-gradient", off, told, "note")
+    if stopped is not None and stopped.functions:
+        told += f" (a backward of one's own: {_some(stopped.functions)})"
+        return _finding("step-semi-gradient", off, told, "note")
+    if rest is not None and abs(rest.measured - off.measured) > SAME * abs(off.measured):
+        return _told(rest, stopped, ", though what it holds back is held still")
+    told += " (no detach() or no_grad() explains it: it is taken at its word)"
+    return _finding("step-semi-gradient", off, told, "warn")
