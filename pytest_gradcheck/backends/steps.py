@@ -311,4 +311,4 @@ def takes(function: Callable[..., Any], default: int) -> int:
 
 def scalar(value: Any) -> Any:
     """The loss in what a loss function returns: the first of a tuple."""
-    return value[0] if isinstance(value, (tuple, list)) else value
+    return value[0] if isinstance(value, (tuple, list)) and value else value

@@ -38,6 +38,8 @@ def listed(optimizer: Any) -> list[Any]:
     if optimizer is None:
         return []
     found = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if not found:
+        raise UsageError("Training.optimizer is empty: give the optimizers that the step uses")
     return [_opened(o) for o in found]
 
 
@@ -162,8 +164,8 @@ def _dictionary(target: Any) -> Callable[[], None]:
             del target[key]
         for key, value in kept.items():
             if key in copies:
-                with torch.no_grad():
-                    value.detach().copy_(copies[key])
+                with torch.no_grad():  # not by detach(), which of a sparse tensor is a copy
+                    value.copy_(copies[key])
             target[key] = value
 
     return restore

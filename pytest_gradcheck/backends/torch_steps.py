@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_gradcheck.backends import (
     torch_events,
@@ -50,11 +50,14 @@ class TorchLoop:
         self._model = training.model
         if self._model is None:
             raise UsageError("Training.model is missing: the module that the step trains")
+        if not isinstance(self._model, nn.Module):
+            raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
-        self._others = torch_optimizers.listed(list(others))
+        self._others = torch_optimizers.listed(list(others)) if others else []
         self._roots = (training.step, training.loss, self._model, *self._optimizers, *self._others)
         self._scene = Scene(self._model)
         self.lowered = ""
+        self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
         first = self._optimizers[0] if self._optimizers else None
         named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
@@ -158,6 +161,9 @@ class TorchLoop:
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
+        for i, p in enumerate(self.tensors):
+            if p.grad is not None and p.grad.is_sparse:
+                self.sparse[i] = p.grad.sparse_dim()
         return [None if p.grad is None else as_numpy(p.grad) for p in self.tensors]
 
     # --- the loss ---------------------------------------------------------------------------
@@ -270,7 +276,7 @@ class TorchLoop:
             finals = []
             for is_loaded in (False, True):
                 with self._trial():
-                    torch_trials.repeat(self.tensors, optimizer, update, is_loaded)
+                    torch_trials.repeat(self, optimizer, update, is_loaded)
                     finals.append([p.detach().clone() for p in self.tensors])
         return torch_trials.differing(self.parameters, update, finals)
 

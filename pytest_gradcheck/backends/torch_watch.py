@@ -43,12 +43,27 @@ class Watch:
                 for handle in handles:
                     handle.remove()
             return
-        own = self._optimizer.step
-        self._optimizer.step = functools.partial(self._stepping, own)
+        # An optimizer of one's own may keep its step as an attribute, or allow none.
+        is_own = "step" in getattr(self._optimizer, "__dict__", {})
+        owner = self._optimizer if is_own else type(self._optimizer)
+        before = owner.step
+        owner.step = wrapped = self._wrapped(before, is_own)
         try:
             yield
         finally:
-            del self._optimizer.step
+            if owner.step is wrapped:  # else the step has put another one there
+                owner.step = before
+
+    def _wrapped(self, own: Any, is_own: bool) -> Any:
+        @functools.wraps(own)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if is_own:
+                return self._stepping(own, *args, **kwargs)
+            if args[0] is not self._optimizer:
+                return own(*args, **kwargs)
+            return self._stepping(functools.partial(own, args[0]), *args[1:], **kwargs)
+
+        return step
 
     def _stepping(self, own: Any, *args: Any, **kwargs: Any) -> Any:
         self._pre(self._optimizer, (self._optimizer, *args), kwargs)

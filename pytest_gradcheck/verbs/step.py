@@ -98,7 +98,7 @@ def check_step(
         UsageError: The call cannot be carried out as written.
     """
     from pytest_gradcheck.checks.steps.check import Question, check
-    from pytest_gradcheck.checks.steps.contract import contract
+    from pytest_gradcheck.checks.steps.given import contract
 
     collector = collecting.current()
     limits = narrowed(
@@ -121,7 +121,7 @@ def check_step(
     )
     claims = {
         "optimizer": optimizer,
-        "hyper": {**named, **(hyper or {})},
+        "hyper": hyper,
         "schedule": schedule,
         "no_decay": no_decay,
         "max_norm": max_norm,
@@ -136,7 +136,7 @@ def check_step(
     }
     question = Question(
         training=training,
-        contract=contract(claims),
+        contract=contract(claims, named),
         backend=backend,
         label=None if label is None else str(label),
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from pytest_gradcheck.backends.steps import Loop, Training, built, framework, load
 from pytest_gradcheck.checks.steps import (
+    claims,
     coverage,
     following,
     inferred,
@@ -60,6 +61,7 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     loops = [load(name, part.training, part.others) for part in parts]
     label = question.label or _label(training)
     require_matched(question.contract, [p.name for loop in loops for p in loop.parameters])
+    claims.require_used(question.contract, loops)
     findings: list[Finding] = []
     evidence: list[Evidence] = []
     calls = 0
@@ -114,6 +116,9 @@ def _judged(
         told = f"the step raises at call {number}: {failed.error}"
         finding = Finding(code="step-raised", severity="fail", message=told)
         return [finding, *order.findings(seen, contract)], ()
+    broken = order.unfinite(seen)
+    if broken:
+        return broken, ()
     if not seen.windows:
         found = coverage.findings(seen, (), contract, limits, {}, {})
         return [_no_step(seen), *found], ()
@@ -164,7 +169,7 @@ def _all(
         found += followed
         evidence.append(ladder.evidence(climbed))
     if not any(f.severity == "fail" for f in found):
-        found += weak.findings(seen, pairs, contract)
+        found += [*weak.findings(seen, pairs, contract), *claims.findings(seen, pairs, contract)]
         sharp = sharpness.finding(seen, seen.windows[0])
         found += [sharp] if sharp else []
     return found, tuple(evidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,12 +95,16 @@ class Run:
         return [p.name for p in self.loop.parameters]
 
 
-def batches_of(batches: Iterable[Any]) -> list[Any]:
+def batches_of(batches: Any) -> list[Any]:
     """The batches of an epoch.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or it is nothing to go through.
     """
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise UsageError(
+            f"Training.batches={batches!r} is not allowed; allowed: a list of batches, a loader"
+        )
     found = []
     for batch in batches:
         found.append(batch)

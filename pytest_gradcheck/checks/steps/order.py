@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -77,6 +78,23 @@ def findings(run: Run, contract: Contract) -> list[Finding]:
             )
         )
     return found
+
+
+def unfinite(run: Run) -> list[Finding]:
+    """A loss that is not finite, with which an update was made all the same."""
+    for window in run.windows:
+        for k, loss in enumerate(window.losses):
+            if not math.isfinite(loss):
+                return [
+                    Finding(
+                        code="step-loss-nonfinite",
+                        severity="fail",
+                        message=f"the loss is {loss} at call {window.first + k} of the step, and "
+                        f"update {window.number} is made with it; look at the batch, and at the "
+                        f"parameters that the update before left",
+                    )
+                ]
+    return []
 
 
 def _empty_clips(run: Run) -> list[Finding]:
