@@ -105,7 +105,8 @@ def own_functions(value: Tensor) -> list[str]:
     """Names of the functions in a graph whose backward is written in Python."""
     own = torch.autograd.function.BackwardCFunction
     names = [n.name().removesuffix("Backward") for n in _nodes(value) if isinstance(n, own)]
-    return [name for name in dict.fromkeys(names) if name != "CheckpointFunction"]
+    theirs = ("CheckpointFunction", "BackwardHookFunction")  # of torch itself
+    return [name for name in dict.fromkeys(names) if name not in theirs]
 
 
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:

@@ -157,7 +157,7 @@ def _all(
     covered = coverage.findings(seen, pairs, contract, limits, replay.moves, replay.rules)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.rules))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
-    climbed = ladder.measured(seen, pairs[0]) if is_comparable else None
+    climbed = ladder.measured(seen, pairs[0], contract) if is_comparable else None
     evidence = [_table(seen, pairs)]
     if climbed is not None:
         is_fresh = not any(start for start, _ in seen.loop.starts)

@@ -50,8 +50,12 @@ class Slope:
         """The central difference."""
         return (self.low + self.high) / 2
 
-    def allows(self, claimed: float, tolerance: float) -> bool:
-        """Whether a claimed slope lies between both, or near enough."""
+    def agrees(self, claimed: float, tolerance: float, slack: float) -> bool:
+        """Whether a claimed slope is the central difference, or near enough."""
+        return not abs(self.middle - claimed) > slack + tolerance
+
+    def holds(self, claimed: float, tolerance: float) -> bool:
+        """Whether a claimed slope lies between both sides, or near enough."""
         slack = self.slack + tolerance
         return not self.low - slack > claimed and not self.high + slack < claimed
 
@@ -89,20 +93,20 @@ class _Line:
         if not claimed or not math.isfinite(claimed):
             return None
         allowed = limits.number("step_slope", self._run.coarsest) * abs(claimed)
-        seen = []
+        seen: list[Slope] = []
         for each in self._slopes(move):
-            if each.allows(claimed, allowed):
-                return None
             seen.append(each)
-        if any(each.allows(claimed, allowed) for each in _loosened(seen)):
+            if each.agrees(claimed, allowed, seen[0].slack):
+                return None
+        # At a kink a right gradient lies between both sides, however short the step; what only a
+        # curved loss opens closes with the step.
+        if all(each.holds(claimed, allowed) for each in seen):
             return None
-        return min(seen, key=lambda each: each.high - each.low + each.slack).middle, claimed
+        best = min(_bounded(seen), key=lambda each: each.slack)
+        return None if best.agrees(claimed, allowed, best.slack) else (best.middle, claimed)
 
     def _slopes(self, move: Sequence[np.ndarray]) -> Iterator[Slope]:
-        """Slopes for a ladder of steps, the longest first, each with its rounding as slack.
-
-        At a kink, and for a curved loss, a right gradient lies between the slopes on both sides.
-        """
+        """Slopes for a ladder of steps, the longest first, each with its rounding as slack."""
         epsilon = precision.epsilon(self._run.coarsest)
         size, length = clipping.norm(self._at, 2) or 1.0, clipping.norm(move, 2)
         if math.isnan(self._start):
@@ -118,8 +122,8 @@ class _Line:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
 
 
-def _loosened(seen: Sequence[Slope]) -> list[Slope]:
-    """The slopes with the gaps to their neighbours among the slack."""
+def _bounded(seen: Sequence[Slope]) -> list[Slope]:
+    """The slopes with the gaps to their neighbours among the slack: what a bend may cost."""
     gaps = [abs(a.middle - b.middle) for a, b in itertools.pairwise(seen)]
     return [
         replace(each, slack=each.slack + GAPS * max(gaps[max(k - 1, 0) : k + 1]))

@@ -24,12 +24,14 @@ class Ladder:
     """The loss along the first update.
 
     Args:
-        slope: ``g . u`` with the fresh gradient.
+        slope: ``g . u`` with the fresh gradient, turned around where an optimizer maximizes.
         scale: ``|g| |u|``.
         start: Loss before.
         end: Loss after.
         right: Largest fraction of the step that lowers the loss enough; NaN where none did.
         points: Pairs of fraction and loss.
+        sense: 1 where the loss must fall, -1 where it must rise, 0 where some parameters maximize
+            and others do not: a saddle has no direction of its own.
     """
 
     slope: float
@@ -38,6 +40,7 @@ class Ladder:
     end: float
     right: float
     points: tuple[tuple[float, float], ...]
+    sense: int = 1
 
 
 class _Line:
@@ -56,33 +59,55 @@ class _Line:
         return float(np.average(values, weights=sizes))
 
 
-def measured(run: Run, pair: Pair) -> Ladder | None:
+def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     """The loss along the first update; None where nothing moved."""
     window = pair.window
     update = window.updates[-1]
     move = shown(run, [b - a for a, b in zip(window.at, update.after, strict=True)])
     if not any(np.any(u) for u in move) or not all(np.all(np.isfinite(u)) for u in move):
         return None
-    g = clipping.flat(shown(run, filled(pair.expected.raw, pair.window)))
-    u = clipping.flat(move)
+    signs = _signs(run, pair, contract)
+    turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, window), strict=True)]
+    g, u = clipping.flat(shown(run, turned)), clipping.flat(move)
     inner = float(np.vdot(g, u))
+    sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
     start, end = line(0.0), line(1.0)
     points = [(0.0, start), (1.0, end)]
+    right = 1.0 if not sense else math.nan
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
-    right = math.nan
-    if inner < 0:
-        fraction = 1.0
-        for _ in range(HALVINGS):
-            value = end if fraction == 1.0 else line(fraction)
-            if fraction != 1.0:
-                points.append((fraction, value))
-            if value <= start + ARMIJO * fraction * inner + noise:
-                right = fraction
-                break
-            fraction /= 2
+    if inner < 0 and sense:
+        right, more = _fraction(line, sense, start, end, inner, noise)
+        points += more
     scale = float(np.linalg.norm(g) * np.linalg.norm(u))
-    return Ladder(inner, scale, start, end, right, tuple(sorted(points)))
+    return Ladder(inner, scale, start, end, right, tuple(sorted(points)), sense)
+
+
+def _fraction(
+    line: _Line, sense: int, start: float, end: float, inner: float, noise: float
+) -> tuple[float, list[tuple[float, float]]]:
+    """The largest fraction of a step that changes the loss enough, and what was seen on the way."""
+    points, fraction = [], 1.0
+    for _ in range(HALVINGS):
+        value = end if fraction == 1.0 else line(fraction)
+        if fraction != 1.0:
+            points.append((fraction, value))
+        if sense * value <= sense * start + ARMIJO * fraction * inner + noise:
+            return fraction, points
+        fraction /= 2
+    return math.nan, points
+
+
+def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
+    """-1 for each parameter whose optimizer maximizes; a parameter of none goes with the others."""
+    found = [0.0] * len(run.names)
+    for i, name in enumerate(run.names):
+        hyper = next((u.hyper[i] for u in pair.window.updates if u.hyper[i]), None)
+        if hyper is not None or contract.hyper:
+            is_up = contract.at(name, hyper or {}, pair.window.number - 1).get("maximize")
+            found[i] = -1.0 if is_up else 1.0
+    usual = -1.0 if -1.0 in found and 1.0 not in found else 1.0
+    return [sign or usual for sign in found]
 
 
 def filled(grads: Grads, window: Window) -> list[np.ndarray]:
@@ -105,11 +130,12 @@ def findings(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -
     decay = _decay(pair, contract)
     steep = ladder.slope - decay
     if steep > 1e-3 * ladder.scale and not is_trusted:
+        told = "uphill" if ladder.sense >= 0 else "downhill, where it maximizes"
         return [
             Finding(
                 code="step-uphill",
                 severity="fail",
-                message=f"the first update goes uphill: slope {ladder.slope:.3g} along the update "
+                message=f"the first update goes {told}: slope {ladder.slope:.3g} along the update "
                 f"(cosine {ladder.slope / ladder.scale:.2f} with the gradient); look for a sign",
                 numbers=(("slope", ladder.slope), ("cosine", ladder.slope / ladder.scale)),
             )
@@ -132,8 +158,9 @@ def _decay(pair: Pair, contract: Contract) -> float:
 
 def _long(pair: Pair, ladder: Ladder) -> Finding:
     rates = [float(h["lr"]) for u in pair.window.updates for h in u.hyper if h.get("lr")]
+    verb = "lowers" if ladder.sense > 0 else "raises"
     if math.isnan(ladder.right):
-        told = f"no fraction down to {2.0**-HALVINGS:.2g} of it lowers the loss enough"
+        told = f"no fraction down to {2.0**-HALVINGS:.2g} of it {verb} the loss enough"
         advice = "look at the loss along the update"
     else:
         told = f"{ladder.right:.3g} of it does"
@@ -153,5 +180,7 @@ def evidence(ladder: Ladder) -> Evidence:
         name="ladder",
         title="loss on the same batch against the fraction of the first update",
         columns=("fraction", "loss", "linear prediction"),
-        rows=tuple((a, v, ladder.start + a * ladder.slope) for a, v in ladder.points),
+        rows=tuple(
+            (a, v, ladder.start + a * (ladder.sense or 1) * ladder.slope) for a, v in ladder.points
+        ),
     )
