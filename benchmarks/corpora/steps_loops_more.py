@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  # as everybody writes it
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
-from corpora.steps_loops import LOOPS, T, epoch, loop, mean_square, net, spoil
+from corpora.steps_loops import LOOPS, T, epoch, loop, mean_square, net, right_loops, spoil
 from pytest_gradcheck import Training
 
 # --- gradients that are not the slope, and mean it -----------------------------------------------
@@ -316,4 +316,4 @@ def _normed(fault: bool) -> Training:
 loop("clip with a norm, claimed", max_norm=0.1)(_normed)
 loop("clip with a norm, seen")(_normed)
 
-__all__ = ["LOOPS"]
+__all__ = ["LOOPS", "right_loops"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Loop, Training, built, framework, load
+from pytest_gradcheck.backends.loading import framework, load
+from pytest_gradcheck.backends.steps import Loop, Training, built
 from pytest_gradcheck.checks.steps import (
     claims,
     coverage,
@@ -170,6 +171,7 @@ def _all(
         evidence.append(ladder.evidence(climbed))
     if not any(f.severity == "fail" for f in found):
         found += [*weak.findings(seen, pairs, contract), *claims.findings(seen, pairs, contract)]
+        found += weak.skipped(seen, pairs)
         sharp = sharpness.finding(seen, seen.windows[0])
         found += [sharp] if sharp else []
     return found, tuple(evidence)

@@ -9,7 +9,7 @@ from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.numerics.optimizers import TAKES
+from pytest_gradcheck.numerics.hyperparameters import TAKES
 from pytest_gradcheck.results import Finding
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -20,7 +20,7 @@ from pytest_gradcheck.checks.steps.measure import Run, Window
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
-from pytest_gradcheck.results import Finding, Severity
+from pytest_gradcheck.results import Finding
 
 LEVELS = 5  # steps of a difference
 GAPS = 2.0  # how many gaps between steps a central difference may be off
@@ -220,38 +220,40 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _finding(code: str, off: Gap, message: str, severity: Severity = "fail") -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        where=off.names[0] if len(off.names) == 1 else "",
-        message=message,
-        numbers=(("measured", off.measured), ("claimed", off.claimed)),
+def _placed(off: Gap, told: Finding) -> Finding:
+    """A finding with the tensor that is to blame, where it is one, and the slopes."""
+    where = off.names[0] if len(off.names) == 1 else ""
+    return replace(
+        told, where=where, numbers=(("measured", off.measured), ("claimed", off.claimed))
     )
 
 
 def _told(off: Gap, stopped: Stopped | None, beside: str = "") -> Finding:
     whose = f" in {_some(off.names)}" if off.names else ""
     custom = f" ({_some(stopped.functions)})" if stopped and stopped.functions else ""
-    told = (
-        f"the loss does not follow its gradient{whose}{beside}: differences give a slope of "
-        f"{off.measured:.4g} along it, the gradient says {off.claimed:.4g} (ratio "
-        f"{off.ratio:.3g}); look for a gradient hook, a backward of one's own{custom}, or a loss "
-        f"that is not what is differentiated"
-    )
     more = "" if beside else ", or claim semi_gradient='why' if that is meant"
-    return _finding("step-slope", off, told + more)
+    told = Finding(
+        code="step-slope",
+        severity="fail",
+        message=f"the loss does not follow its gradient{whose}{beside}: differences give a slope "
+        f"of {off.measured:.4g} along it, the gradient says {off.claimed:.4g} (ratio "
+        f"{off.ratio:.3g}); look for a gradient hook, a backward of one's own{custom}, or a loss "
+        f"that is not what is differentiated{more}",
+    )
+    return _placed(off, told)
 
 
 def _held(off: Gap, stopped: Stopped) -> Finding:
     whose = f" in {_some(off.names)}" if off.names else ""
-    return _finding(
-        "step-stopped-gradient",
-        off,
-        f"the gradient is not the slope of the loss{whose} (ratio {off.ratio:.3g}), since the loss "
-        f"holds parts of itself back: {_some(stopped.places)}; claim semi_gradient='why' if that "
-        f"is meant, as in temporal differences or actor-critic, else take it out",
+    told = Finding(
+        code="step-stopped-gradient",
+        severity="fail",
+        message=f"the gradient is not the slope of the loss{whose} (ratio {off.ratio:.3g}), since "
+        f"the loss holds parts of itself back: {_some(stopped.places)}; claim "
+        f"semi_gradient='why' if that is meant, as in temporal differences or actor-critic, else "
+        f"take it out",
     )
+    return _placed(off, told)
 
 
 def _unneeded() -> Finding:
@@ -265,14 +267,18 @@ def _unneeded() -> Finding:
 
 def _claimed(why: str, off: Gap, rest: Gap | None, stopped: Stopped | None) -> Finding:
     """What is claimed, told; beyond what the loss holds back, the gradient must be its slope."""
-    told = f"the gradient is not the slope of the loss (ratio {off.ratio:.3g}), as claimed: {why}"
+    explained = ""
     if stopped is not None and rest is None:
-        told += f" (held still, {_some(stopped.places)} makes it the slope)"
-        return _finding("step-semi-gradient", off, told, "note")
-    if stopped is not None and stopped.functions:
-        told += f" (a backward of one's own: {_some(stopped.functions)})"
-        return _finding("step-semi-gradient", off, told, "note")
-    if rest is not None and abs(rest.measured - off.measured) > SAME * abs(off.measured):
+        explained = f"held still, {_some(stopped.places)} makes it the slope"
+    elif stopped is not None and stopped.functions:
+        explained = f"a backward of one's own: {_some(stopped.functions)}"
+    elif rest is not None and abs(rest.measured - off.measured) > SAME * abs(off.measured):
         return _told(rest, stopped, ", though what it holds back is held still")
-    told += " (no detach() or no_grad() explains it: it is taken at its word)"
-    return _finding("step-semi-gradient", off, told, "warn")
+    unknown = "nothing that can be seen explains it: it is taken at its word"
+    told = Finding(
+        code="step-semi-gradient",
+        severity="note" if explained else "warn",
+        message=f"the gradient is not the slope of the loss (ratio {off.ratio:.3g}), as claimed: "
+        f"{why} ({explained or unknown})",
+    )
+    return _placed(off, told)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.numerics.optimizers import RULES, TAKES
+from pytest_gradcheck.numerics.hyperparameters import TAKES
+from pytest_gradcheck.numerics.optimizers import RULES
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
