@@ -251,6 +251,28 @@ def reentrant(fault: bool) -> Training:
     return Training(step=step, loss=loss, batches=epoch(), model=model, optimizer=opt)
 
 
+@loop("state carried by the loss")
+def carried(fault: bool) -> Training:
+    """A recurrent state that each call of the loss moves on."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"cell": nn.RNNCell(4, 6), "out": nn.Linear(6, 1)})
+    opt = T.Adam(model.parameters(), 1e-2)
+    state = {"h": torch.zeros(8, 6)}
+
+    def loss(batch: Any) -> torch.Tensor:
+        h = model["cell"](batch[0], state["h"].detach())
+        state["h"] = h
+        return F.mse_loss(model["out"](h), batch[1])
+
+    def step(batch: Any) -> None:
+        opt.zero_grad()
+        loss(batch).backward()
+        spoil(fault, model)
+        opt.step()
+
+    return Training(step=step, loss=loss, batches=epoch()[:3], model=model, optimizer=opt)
+
+
 # --- ascent, and clips ---------------------------------------------------------------------------
 
 

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends import torch_loss, torch_scene
+from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.state import reachable
 from pytest_gradcheck.backends.steps import Stopped, Training, takes
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
+from pytest_gradcheck.backends.torch_state import held_places
 from pytest_gradcheck.backends.torch_values import copied
 from pytest_gradcheck.errors import UsageError
 
@@ -40,6 +43,8 @@ class Fresh:
         self._training, self._tensors = training, tensors
         self._generators, self._scene = generators, scene
         self._takes_model = takes(training.loss, 1) == 2
+        self._carried = list(reachable((training.loss, training.model)))
+        self._parts = list(training.model.modules())
         self.casts_itself = False
         self.dtype = "float64"
 
@@ -59,7 +64,11 @@ class Fresh:
 
     @contextmanager
     def _placed(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
-        """Other parameters, the modes of the step and a mark of the generators, for a while."""
+        """Other parameters, the modes of the step and a mark of the generators, for a while.
+
+        What the loss itself changes, such as a state that it carries along, is set back.
+        """
+        restorers = [*held_bindings(self._carried), *held_places(self._parts)]
         kept = [p.detach().clone() for p in self._tensors] if at is not None else []
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
         now = self.mark()
@@ -70,6 +79,8 @@ class Fresh:
             with self._scene.placed(self._scene.modes):
                 yield
         finally:
+            for restore in restorers:
+                restore()
             with torch.no_grad():
                 for p, value in zip(self._tensors, kept, strict=False):
                     p.data.copy_(value)
