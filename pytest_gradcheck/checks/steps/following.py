@@ -23,6 +23,7 @@ from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Finding
 
 LEVELS = 5  # steps of a difference
+RATIO = 4.0  # between them
 GAPS = 2.0  # how many gaps between steps a central difference may be off
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
 NAMED = 3  # tensors and places in a message
@@ -36,19 +37,29 @@ class Slope:
     """The slope of the loss along a direction, by differences of one step.
 
     Args:
-        low: The smaller of the slopes on both sides.
-        high: The larger one.
+        down: The slope behind.
+        up: The slope ahead.
         slack: How far they may be off.
     """
 
-    low: float
-    high: float
+    down: float
+    up: float
     slack: float
+
+    @property
+    def low(self) -> float:
+        """The smaller of both."""
+        return min(self.down, self.up)
+
+    @property
+    def high(self) -> float:
+        """The larger one."""
+        return max(self.down, self.up)
 
     @property
     def middle(self) -> float:
         """The central difference."""
-        return (self.low + self.high) / 2
+        return (self.down + self.up) / 2
 
     def agrees(self, claimed: float, tolerance: float, slack: float) -> bool:
         """Whether a claimed slope is the central difference, or near enough."""
@@ -87,20 +98,18 @@ class _Line:
         self._run, self._at, self._loss, self.grads = run, window.at, loss, grads
         self._start = math.nan
 
-    def gap(self, move: Sequence[np.ndarray], limits: Limits) -> tuple[float, float] | None:
+    def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
         claimed = float(np.vdot(clipping.flat(self.grads), clipping.flat(move)))
         if not claimed or not math.isfinite(claimed):
             return None
-        allowed = limits.number("step_slope", self._run.coarsest) * abs(claimed)
+        allowed = limit * abs(claimed)
         seen: list[Slope] = []
         for each in self._slopes(move):
             seen.append(each)
             if each.agrees(claimed, allowed, seen[0].slack):
                 return None
-        # At a kink a right gradient lies between both sides, however short the step; what only a
-        # curved loss opens closes with the step.
-        if all(each.holds(claimed, allowed) for each in seen):
+        if _at_zero(seen, allowed).holds(claimed, allowed):
             return None
         best = min(_bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else (best.middle, claimed)
@@ -113,13 +122,29 @@ class _Line:
             self._start = self._loss(self._at)
         start = self._start
         for power in range(LEVELS):
-            h = 4.0**-power * epsilon**0.25 * size / length
+            h = RATIO**-power * epsilon**0.25 * size / length
             up, down = (self._moved(move, h) - start) / h, (start - self._moved(move, -h)) / h
             noise = 8 * epsilon * max(abs(start), abs(start + up * h)) / h
-            yield Slope(min(up, down), max(up, down), noise)
+            yield Slope(down, up, noise)
 
     def _moved(self, move: Sequence[np.ndarray], h: float) -> float:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
+
+
+def _at_zero(seen: Sequence[Slope], allowed: float) -> Slope:
+    """The slopes on both sides of the point itself, where a right gradient lies between them.
+
+    A kink keeps them apart however short the step; what a bend puts between them goes with the step
+    and is taken off (Richardson), by the two shortest steps that rounding does not rule.
+    """
+    last = max((k for k, each in enumerate(seen) if each.slack <= allowed), default=0)
+    fine, coarse = seen[max(last, 1)], seen[max(last, 1) - 1]
+    parts = [(RATIO * b - a) / (RATIO - 1) for a, b in _sides(coarse, fine)]
+    return Slope(parts[0], parts[1], (RATIO * fine.slack + coarse.slack) / (RATIO - 1))
+
+
+def _sides(one: Slope, other: Slope) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (one.down, other.down), (one.up, other.up)
 
 
 def _bounded(seen: Sequence[Slope]) -> list[Slope]:
@@ -138,13 +163,16 @@ def gap(run: Run, window: Window, loss: Loss, limits: Limits) -> Gap | None:
     one the same. What only the second one sees must be seen along a tensor alone, too.
     """
     line = _Line(run, window, loss, _gradient(run, window))
-    whole = line.gap(line.grads, limits)
-    even = None if whole is not None else line.gap(_even(line.grads), limits)
+    limit = limits.number("step_slope", run.coarsest)
+    whole = line.gap(line.grads, limit)
+    move = _even(line.grads)
+    count = max(sum(bool(np.any(v)) for v in move), 1)
+    even = None if whole is not None else line.gap(move, limit / count)
     if whole is None and even is None:
         return None
     alone = {}
     for i, g in enumerate(line.grads):
-        off = line.gap([g if j == i else 0 * x for j, x in enumerate(line.grads)], limits)
+        off = line.gap([g if j == i else 0 * x for j, x in enumerate(line.grads)], limit)
         if off is not None:
             alone[run.names[i]] = off
     found = whole or next(iter(alone.values()), None)
