@@ -193,3 +193,8 @@ def test_too_long_a_step_of_an_ascent_is_told_as_such():
     assert "of it does" in told.message
     assert 0 < told.number("fraction") < 1
     assert found(loop(STEP, **RISING), "step-too-long") is None
+
+
+def test_an_ascent_is_told():
+    assert found(loop(STEP, **RISING), "step-maximizes").severity == "note"
+    assert found(loop(STEP), "step-maximizes") is None

@@ -126,7 +126,25 @@ def shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def findings(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
-    """Wrong direction, or a step that is too long."""
+    """Wrong direction, or a step that is too long; and which way the loss was taken to go."""
+    return [*_direction(pair, ladder, contract, is_trusted), *_sense(ladder)]
+
+
+def _sense(ladder: Ladder) -> list[Finding]:
+    if ladder.sense > 0:
+        return []
+    whose = "every parameter" if ladder.sense else "a part of the parameters"
+    return [
+        Finding(
+            code="step-maximizes",
+            severity="note",
+            message=f"the optimizer maximizes for {whose}: what Training.loss gives is taken for "
+            f"the objective that must rise",
+        )
+    ]
+
+
+def _direction(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     decay = _decay(pair, contract)
     steep = ladder.slope - decay
     if steep > 1e-3 * ladder.scale and not is_trusted:

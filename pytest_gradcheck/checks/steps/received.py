@@ -45,14 +45,20 @@ class Pair:
 
 def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
     """Compare, with every window that the step may mean; the likeliest one is what is judged."""
-    first: Pair | None = None
+    seen = []
     for meant in meanings(window):
         found = _paired(run, meant, contract, limits)
         if not found.wrong:
             return found
-        first = first or found
-    assert first is not None, "a window has a meaning"
-    return first
+        seen.append(found)
+    return max(seen, key=_likeness)
+
+
+def _likeness(pair: Pair) -> float:
+    """How much what arrived points where it should, or away from there; the first one of equals."""
+    got = flat(pair.got or (), pair.window.at)
+    _, cosine = clipping.ratio(got, flat(pair.expected.clipped, pair.window.at))
+    return round(abs(cosine), 6) if np.isfinite(cosine) else 0.0
 
 
 def meanings(window: Window) -> Iterator[Window]:
