@@ -54,6 +54,7 @@ TORCH = {
     "backends.torch_trials",
     "backends.torch_values",
     "backends.torch_watch",
+    "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.

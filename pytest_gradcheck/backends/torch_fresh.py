@@ -17,7 +17,7 @@ from pytest_gradcheck.backends.steps import Stopped, Training, takes
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import held_places
-from pytest_gradcheck.backends.torch_values import copied
+from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -31,6 +31,7 @@ class Fresh:
         tensors: Every parameter.
         generators: All generators.
         scene: Modes and autocast.
+        precision: In which precision it is computed.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Fresh:
         tensors: Sequence[Tensor],
         generators: Sequence[Any],
         scene: Scene,
+        precision: Precision | None = None,
     ) -> None:
         self._training, self._tensors = training, tensors
         self._generators, self._scene = generators, scene
+        self._precision = precision or Own()
         self._takes_model = takes(training.loss, 1) == 2
         self._carried = list(reachable((training.loss, training.model)))
         self._parts = list(training.model.modules())
@@ -59,7 +62,8 @@ class Fresh:
 
     def _loss(self, batch: Any) -> Tensor:
         model = self._training.model
-        given = (model, copied(batch)) if self._takes_model else (copied(batch),)
+        handed = self._precision.batch(batch)
+        given = (model, handed) if self._takes_model else (handed,)
         return torch_loss.of_training(self._training.loss, given)
 
     @contextmanager
@@ -68,6 +72,11 @@ class Fresh:
 
         What the loss itself changes, such as a state that it carries along, is set back.
         """
+        with self._precision.placed(), self._moved(at, mark):
+            yield
+
+    @contextmanager
+    def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
         restorers = [*held_bindings(self._carried), *held_places(self._parts)]
         kept = [p.detach().clone() for p in self._tensors] if at is not None else []
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
@@ -113,6 +122,11 @@ class Fresh:
         # With a graph: a loss may differentiate inside.
         with self._placed(at, mark), torch.enable_grad(), cuts or nullcontext():
             return self._loss(batch)
+
+    def widened(self) -> Fresh:
+        """The same in float64."""
+        wide = Wide(self._training.model, self._tensors)
+        return Fresh(self._training, self._tensors, self._generators, self._scene, wide)
 
     def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
         """The loss with what it holds back held still."""

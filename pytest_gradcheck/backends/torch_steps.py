@@ -202,6 +202,10 @@ class TorchLoop:
         """The loss with what it holds back held still."""
         return self._fresh.stopped(batch, at, mark)
 
+    def wide(self) -> Fresh:
+        """The loss in float64."""
+        return self._fresh.widened()
+
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
         return torch_values.joined(batches)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pytest_gradcheck.backends.steps import Stopped
-from pytest_gradcheck.checks.steps import slopes
+from pytest_gradcheck.checks.steps import slopes, sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -18,14 +17,31 @@ NAMED = 3  # tensors and places in a message
 SAME = 1e-3  # of a slope that what is held back does not change
 
 
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Why a gradient need not be the slope of its loss.
+
+    Args:
+        places: What holds parts of the loss back, and where.
+        functions: Functions whose backward is written by the user.
+    """
+
+    places: tuple[str, ...]
+    functions: tuple[str, ...]
+
+
 def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[Finding]:
     """A gradient that is not the slope of the loss, by what explains it, and as it is claimed."""
     window = pair.window
-    off = slopes.gap(run, window, slopes.plain(run, window), limits)
+    off = slopes.gap(run, window, sources.plain(run, window), limits)
     if off is None:
         return [] if contract.semi_gradient is None else [_unneeded()]
-    stopped = slopes.stopped(run, window)
-    rest = off if stopped is None else slopes.gap(run, window, stopped.value, limits)
+    rest: Gap | None = off
+    stopped: Reasons | None = None
+    found = sources.stopped(run, window)
+    if found is not None:
+        source, *told = found
+        rest, stopped = slopes.gap(run, window, source, limits), Reasons(*told)
     if contract.semi_gradient is not None:
         return [_claimed(contract.semi_gradient, off, rest, stopped)]
     return [_told(off, stopped) if stopped is None or rest is not None else _held(off, stopped)]
@@ -44,7 +60,7 @@ def _placed(off: Gap, told: Finding) -> Finding:
     )
 
 
-def _told(off: Gap, stopped: Stopped | None, beside: str = "") -> Finding:
+def _told(off: Gap, stopped: Reasons | None, beside: str = "") -> Finding:
     whose = f" in {_some(off.names)}" if off.names else ""
     custom = f" ({_some(stopped.functions)})" if stopped and stopped.functions else ""
     more = "" if beside else ", or claim semi_gradient='why' if that is meant"
@@ -59,7 +75,7 @@ def _told(off: Gap, stopped: Stopped | None, beside: str = "") -> Finding:
     return _placed(off, told)
 
 
-def _held(off: Gap, stopped: Stopped) -> Finding:
+def _held(off: Gap, stopped: Reasons) -> Finding:
     whose = f" in {_some(off.names)}" if off.names else ""
     told = Finding(
         code="step-stopped-gradient",
@@ -81,7 +97,7 @@ def _unneeded() -> Finding:
     )
 
 
-def _claimed(why: str, off: Gap, rest: Gap | None, stopped: Stopped | None) -> Finding:
+def _claimed(why: str, off: Gap, rest: Gap | None, stopped: Reasons | None) -> Finding:
     """What is claimed, told; beyond what the loss holds back, the gradient must be its slope."""
     explained = ""
     if stopped is not None and rest is None:

@@ -5,65 +5,22 @@ Autograd against the step sees no gradient hook and no wrong backward: both have
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Stopped
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
 from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.sources import Source, shares
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 
 LEVELS = 5  # steps of a difference
-RATIO = 4.0  # between them
-GAPS = 2.0  # how many gaps between steps a central difference may be off
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
-
-Loss = Callable[[Sequence[np.ndarray]], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """The slope of the loss along a direction, by differences of one step.
-
-    Args:
-        down: The slope behind.
-        up: The slope ahead.
-        slack: How far they may be off.
-    """
-
-    down: float
-    up: float
-    slack: float
-
-    @property
-    def low(self) -> float:
-        """The smaller of both."""
-        return min(self.down, self.up)
-
-    @property
-    def high(self) -> float:
-        """The larger one."""
-        return max(self.down, self.up)
-
-    @property
-    def middle(self) -> float:
-        """The central difference."""
-        return (self.down + self.up) / 2
-
-    def agrees(self, claimed: float, tolerance: float, slack: float) -> bool:
-        """Whether a claimed slope is the central difference, or near enough."""
-        return not abs(self.middle - claimed) > slack + tolerance
-
-    def holds(self, claimed: float, tolerance: float) -> bool:
-        """Whether a claimed slope lies between both sides, or near enough."""
-        slack = self.slack + tolerance
-        return not self.low - slack > claimed and not self.high + slack < claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +44,24 @@ class Gap:
 
 
 class _Line:
-    """A loss, a point, and the gradient there."""
+    """A loss, a point, and the gradient there.
 
-    def __init__(self, run: Run, window: Window, loss: Loss, grads: Sequence[np.ndarray]) -> None:
-        self._run, self._at, self._loss, self.grads = run, window.at, loss, grads
-        self._start = math.nan
+    Args:
+        at: The point.
+        source: The loss.
+        grads: The gradient.
+        is_sharp: Whether to trust the best of several steps, or to ask all of them.
+    """
+
+    def __init__(
+        self,
+        at: Sequence[np.ndarray],
+        source: Source,
+        grads: Sequence[np.ndarray],
+        is_sharp: bool = True,
+    ) -> None:
+        self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
+        self._epsilon, self._start = precision.epsilon(source.dtype), math.nan
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
@@ -104,14 +74,16 @@ class _Line:
             seen.append(each)
             if each.agrees(claimed, allowed, seen[0].slack):
                 return None
-        if _at_zero(seen, allowed).holds(claimed, allowed):
+        if at_zero(seen, allowed).holds(claimed, allowed):
             return None
-        best = min(_bounded(seen), key=lambda each: each.slack)
+        if not self._is_sharp and any(each.holds(claimed, allowed) for each in seen):
+            return None
+        best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else (best.middle, claimed)
 
     def _slopes(self, move: Sequence[np.ndarray]) -> Iterator[Slope]:
         """Slopes for a ladder of steps, the longest first, each with its rounding as slack."""
-        epsilon = precision.epsilon(self._run.coarsest)
+        epsilon = self._epsilon
         size, length = clipping.norm(self._at, 2) or 1.0, clipping.norm(move, 2)
         if math.isnan(self._start):
             self._start = self._loss(self._at)
@@ -126,39 +98,28 @@ class _Line:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
 
 
-def _at_zero(seen: Sequence[Slope], allowed: float) -> Slope:
-    """The slopes on both sides of the point itself, where a right gradient lies between them.
-
-    A kink keeps them apart however short the step; what a bend puts between them goes with the step
-    and is taken off (Richardson), by the two shortest steps that rounding does not rule.
-    """
-    last = max((k for k, each in enumerate(seen) if each.slack <= allowed), default=0)
-    fine, coarse = seen[max(last, 1)], seen[max(last, 1) - 1]
-    parts = [(RATIO * b - a) / (RATIO - 1) for a, b in _sides(coarse, fine)]
-    return Slope(parts[0], parts[1], (RATIO * fine.slack + coarse.slack) / (RATIO - 1))
-
-
-def _sides(one: Slope, other: Slope) -> tuple[tuple[float, float], tuple[float, float]]:
-    return (one.down, other.down), (one.up, other.up)
-
-
-def _bounded(seen: Sequence[Slope]) -> list[Slope]:
-    """The slopes with the gaps to their neighbours among the slack: what a bend may cost."""
-    gaps = [abs(a.middle - b.middle) for a, b in itertools.pairwise(seen)]
-    return [
-        replace(each, slack=each.slack + GAPS * max(gaps[max(k - 1, 0) : k + 1]))
-        for k, each in enumerate(seen)
-    ]
-
-
-def gap(run: Run, window: Window, loss: Loss, limits: Limits) -> Gap | None:
+def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     """Where the loss does not follow its gradient: as a whole, or in some of its tensors.
 
-    Along the gradient itself the largest tensors count the most, along the second direction each
-    one the same. What only the second one sees must be seen along a tensor alone, too.
+    A gradient of float32 is accused by differences in float64, where these can be had: a network
+    with many kinks, or a gradient near zero, leaves no step that float32 would be right for.
     """
-    line = _Line(run, window, loss, _gradient(run, window))
+    grads = _gradient(run, window)
     limit = limits.number("step_slope", run.coarsest)
+    found = _of_line(run, _Line(window.at, source, grads), limit)
+    if found is None or source.dtype == "float64":
+        return found
+    wide = source.widened()
+    if wide is not None:
+        return _of_line(run, _Line(window.at, Source(wide, "float64"), grads), limit)
+    return _of_line(run, _Line(window.at, source, grads, is_sharp=False), limit)
+
+
+def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
+    """Along the gradient itself the largest tensors count the most, then each one the same.
+
+    What only the second direction sees must be seen along a tensor alone, too.
+    """
     whole = line.gap(line.grads, limit)
     move = _even(line.grads)
     count = max(sum(bool(np.any(v)) for v in move), 1)
@@ -189,37 +150,4 @@ def _gradient(run: Run, window: Window) -> list[np.ndarray]:
         run.loop.gradient(batch, window.at, mark)[1]
         for batch, mark in zip(window.batches, window.marks, strict=True)
     ]
-    return shown(run, filled(combined(fresh, _shares(run, window)), window))
-
-
-def _shares(run: Run, window: Window) -> list[float]:
-    sizes = [run.loop.size(batch) for batch in window.batches]
-    return [n / sum(sizes) for n in sizes]
-
-
-def plain(run: Run, window: Window) -> Loss:
-    """The loss of a window."""
-
-    def loss(at: Sequence[np.ndarray]) -> float:
-        pairs = zip(window.batches, window.marks, strict=True)
-        values = [run.loop.value(batch, at, mark) for batch, mark in pairs]
-        return float(np.dot(values, _shares(run, window)))
-
-    return loss
-
-
-def stopped(run: Run, window: Window) -> Stopped | None:
-    """The loss of a window with what it holds back held still; None where it holds nothing."""
-    held = getattr(run.loop, "stopped", None)
-    if held is None:
-        return None
-    pairs = zip(window.batches, window.marks, strict=True)
-    parts: list[Stopped] = [held(batch, window.at, mark) for batch, mark in pairs]
-    shares = _shares(run, window)
-    places = tuple(dict.fromkeys(place for part in parts for place in part.places))
-    functions = tuple(dict.fromkeys(name for part in parts for name in part.functions))
-
-    def loss(at: Sequence[np.ndarray]) -> float:
-        return float(np.dot([part.value(at) for part in parts], shares))
-
-    return Stopped(loss, places, functions) if places or functions else None
+    return shown(run, filled(combined(fresh, shares(run, window)), window))
