@@ -17,7 +17,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import optax
 import torch
-from corpora import steps_functional, steps_right, steps_torch, steps_vacuous
+from corpora import steps_functional, steps_loops_more, steps_right, steps_torch, steps_vacuous
 from corpora.steps_torch import Fault
 
 from pytest_gradcheck import Training, check_step
@@ -36,8 +36,16 @@ FAULTS: dict[str, Callable[[], list[Fault]]] = {
     "jax": lambda: steps_functional.faults_of("jax"),
     "numpy": lambda: steps_functional.faults_of("numpy"),
 }
+
+
+def torch_right(seeds: int) -> Iterator[Any]:
+    """Optimizers in every form, and loops that are easily accused."""
+    yield from steps_right.torch_trainings(seeds)
+    yield from steps_loops_more.right_loops()
+
+
 RIGHT = {
-    "torch": (steps_right.torch_trainings, 2),
+    "torch": (torch_right, 2),
     "jax": (steps_right.jax_trainings, 1),
     "numpy": (steps_right.numpy_trainings, 60),
 }

@@ -38,13 +38,17 @@ TORCH = {
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",
+    "backends.torch_cuts",
     "backends.torch_flow",
+    "backends.torch_fresh",
     "backends.torch_loss",
     "backends.torch_ops",
     "backends.torch_origin",
     "backends.torch_probe",
+    "backends.torch_scene",
     "backends.torch_sizes",
     "backends.torch_time",
+    "backends.torch_tracked",
     "backends.torch_clips",
     "backends.torch_events",
     "backends.torch_optimizers",
@@ -53,6 +57,7 @@ TORCH = {
     "backends.torch_trials",
     "backends.torch_values",
     "backends.torch_watch",
+    "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.

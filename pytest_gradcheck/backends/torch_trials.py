@@ -60,16 +60,16 @@ def restored(
         finals = []
         for is_loaded in (False, True):
             with _trial(loop, optimizers):
-                repeat(loop.tensors, optimizer, update, is_loaded)
+                repeat(loop, optimizer, update, is_loaded)
                 finals.append([p.detach().clone() for p in loop.tensors])
     return differing(loop.parameters, update, finals)
 
 
 def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     """Make a step that has nothing to do, and name what it moved."""
-    for p in loop.tensors:
+    for i, p in enumerate(loop.tensors):
         if p.requires_grad and what == "with lr 0":
-            p.grad = torch.ones_like(p)
+            p.grad = _laid_out(loop, i, torch.ones_like(p))
         if what == "with zero gradients" and p.requires_grad:
             p.grad = torch.zeros_like(p)
         if what == "without gradients":
@@ -87,12 +87,18 @@ def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     return [t.name for t, a, b in pairs if not torch.equal(a, b.detach())]
 
 
-def repeat(tensors: Sequence[Tensor], optimizer: Any, update: Update, is_loaded: bool) -> None:
+def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
+    """A gradient in the layout in which the optimizer got those of this parameter."""
+    axes = loop.sparse.get(i)
+    return g if axes is None else g.to_sparse(axes)
+
+
+def repeat(loop: Any, optimizer: Any, update: Update, is_loaded: bool) -> None:
     """Step with the gradients of an update, where asked for from a state that was saved."""
     if is_loaded:
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for p, g in zip(tensors, update.received or (), strict=False):
-        p.grad = None if g is None else like(p, g)
+    for i, (p, g) in enumerate(zip(loop.tensors, update.received or (), strict=False)):
+        p.grad = None if g is None else _laid_out(loop, i, like(p, g))
     type(optimizer).step(optimizer)
 
 

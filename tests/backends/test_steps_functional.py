@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, UsageError, check_step
-from pytest_gradcheck.backends.steps import framework, load
+from pytest_gradcheck.backends.loading import framework, load
 
 RATE = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9}
 

@@ -436,3 +436,35 @@ def test_bfloat16_by_autocast():
                 return self.inner(x)
 
     assert trained(Cast, loss=loss).verdict == "pass"
+
+
+class Convolved(nn.Module):
+    """A convolution whose bias batch norm takes off again: its gradient is rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.out = nn.Linear(24, 1)
+
+    def forward(self, x):
+        h = torch.relu(self.norm(self.conv(x.view(len(x), 2, 2, 2))))
+        return self.out(h.flatten(1))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bias_that_stands_still_for_rounding_accuses_nobody(seed):
+    result = trained(Convolved, seed=seed, loss=F.l1_loss, optimizer=lambda ps: T.SGD(ps, 1e-3))
+    assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_many_kinks_and_gradients_near_zero_accuse_nobody(seed):
+    def deep():
+        layers = [nn.Linear(8, 32)]
+        for _ in range(8):
+            layers += [nn.ReLU6(), nn.Linear(32, 32)]
+        return nn.Sequential(*layers, nn.ReLU6(), nn.Linear(32, 1))
+
+    for loss in (F.mse_loss, F.smooth_l1_loss):
+        result = trained(deep, seed=seed, loss=loss)
+        assert result.verdict == "pass", result.headline

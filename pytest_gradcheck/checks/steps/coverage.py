@@ -84,11 +84,19 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
-    moved = [i for i in range(len(run.names)) if _is_frozen(run, i, contract) and _moved(run, i)]
+    moved = [i for i in range(len(run.names)) if _moves_frozen(run, i, contract)]
     by_hand = [i for i in moved if _is_left_alone(run, i, contract)]
     return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
         [_of_step(run.names[i]) for i in by_hand]
     )
+
+
+def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
+    """Whether a parameter moves in a call in which it is frozen: for good, or for a while."""
+    if _is_frozen(run, i, contract):
+        return _moved(run, i)
+    frozen = [c for c in run.calls if c.trained and not c.trained[i]]
+    return any(not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in frozen)
 
 
 def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
@@ -124,11 +132,13 @@ def _still(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]
         if not is_ours or any(t.shadow == i for t in run.loop.parameters):
             continue
         fresh = [p.expected.raw[i] for p in pairs]
-        is_without = all(_is_nothing(run, p, i) for p in pairs)
+        is_without = all(g is None or not np.any(g) for g in fresh)
         if not is_without and _moved(run, i):
             continue
         if is_without:
             found.append(_without(run, pairs, i, all(g is None for g in fresh)))
+        elif all(_is_nothing(run, p, i) for p in pairs) and not _counts(run, pairs, i):
+            found.append(_unused(run.names[i], "a gradient that is rounding"))
         elif _rate_is_zero(run, i, contract):
             found.append(
                 Finding(
@@ -149,7 +159,8 @@ def _is_nothing(run: Run, pair: Pair, i: int) -> bool:
     if g is None:
         return True
     others = [x for x in pair.expected.raw if x is not None]
-    return clipping.norm([g], 2) <= precision.epsilon(run.coarsest) * clipping.norm(others, 2)
+    rounding = NOISE * precision.epsilon(run.coarsest)
+    return clipping.norm([g], 2) <= rounding * clipping.norm(others, 2)
 
 
 def _rate_is_zero(run: Run, i: int, contract: Contract) -> bool:
@@ -176,6 +187,20 @@ def _unmoved(run: Run, i: int) -> Finding:
 def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     """No gradient: right where the loss does not depend on the parameter."""
     name = run.names[i]
+    what = "no gradient" if is_none else "a gradient that is zero"
+    if not _counts(run, pairs, i):
+        return _unused(name, what)
+    return Finding(
+        code="step-detached",
+        severity="fail",
+        where=name,
+        message=f"{name} has {what}, and the loss changes with it; look for detach, .data, or a "
+        f"loss that is computed outside the graph",
+    )
+
+
+def _counts(run: Run, pairs: Sequence[Pair], i: int) -> bool:
+    """Whether the loss changes with a parameter, by more than its rounding."""
     window = pairs[0].window
     moved = [np.array(x) for x in window.at]
     size = float(np.max(np.abs(moved[i]), initial=0.0)) or 1.0
@@ -183,16 +208,11 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     moved[i] = moved[i] + 0.5 * size * signs
     there = run.loop.value(window.batches[0], moved, window.marks[0])
     here = run.loop.value(window.batches[0], window.at, window.marks[0])
-    what = "no gradient" if is_none else "a gradient that is zero"
     rounding = NOISE * precision.epsilon(run.coarsest) * max(abs(here), abs(there))
-    if abs(there - here) > rounding and np.isfinite(there):
-        return Finding(
-            code="step-detached",
-            severity="fail",
-            where=name,
-            message=f"{name} has {what}, and the loss changes with it; look for detach, .data, "
-            f"or a loss that is computed outside the graph",
-        )
+    return bool(abs(there - here) > rounding and np.isfinite(there))
+
+
+def _unused(name: str, what: str) -> Finding:
     return Finding(
         code="step-unused",
         severity="warn",
