@@ -46,12 +46,15 @@ class Watch:
         # An optimizer of one's own may keep its step as an attribute, or allow none.
         is_own = "step" in getattr(self._optimizer, "__dict__", {})
         owner = self._optimizer if is_own else type(self._optimizer)
+        is_inherited = "step" not in vars(owner)
         before = owner.step
         owner.step = wrapped = self._wrapped(before, is_own)
         try:
             yield
         finally:
-            if owner.step is wrapped:  # else the step has put another one there
+            if is_inherited:
+                del owner.step
+            elif owner.step is wrapped:  # else the step has put another one there
                 owner.step = before
 
     def _wrapped(self, own: Any, is_own: bool) -> Any:

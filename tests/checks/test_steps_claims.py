@@ -52,19 +52,18 @@ def test_a_claim_of_the_wrong_kind_is_refused_by_name(claim):
         loop(STEP, **{claim: WRONG_KINDS[claim]})
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"betas": (0.9,)},
-        {"betas": (0.9, 1.5)},
-        {"lr": float("nan")},
-        {"schedule": []},
-        {"schedule": ["x"]},
-        {"schedule": lambda t: None},
-        {"hyper": {"alpha": "x"}},
-    ],
-    ids=str,
-)
+WRONG_VALUES = {
+    "one beta": {"betas": (0.9,)},
+    "a beta above 1": {"betas": (0.9, 1.5)},
+    "nan": {"lr": float("nan")},
+    "no rates": {"schedule": []},
+    "a rate in words": {"schedule": ["x"]},
+    "a schedule that gives nothing": {"schedule": lambda t: None},
+    "inside hyper": {"hyper": {"alpha": "x"}},
+}
+
+
+@pytest.mark.parametrize("claims", WRONG_VALUES.values(), ids=WRONG_VALUES)
 def test_a_claim_with_a_wrong_value_is_refused(claims):
     name = next(iter(claims))
     with pytest.raises(UsageError, match="alpha" if name == "hyper" else name):
@@ -135,27 +134,26 @@ def raising(batch):
     raise ValueError("bad shape")
 
 
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        ({"batches": 3}, "batches.*3"),
-        ({"batches": None}, "batches.*None"),
-        ({"batches": []}, "batches is empty"),
-        ({"loss": lambda batch: None}, "loss must give .* NoneType"),
-        ({"loss": lambda batch: "low"}, "loss must give .* str"),
-        ({"loss": vector}, r"loss must give .* shape \(3,\)"),
-        ({"loss": lambda batch: {"loss": torch.ones(())}}, "loss must give .* dict"),
-        ({"loss": raising}, "loss raised ValueError: bad shape"),
-        ({"loss": lambda batch: ()}, "loss must give .* tuple"),
-        ({"loss": []}, "loss must be callable"),
-        ({"loss": lambda: 1}, "loss raised TypeError"),
-        ({"model": 3}, "model must be .*Module.* 3"),
-        ({"optimizer": 3}, r"optimizer must have a step\(\).* 3"),
-        ({"optimizer": []}, "no optimizer|optimizer"),
-        ({"loss": [vector, vector]}, "2 losses for 1 optimizer"),
-    ],
-    ids=str,
-)
+USELESS = [
+    ({"batches": 3}, "batches.*3"),
+    ({"batches": None}, "batches.*None"),
+    ({"batches": []}, "batches is empty"),
+    ({"loss": lambda batch: None}, "loss must give .* NoneType"),
+    ({"loss": lambda batch: "low"}, "loss must give .* str"),
+    ({"loss": vector}, r"loss must give .* shape \(3,\)"),
+    ({"loss": lambda batch: {"loss": torch.ones(())}}, "loss must give .* dict"),
+    ({"loss": raising}, "loss raised ValueError: bad shape"),
+    ({"loss": lambda batch: ()}, "loss must give .* tuple"),
+    ({"loss": []}, "loss must be callable"),
+    ({"loss": lambda: 1}, "loss raised TypeError"),
+    ({"model": 3}, "model must be .*Module.* 3"),
+    ({"optimizer": 3}, r"optimizer must have a step\(\).* 3"),
+    ({"optimizer": []}, "no optimizer|optimizer"),
+    ({"loss": [vector, vector]}, "2 losses for 1 optimizer"),
+]
+
+
+@pytest.mark.parametrize(("parts", "told"), USELESS, ids=[told for _, told in USELESS])
 def test_a_part_that_is_of_no_use_is_named(parts, told):
     with pytest.raises(UsageError, match=told):
         check_step(handed(**parts))
@@ -200,6 +198,12 @@ class Slotted:
             p.grad = None
 
 
+class Inheriting(Slotted):
+    """A class without a step of its own."""
+
+    __slots__ = ()
+
+
 class Rebinding:
     """An optimizer that keeps its step as an attribute."""
 
@@ -231,7 +235,15 @@ class Counting(T.SGD):
         return T.SGD.step(self, closure)
 
 
-@pytest.mark.parametrize("kind", [Slotted, Rebinding, lambda ps: Counting(ps, 0.1)])
+KINDS = {
+    "slots": Slotted,
+    "inherited": Inheriting,
+    "rebinding": Rebinding,
+    "counting": lambda params: Counting(params, 0.1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_optimizers_that_bind_their_step_themselves(kind):
     def training(factor=1.0):
         torch.manual_seed(0)
@@ -254,9 +266,10 @@ def test_optimizers_that_bind_their_step_themselves(kind):
         assert result.verdict == "pass", result.headline
         assert check_step(lambda: training(7.0), **claims).verdict == "fail"
     ready = training()
-    before = ready.optimizer.step
+    before, names = ready.optimizer.step, set(vars(type(ready.optimizer)))
     check_step(ready)
     assert ready.optimizer.step == before
+    assert set(vars(type(ready.optimizer))) == names
 
 
 @pytest.mark.parametrize(
