@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_gradcheck.backends.lightning import lightning_training
     from pytest_gradcheck.backends.steps import Training
+    from pytest_gradcheck.backends.trainer import trainer_training
     from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
     from pytest_gradcheck.results import Evidence, Finding, Result
     from pytest_gradcheck.verbs.clipping import assert_clipping, check_clipping
@@ -33,6 +35,8 @@ __all__ = [
     "check_flow",
     "check_gradient",
     "check_step",
+    "lightning_training",
+    "trainer_training",
 ]
 
 _HOMES = {
@@ -51,6 +55,8 @@ _HOMES = {
     "check_flow": "verbs.flow",
     "check_gradient": "verbs.gradient",
     "check_step": "verbs.step",
+    "lightning_training": "backends.lightning",
+    "trainer_training": "backends.trainer",
 }
 
 

@@ -192,7 +192,7 @@ def optax_loop(body):
     def training():
         rng = np.random.default_rng(0)
         params = {"w": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32), "b": jnp.zeros(2)}
-        tx = optax.adam(1e-2)
+        tx, memory = optax.adam(1e-2), []
         batches = [tuple(np.float32(rng.normal(size=(6, n))) for n in (4, 2)) for _ in range(3)]
 
         def loss(params, batch):
@@ -201,7 +201,7 @@ def optax_loop(body):
         def step(params, state, batch):
             grads = jax.grad(loss)(params, batch)
             updates, state = tx.update(grads, state, params)
-            names = {"updates": updates, "jax": jax}
+            names = {"updates": updates, "jax": jax, "memory": memory}
             exec(body, names)
             return optax.apply_updates(params, names["updates"]), state
 

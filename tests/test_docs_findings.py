@@ -70,4 +70,8 @@ def test_every_example_passes(pytester, page):
     pytester.makepyfile(**tests)
     result = pytester.runpytest_subprocess(*OPTIONS)
     count = sum(block.count("\ndef test_") for block in tests.values())
-    result.assert_outcomes(passed=count)
+    # An example of a library that need not be there is skipped.
+    skipped = sum("importorskip" in block for block in tests.values())
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == count
+    assert outcomes.get("skipped", 0) <= skipped

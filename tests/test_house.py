@@ -28,6 +28,8 @@ JAX = {
     "backends.jax_probe",
     "backends.jax_sites",
     "backends.jax_clips",
+    "backends.jax_places",
+    "backends.jax_programs",
     "backends.jax_steps",
 }
 TORCH = {
@@ -37,20 +39,26 @@ TORCH = {
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",
+    "backends.torch_cuts",
     "backends.torch_flow",
+    "backends.torch_fresh",
     "backends.torch_loss",
     "backends.torch_ops",
     "backends.torch_origin",
     "backends.torch_probe",
+    "backends.torch_scene",
     "backends.torch_sizes",
     "backends.torch_time",
+    "backends.torch_tracked",
     "backends.torch_clips",
     "backends.torch_events",
     "backends.torch_optimizers",
+    "backends.torch_resumed",
     "backends.torch_steps",
     "backends.torch_trials",
     "backends.torch_values",
     "backends.torch_watch",
+    "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard
 # library is free to all, and a room may import itself. docs/architecture.md says why.
@@ -71,7 +79,7 @@ ROOMS = {
     "backends.numpy_probe": ({*SHARED, "backends.numpy", "backends.numpy_records"}, ()),
     "backends.jax_probe": ({*SHARED, *JAX, "backends.jax"}, ()),  # for its guard
     # A functional step is the same in JAX as in NumPy.
-    "backends.numpy_steps": ({*SHARED, "backends.numpy"}, ()),
+    "backends.numpy_steps": ({*SHARED, "backends.numpy", "backends.numpy_batches"}, ()),
     "backends.jax_steps": ({*SHARED, *JAX, "backends.numpy_steps"}, ()),
     "checks": ({*SHARED, "numerics", "scipy"}, ()),
     "reports": (VALUES, ()),

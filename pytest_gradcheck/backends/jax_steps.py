@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FunctionType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_modules
+from pytest_gradcheck.backends import jax_modules, jax_places
 from pytest_gradcheck.backends.jax_clips import is_transformation
+from pytest_gradcheck.backends.jax_places import replaced, with_update
+from pytest_gradcheck.backends.jax_programs import can_hurry, compiled
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
-from pytest_gradcheck.backends.reach import names_of
 from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -40,11 +38,14 @@ class JaxLoop(NumpyLoop):
         self._tx = training.optimizer if is_transformation(training.optimizer) else None
         self.shown = "the optax transformation" if self._tx else "the optimizer of the step"
         self.device = next((x.device for x in self.flatten(training.params).leaves if x.dtype), "")
-        self._caught: list[tuple[Any, Any, Any]] = []
+        self._caught: list[tuple[Any, Any, Any, Any]] = []
+        self._wants: tuple[str, ...] = ()  # what the transformation is given by name
         self._pending: list[list[np.ndarray]] = []
         self._own: Any = None  # the state of the transformation, carried on beside the step
-        self._compiled = jax.jit(self._differentiated)
+        self._compiled = compiled(self._differentiated)
+        self._is_hurried = can_hurry()
         self._updated = jax.jit(self._tx.update) if self._tx else None
+        self._alone = compiled(self._answer)
         self.can_see = self._tx is not None
 
     def flatten(self, value: Any) -> Flat:
@@ -63,9 +64,7 @@ class JaxLoop(NumpyLoop):
         values = iter(at)
         return flat.rebuild(
             [
-                jax.device_put(np.asarray(next(values)).astype(leaf.value.dtype))
-                if leaf.dtype
-                else leaf.value
+                _placed(np.asarray(next(values)), leaf.value) if leaf.dtype else leaf.value
                 for leaf in flat.leaves
             ]
         )
@@ -77,7 +76,7 @@ class JaxLoop(NumpyLoop):
         self._caught.clear()
         if self._tx is None:
             return super().call(batch)
-        with _replaced(self._training.step, self._tx, self._reporting()):
+        with replaced(self._training.step, self._tx, self._reporting()):
             call = super().call(batch)
             jax.effects_barrier()
         return call
@@ -87,13 +86,16 @@ class JaxLoop(NumpyLoop):
 
         @functools.wraps(tx.update)
         def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            jax.debug.callback(self._catch, updates, state, params)
+            self._wants = tuple(extra)
+            # A function of the step (that of a line search) does not leave it.
+            known = None if any(map(callable, jax.tree.leaves(extra))) else extra
+            jax.debug.callback(self._catch, updates, state, params, known)
             return tx.update(updates, state, params, **extra)
 
-        return tx._replace(update=update) if hasattr(tx, "_replace") else _Proxy(tx, update)
+        return with_update(tx, update)
 
-    def _catch(self, updates: Any, state: Any, params: Any) -> None:
-        self._caught.append((updates, state, params))
+    def _catch(self, updates: Any, state: Any, params: Any, extra: Any) -> None:
+        self._caught.append((updates, state, params, extra))
 
     def accumulates(self, is_still: bool) -> bool:
         """Whether a call only adds to a window; optax's own windows say so themselves."""
@@ -122,14 +124,17 @@ class JaxLoop(NumpyLoop):
         oracle = () if is_window else self._oracle(before)
         return Update(before, after, received, plain.hyper, oracle=oracle)
 
-    def _oracle(self, before: list[np.ndarray]) -> list[np.ndarray]:
-        updates, state, _ = self._caught[-1]
+    def _oracle(self, before: list[np.ndarray]) -> Sequence[np.ndarray]:
+        updates, state, _, extra = self._caught[-1]
+        if extra is None:
+            return ()
         if self._own is None:
             self._own = state
         moved, self._own = self._updated(  # type: ignore[misc]  # caught, so there is one
             jax.tree.map(jnp.asarray, updates),
             jax.tree.map(_asarray, self._own),
             _trained(self._built(before)),
+            **jax.tree.map(jnp.asarray, extra),
         )
         return [_wide(x) for x in jax.tree.leaves(moved)]
 
@@ -138,14 +143,46 @@ class JaxLoop(NumpyLoop):
         if self._tx is None:
             return False
         params = _trained(self._built(at))
-        finals = []
+        trees = []
         for grads in (raw, clipped):
-            filled = zip(grads, at, strict=True)
-            zeros = [np.zeros_like(x) if g is None else g for g, x in filled]
-            given = _trained(self._built(zeros))
-            finals.append(jax.tree.leaves(self._updated(given, self._own_start(params), params)))  # type: ignore[misc]  # there is one
+            zeros = [np.zeros_like(x) if g is None else g for g, x in zip(grads, at, strict=True)]
+            trees.append(_trained(self._built(zeros)))
+        start = self._own_start(params)
+        finals = [jax.tree.leaves(self._asked(g, trees[0], start, params)) for g in trees]
+        if not all(finals):
+            return False
         pairs = zip(*finals, strict=True)
         return all(_is_near(_wide(a), _wide(b)) for a, b in pairs)
+
+    def _asked(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
+        """What the transformation makes of gradients, asked alone; None if it wants too much."""
+        if not set(self._wants) <= set(jax_places.STAND_INS):
+            return None
+        return self._alone(grads, slope, state, params)
+
+    def _answer(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
+        extra = {name: jax_places.STAND_INS[name](slope, params) for name in self._wants}
+        return self._tx.update(grads, state, params, **extra)  # type: ignore[union-attr]  # asked, so there is one
+
+    def _without(self, params: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return self._answer(zeros, zeros, self._tx.init(params), params)[0]  # type: ignore[union-attr]  # likewise
+
+    def idle(self, is_fresh: bool) -> Iterator[tuple[str, list[str], bool]]:
+        """Zero gradients from fresh state: how they decay is not known, but updates are finite."""
+        if is_fresh or self._tx is None:
+            return
+        if not set(self._wants) <= set(jax_places.STAND_INS):
+            return
+        try:
+            updates = jax.tree.leaves(compiled(self._without)(_trained(self._params)))
+        except Exception:  # a transformation that takes no such gradient is not asked
+            return
+        if len(updates) != len(self.parameters):
+            return
+        pairs = zip(self.parameters, updates, strict=True)
+        names = [t.name for t, u in pairs if not np.all(np.isfinite(_wide(u)))]
+        yield "with zero gradients", names, not names
 
     def _own_start(self, params: Any) -> Any:
         state: Any = self._training.opt_state
@@ -181,6 +218,12 @@ class JaxLoop(NumpyLoop):
         except (*_UNTRACED, TypeError):  # it needs numbers: not compiled
             return self._differentiated(params, handed)
 
+    def careful(self) -> bool:
+        """No hurry: another program rounds otherwise, by much where a network is saturated."""
+        was_hurried, self._is_hurried = self._is_hurried, False
+        self._compiled = jax.jit(self._differentiated)
+        return was_hurried
+
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
@@ -196,21 +239,15 @@ class JaxLoop(NumpyLoop):
         return jnp.concatenate(column)
 
 
-class _Proxy:
-    """A transformation that is no named tuple, with another ``update``."""
-
-    def __init__(self, tx: Any, update: Any) -> None:
-        self._tx = tx
-        self.update = update
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tx, name)
-
-
 def _copied(x: Any) -> Any:
     if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
     return jax.device_put(np.array(x), x.sharding)  # nothing to compile
+
+
+def _placed(x: np.ndarray, like: Any) -> Any:
+    # Where the other one is: a program is compiled anew for arrays that may lie anywhere.
+    return jax.device_put(x.astype(like.dtype), getattr(like, "sharding", None))
 
 
 def _asarray(x: Any) -> Any:
@@ -234,54 +271,6 @@ def _nodes(state: Any, depth: int = 4) -> Iterator[Any]:
     if depth and isinstance(state, (tuple, list)):
         for inner in state:
             yield from _nodes(inner, depth - 1)
-
-
-@contextmanager
-def _replaced(step: Any, old: Any, new: Any) -> Iterator[None]:
-    """Another transformation wherever a step holds one: closures, named globals, attributes."""
-    swaps = {id(old): new, id(old.update): new.update}
-    with ExitStack() as stack:
-        for place, kept in _places(step, swaps):
-            place(swaps[id(kept)])
-            stack.callback(place, kept)
-        yield
-
-
-def _places(step: Any, swaps: dict[int, Any]) -> list[tuple[Callable[[Any], None], Any]]:
-    found: list[tuple[Callable[[Any], None], Any]] = []
-    seen: set[int] = set()
-    pending = [step]
-    while pending and len(seen) < 500:
-        value = pending.pop()
-        if id(value) in seen or isinstance(value, type(sys)):
-            continue
-        seen.add(id(value))
-        for place, inner in _held(value):
-            if id(inner) in swaps:
-                found.append((place, inner))
-            elif callable(inner) or hasattr(inner, "__dict__"):
-                pending.append(inner)
-    return found
-
-
-def _held(value: Any) -> Iterator[tuple[Callable[[Any], None], Any]]:
-    if isinstance(value, FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                yield functools.partial(setattr, cell, "cell_contents"), cell.cell_contents
-            except ValueError:  # a name that is bound later
-                continue
-        for name in names_of(value.__code__):
-            if name in value.__globals__:
-                place = functools.partial(value.__globals__.__setitem__, name)
-                yield place, value.__globals__[name]
-    for name in ("__wrapped__", "__func__", "__self__", "func"):
-        inner = getattr(value, name, None)
-        if inner is not None and not isinstance(value, type):
-            yield (lambda _: None), inner
-    for name, inner in list(getattr(value, "__dict__", {}).items()):
-        if not isinstance(value, (type, FunctionType)):
-            yield functools.partial(object.__setattr__, value, name), inner
 
 
 def loop(training: Training) -> JaxLoop:

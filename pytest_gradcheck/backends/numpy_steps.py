@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends import numpy_batches
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
-from pytest_gradcheck.backends.protocol import Flat, Leaf
+from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.state import global_generators, private_generators
 from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar
@@ -53,6 +53,7 @@ class NumpyLoop:
         self.accumulate = 1
         self._since = 0  # calls after the last update
         self._old: list[list[np.ndarray]] = []
+        self._last: tuple[Any, ...] | None = None  # what the last call was given, and its end
         self._is_random = False  # whether an evaluation of the loss moved a generator
         leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
         if not leaves:
@@ -94,7 +95,7 @@ class NumpyLoop:
     def call(self, batch: Any) -> Call:
         """Call the step with copies of everything."""
         handed = self.copied(batch)
-        before = self._arrays(self._params)
+        before, mark = self._arrays(self._params), self.mark()
         params, state = self.copied(self._params), self.copied(self._state)
         self._old = self.slots()
         try:
@@ -104,9 +105,10 @@ class NumpyLoop:
         params, state, error = self._read(got, params, state)
         if error:
             return Call(before, before, (), error=error)
-        self._params, self._state = params, state
         after = self._arrays(params)
-        changed = not self._is_same(batch, handed)
+        self._last = self._params, self._state, batch, mark, after
+        self._params, self._state = params, state
+        changed = not numpy_batches.is_same(batch, handed)
         is_still = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
         if self.accumulates(is_still):
             return Call(before, after, (), changed_batch=changed)
@@ -157,6 +159,10 @@ class NumpyLoop:
             yield
         finally:
             self._rewind(now)
+
+    def careful(self) -> bool:
+        """There is one way only."""
+        return False
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
@@ -209,35 +215,15 @@ class NumpyLoop:
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
-        flats = [tree.flatten(b, _leaf, lambda node: None) for b in batches]
-        if len({len(f.leaves) for f in flats}) > 1:
-            return None
-        columns = list(zip(*([leaf.value for leaf in f.leaves] for f in flats), strict=True))
-        if not all(np.ndim(v) for column in columns for v in column) or not columns:
-            return None
-        try:
-            return flats[0].rebuild([self.concatenated(column) for column in columns])
-        except (TypeError, ValueError):  # other axes differ
-            return None
+        return numpy_batches.joined(batches, self.concatenated)
 
     def concatenated(self, column: Sequence[Any]) -> Any:
         """Arrays along their first axis."""
         return np.concatenate(column)
 
     def size(self, batch: Any) -> int:
-        """Length of the first array."""
-        for leaf in tree.flatten(batch, _leaf, lambda node: None).leaves:
-            if np.ndim(leaf.value):
-                return len(leaf.value)
-        return 1
-
-    def _is_same(self, one: Any, other: Any) -> bool:
-        pairs = zip(
-            tree.flatten(one, _leaf, lambda node: None).leaves,
-            tree.flatten(other, _leaf, lambda node: None).leaves,
-            strict=False,
-        )
-        return all(_equal(a.value, b.value) for a, b in pairs)
+        """Number of samples in a batch."""
+        return numpy_batches.size(batch)
 
     # --- state ------------------------------------------------------------------------------
 
@@ -260,6 +246,28 @@ class NumpyLoop:
         """None: the state is the caller's."""
         return None
 
+    def resumed(self) -> list[tuple[str, str]]:
+        """None: a functional step has nothing beside its state."""
+        return []
+
+    def repeated(self) -> list[tuple[str, float]]:
+        """The last call once more: parameters and state are all that it may depend on."""
+        if self._last is None or self.accumulate > 1:  # a window may be gathered in the step
+            return []
+        params, state, batch, mark, ends = self._last
+        with self.held(), self._from(mark):
+            try:
+                params, state = self.copied(params), self.copied(state)
+                got = self._training.step(params, state, self.copied(batch))
+            except Exception:  # what raises the second time is no second end
+                return []
+            again = self._arrays(self._read(got, params, state)[0])
+        return [
+            (t.name, float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(a)), 1e-300))
+            for t, a, b in zip(self.parameters, ends, again, strict=True)
+            if not np.array_equal(a, b, equal_nan=True)
+        ]
+
     def slots(self) -> list[list[np.ndarray]]:
         """Groups of arrays in the state, in order, that have the shapes of the parameters."""
         shapes = [x.shape for x in self._arrays(self._params)]
@@ -278,18 +286,6 @@ class NumpyLoop:
             else:
                 start += 1
         return found
-
-
-def _leaf(path: str, value: Any) -> Leaf:
-    return Leaf(path, value)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if np.ndim(a) or np.ndim(b):
-        one, other = np.asarray(a), np.asarray(b)
-        is_float = one.dtype.kind in "fc"
-        return bool(np.array_equal(one, other, equal_nan=is_float))
-    return True
 
 
 def loop(training: Training) -> NumpyLoop:

@@ -5,8 +5,8 @@ Everything that a check measures comes out as NumPy arrays of float64.
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,8 +30,9 @@ class Training:
         step: The user's own step. torch: ``step(batch)``; JAX and NumPy:
             ``step(params, opt_state, batch)``, which returns the new ``(params, opt_state)``, and
             whatever else after them.
-        loss: What is to become smaller. torch: ``loss(batch)`` or ``loss(model, batch)``; JAX and
-            NumPy: ``loss(params, batch)``. A tuple counts by its first value.
+        loss: What is to become smaller (larger, where the optimizer says ``maximize``). torch:
+            ``loss(batch)`` or ``loss(model, batch)``, or one for each of several optimizers; JAX
+            and NumPy: ``loss(params, batch)``. A tuple counts by its first value.
         batches: The batches of an epoch, the last one as short as it is.
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
@@ -42,7 +43,7 @@ class Training:
     """
 
     step: Callable[..., Any]
-    loss: Callable[..., Any]
+    loss: Any  # a function, or a list of functions
     batches: Iterable[Any]
     model: Any = None
     optimizer: Any = None
@@ -89,12 +90,18 @@ class Clip:
         threshold: Its threshold.
         order: Order of the norm.
         is_value: Whether it clips each element.
+        size: The norm that it was given to divide by; NaN where it takes one itself.
+        given: How many tensors it was given, those that are no parameters of ours too.
+        with_gradient: How many of them had a gradient.
     """
 
     places: tuple[int, ...]
     threshold: float
     order: float = 2.0
     is_value: bool = False
+    size: float = math.nan
+    given: int = 1
+    with_gradient: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +116,10 @@ class Call:
         changed_batch: Whether the step wrote into its batch.
         error: What it raised, in words; empty where nothing.
         clips: The clips of the framework that were called.
+        trained: Whether each parameter took a gradient before or after; empty where it always
+            does what it did at hand-over.
+        is_altered: Whether it differentiated under other conditions than were known before it.
+        is_idle: Whether it left the gradients and the parameters alone.
     """
 
     before: Sequence[np.ndarray]
@@ -118,6 +129,24 @@ class Call:
     changed_batch: bool = False
     error: str = ""
     clips: Sequence[Clip] = ()
+    trained: Sequence[bool] = ()
+    is_altered: bool = False
+    is_idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A loss that holds parts back from its gradient, with these parts held still.
+
+    Args:
+        value: The loss at other parameters.
+        places: What holds them back, and where.
+        functions: Names of functions in its graph whose backward is not the framework's own.
+    """
+
+    value: Callable[[Sequence[np.ndarray]], float]
+    places: tuple[str, ...]
+    functions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +156,9 @@ class Tracked:
     Args:
         name: Dotted path.
         dtype: Precision.
-        trainable: Whether its owner lets it be trained.
-        owners: By how many optimizers, or groups, it is held; None where that is not known.
+        trainable: Whether its owner lets it be trained, at some time of the run at least.
+        owners: By how many optimizers, or groups, it is held at most; None where that is not
+            known.
         shadow: Number of the parameter of lower precision that it is the master copy of; -1.
     """
 
@@ -173,6 +203,9 @@ class Loop(Protocol):
     ) -> tuple[float, Sequence[np.ndarray | None]]:
         """Loss and fresh gradient, drawn from a mark, at other parameters where given."""
 
+    def careful(self) -> bool:
+        """Take gradients as the user's step does from now on; whether that is a change."""
+
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters, drawn from a mark."""
 
@@ -191,58 +224,14 @@ class Loop(Protocol):
     def restored(self, update: Update) -> Sequence[tuple[str, float]] | None:
         """Repeat an update from a saved and restored state; what differs by how much of itself."""
 
+    def resumed(self) -> Sequence[tuple[str, str]]:
+        """What beside the optimizer goes on otherwise from its saved state: a name, and how."""
+
+    def repeated(self) -> Sequence[tuple[str, float]]:
+        """The last call once more, from the same state; what then ends otherwise, by how much."""
+
     def slots(self) -> Sequence[Sequence[np.ndarray]]:
         """Groups of arrays in the state of the optimizer that are shaped like the parameters."""
-
-
-def framework(training: Training) -> str:
-    """Name of the backend of a training."""
-    if training.model is not None or _is_torch(training.optimizer):
-        return "torch"
-    return "jax" if _has_jax(training) else "numpy"
-
-
-def _top(value: Any) -> str:
-    return str(type(value).__module__).partition(".")[0]
-
-
-def _is_torch(value: Any) -> bool:
-    first = next(iter(value), None) if isinstance(value, (list, tuple)) else value
-    return any(c.__module__.partition(".")[0] == "torch" for c in type(first).__mro__)
-
-
-def _has_jax(training: Training) -> bool:
-    tops = {"jax", "jaxlib", "flax", "equinox", "optax"}
-    pending = [training.params, training.opt_state, training.optimizer, training.step]
-    for _ in range(1000):
-        if not pending:
-            return False
-        value = pending.pop()
-        if _top(value) in tops:
-            return True
-        if isinstance(value, Mapping):
-            pending += list(value.values())
-        elif isinstance(value, (list, tuple)):
-            pending += list(value)
-        elif hasattr(value, "__dict__") and not callable(value):
-            pending += list(vars(value).values())
-    return False
-
-
-def load(name: str, training: Training) -> Loop:
-    """The loop of a training, its backend imported now.
-
-    Raises:
-        UsageError: No such backend, its framework is not installed, or a part is missing.
-    """
-    if name not in ("torch", "jax", "numpy"):
-        raise UsageError(f"backend={name!r} has no training steps; known: torch, jax, numpy")
-    try:
-        module = importlib.import_module(f"pytest_gradcheck.backends.{name}_steps")
-    except ModuleNotFoundError as error:
-        raise UsageError(f"backend={name!r} needs {error.name}, which is not installed") from error
-    made: Loop = module.loop(training)
-    return made
 
 
 def built(training: Any) -> Training:
@@ -256,9 +245,10 @@ def built(training: Any) -> Training:
         raise UsageError(
             f"a Training is wanted, or a function that returns one; got {type(made).__name__}"
         )
-    for part in ("step", "loss"):
-        if not callable(getattr(made, part)):
-            raise UsageError(f"Training.{part} must be callable, got {getattr(made, part)!r}")
+    losses = made.loss if isinstance(made.loss, (list, tuple)) and made.loss else [made.loss]
+    for part, value in (("step", made.step), *(("loss", loss) for loss in losses)):
+        if not callable(value):
+            raise UsageError(f"Training.{part} must be callable, got {value!r}")
     return made
 
 
@@ -274,4 +264,4 @@ def takes(function: Callable[..., Any], default: int) -> int:
 
 def scalar(value: Any) -> Any:
     """The loss in what a loss function returns: the first of a tuple."""
-    return value[0] if isinstance(value, (tuple, list)) else value
+    return value[0] if isinstance(value, (tuple, list)) and value else value

@@ -38,7 +38,7 @@ class TorchClipper:
         self._module = params if isinstance(params, nn.Module) else None
         self.shapes = shapes if self._own is None else tuple(tuple(p.shape) for p in self._own)
         self.names = _names(params, len(self.shapes))
-        self.dtype = "" if self._own is None else str(self._own[0].dtype).removeprefix("torch.")
+        self.dtype = "" if self._own is None else _coarsest(self._own)
         if len(self._signature.free) > 1:
             raise UsageError(
                 f"the clip takes {', '.join(self._signature.free)}; allowed: one argument, the "
@@ -51,7 +51,7 @@ class TorchClipper:
         """Ones for parameters that were made here."""
         if self._own is None:
             return tuple(np.ones(shape) for shape in self.shapes)
-        return tuple(_numpy(p) for p in self._own)
+        return tuple(_numpy(p.abs() if p.is_complex() else p) for p in self._own)
 
     def clip(
         self, gradients: Sequence[np.ndarray | None], dtype: str, settings: Mapping[str, Any]
@@ -72,13 +72,13 @@ class TorchClipper:
     ) -> Clipped:
         for p, g in zip(parameters, gradients, strict=True):
             p.grad = None if g is None else _like(p, g)
-        before = tuple(None if p.grad is None else _numpy(p.grad) for p in parameters)
+        before = tuple(_read(p) for p in parameters)
         arguments = self._arguments(parameters, module)
         try:
             returned = self._clip(*arguments, **self._signature.keywords(settings))
         except Exception as error:  # whatever the user's code raises is what is to be judged
             return Clipped(before, error=f"{type(error).__name__}: {error}")
-        after = tuple(None if p.grad is None else _numpy(p.grad) for p in parameters)
+        after = tuple(_read(p) for p in parameters)
         return Clipped(before, after, _number(returned))
 
     def _arguments(self, parameters: Sequence[Tensor], module: nn.Module | None) -> list[Any]:
@@ -117,8 +117,32 @@ def _names(params: Any, count: int) -> tuple[str, ...]:
     return tuple(f"parameters.{i}" for i in range(count))
 
 
+def _coarsest(parameters: Sequence[Tensor]) -> str:
+    """The real precision that rounds the most: the norm of all is no better than that."""
+    worst = max((p.dtype for p in parameters), key=lambda dtype: torch.finfo(dtype).eps)
+    return str(worst.to_real() if worst.is_complex else worst).removeprefix("torch.")
+
+
 def _like(p: Tensor, g: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(g, dtype=np.float64)).to(dtype=p.dtype, device=p.device)
+    """A gradient of the precision of its parameter; of a complex one, turned by known phases."""
+    wide = torch.from_numpy(np.array(g, dtype=np.float64))
+    if p.is_complex():
+        wide = torch.where(wide == 0, 0.0, wide * _phases(p))  # not 0 times a phase: -0
+    return wide.to(dtype=p.dtype, device=p.device)
+
+
+def _read(p: Tensor) -> np.ndarray | None:
+    """What lies at a parameter, turned back where it is complex."""
+    if p.grad is None or not p.is_complex():
+        return None if p.grad is None else _numpy(p.grad)
+    turned = p.grad.detach().to(device="cpu", dtype=torch.complex128) * _phases(p).conj()
+    return _numpy(turned.real)
+
+
+def _phases(p: Tensor) -> Tensor:
+    """A number of size 1 for each element: absolute values stay, and so does every norm."""
+    angles = torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape) + 0.7
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

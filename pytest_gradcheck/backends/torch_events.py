@@ -13,7 +13,7 @@ import torch
 
 from pytest_gradcheck.backends.reach import names_of, reachable
 
-Note = Callable[..., None]  # word, number, and of a clip its parameters and order
+Note = Callable[..., None]  # word, number, and of a clip its parameters, order and given norm
 
 
 @contextmanager
@@ -36,6 +36,8 @@ def _targets() -> Iterator[tuple[Any, str, str, int]]:
     for owner in (utils, utils.clip_grad):
         yield owner, "clip_grad_norm_", "clip", 1
         yield owner, "clip_grad_value_", "clip by value", 1
+        if hasattr(owner, "clip_grads_with_norm_"):
+            yield owner, "clip_grads_with_norm_", "clip with a norm", 1
     yield torch.autograd, "backward", "backward", -1
     yield torch.optim.Optimizer, "zero_grad", "zero_grad", -1
     yield torch.nn.Module, "zero_grad", "zero_grad", -1
@@ -63,6 +65,7 @@ def _imported(roots: Sequence[Any]) -> list[tuple[dict[str, Any], str, str]]:
     words = {
         torch.nn.utils.clip_grad_norm_: "clip",
         torch.nn.utils.clip_grad_value_: "clip by value",
+        getattr(torch.nn.utils, "clip_grads_with_norm_", None): "clip with a norm",
     }
     found = {}
     for value in reachable(roots):
@@ -80,14 +83,17 @@ _DEPTH = [0]
 def _noting(function: Any, word: str, note: Note, position: int) -> Any:
     @functools.wraps(function)
     def noting(*args: Any, **kwargs: Any) -> Any:
-        if word == "scheduler" or word.startswith("scaler") or word == "unscale":
-            return _outermost(function, word, note, args, kwargs)
-        number = _number(args, kwargs, position)
         if word.startswith("clip"):
+            number = _number(args, kwargs, position)
             args, kwargs, held = _listed(args, kwargs)
-            order = 2.0 if word != "clip" else _order(args, kwargs)
-            note(word, number, held, order)
-            return function(*args, **kwargs)
+            third = _third(args, kwargs)
+            order, size = (2.0, third) if word == "clip with a norm" else (third, math.nan)
+            told = functools.partial(note, word, number, held, order, size)
+            return _outermost(function, told, args, kwargs)
+        if word == "scheduler" or word.startswith("scaler") or word == "unscale":
+            told = functools.partial(note, word, float(id(args[0])) if args else math.nan)
+            return _outermost(function, told, args, kwargs)
+        number = _number(args, kwargs, position)
         if word == "backward":  # it is over when the gradients are there
             answer = function(*args, **kwargs)
             note(word, number)
@@ -98,10 +104,10 @@ def _noting(function: Any, word: str, note: Note, position: int) -> Any:
     return noting
 
 
-def _outermost(function: Any, word: str, note: Note, args: Any, kwargs: Any) -> Any:
-    """Schedulers and scalers call one another: only what the user called counts."""
+def _outermost(function: Any, told: Callable[[], None], args: Any, kwargs: Any) -> Any:
+    """Schedulers, scalers and clips call one another: only what the user called counts."""
     if not _DEPTH[0]:
-        note(word, math.nan)
+        told()
     _DEPTH[0] += 1
     try:
         return function(*args, **kwargs)
@@ -118,8 +124,9 @@ def _listed(args: Any, kwargs: Any) -> tuple[Any, Any, list[Any]]:
     return args, {**kwargs, "parameters": held}, held
 
 
-def _order(args: Any, kwargs: Any) -> float:
-    value = args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)
+def _third(args: Any, kwargs: Any) -> float:
+    """The order of a norm, or the norm itself."""
+    value = args[2] if len(args) > 2 else kwargs.get("norm_type", kwargs.get("total_norm", 2.0))
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pytest_gradcheck.backends.steps import scalar
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -35,6 +36,31 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     return value.reshape(())
 
 
+def of_training(loss: Callable[..., Any], given: Sequence[Any]) -> Tensor:
+    """The loss of a training as a tensor of one element; the first of a tuple counts.
+
+    Raises:
+        UsageError: The loss raises, or is no number.
+    """
+    try:
+        value = scalar(loss(*given))
+    except Exception as error:  # whatever the user's code raises, told with its own words
+        raise UsageError(f"Training.loss raised {type(error).__name__}: {error}") from error
+    if type(value) in (int, float):
+        value = torch.as_tensor(value)
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        shown = (
+            f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+            if isinstance(value, Tensor)
+            else f"{type(value).__name__} {value!r:.40}"
+        )
+        raise UsageError(
+            f"Training.loss must give a real tensor of one element, it gave {shown}; return the "
+            f"number that is to become smaller, such as the mean over the batch"
+        )
+    return value.reshape(())
+
+
 class ReentrantError(Exception):
     """A checkpoint of the older kind, which only ``backward`` can go through."""
 
@@ -48,19 +74,55 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     if not value.requires_grad or not wanted:
         return [None] * len(wanted)
     try:
-        return list(torch.autograd.grad(value, list(wanted), allow_unused=True))
+        found = list(torch.autograd.grad(value, list(wanted), allow_unused=True))
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise
         raise ReentrantError from error
+    # Parameters inside of a checkpoint are in no graph, and then nobody complains.
+    if any(g is None for g in found) and _has_checkpoint(value):
+        raise ReentrantError
+    return found
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """Every node of a graph, once."""
+    pending, seen = [value.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [inner for inner, _ in node.next_functions]
+            yield node
+
+
+def _has_checkpoint(value: Tensor) -> bool:
+    """Whether a graph passes through a checkpoint of the older kind."""
+    return any("CheckpointFunction" in node.name() for node in _nodes(value))
+
+
+def own_functions(value: Tensor) -> list[str]:
+    """Names of the functions in a graph whose backward is written in Python."""
+    own = torch.autograd.function.BackwardCFunction
+    names = [n.name().removesuffix("Backward") for n in _nodes(value) if isinstance(n, own)]
+    theirs = ("CheckpointFunction", "BackwardHookFunction")  # of torch itself
+    return [name for name in dict.fromkeys(names) if name not in theirs]
 
 
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradients by ``backward``; ``.grad`` is set back by the guard around."""
-    for p in wanted:
-        p.grad = None
-    value.backward()
-    return [p.grad for p in wanted]
+    """Gradients by ``backward``; ``.grad`` is set back."""
+    waiting = [p._post_accumulate_grad_hooks or {} for p in wanted]
+    kept = [(p, p.grad, hooks, dict(hooks)) for p, hooks in zip(wanted, waiting, strict=True)]
+    try:
+        for p, _, hooks, _ in kept:  # an optimizer that waits for a gradient does not get this one
+            p.grad = None
+            hooks.clear()
+        value.backward()
+        return [p.grad for p in wanted]
+    finally:
+        for p, grad, hooks, own in kept:
+            p.grad = grad
+            hooks.update(own)
 
 
 def plain(model: nn.Module, loss: Loss, batch: Any) -> float:

@@ -38,6 +38,8 @@ def listed(optimizer: Any) -> list[Any]:
     if optimizer is None:
         return []
     found = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if not found:
+        raise UsageError("Training.optimizer is empty: give the optimizers that the step uses")
     return [_opened(o) for o in found]
 
 
@@ -93,6 +95,15 @@ def groups(optimizer: Any) -> list[dict[str, Any]]:
     return list(found) if isinstance(found, (list, tuple)) else []
 
 
+def holders(optimizers: Sequence[Any]) -> dict[int, int]:
+    """By how many groups each tensor is held, by its id."""
+    found: dict[int, int] = {}
+    for optimizer in optimizers:
+        for p in (p for group in groups(optimizer) for p in group["params"]):
+            found[id(p)] = found.get(id(p), 0) + 1
+    return found
+
+
 def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a group as plain numbers."""
     kept: dict[str, Any] = {}
@@ -108,6 +119,18 @@ def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     if kept.pop("decoupled_weight_decay", False):
         kept["decay"] = "decoupled"
     return kept
+
+
+def scale(optimizer: Any) -> float:
+    """The loss scale that an optimizer divides by itself: a scaler hands it to fused ones."""
+    given = getattr(optimizer, "grad_scale", None)
+    return float(given) if isinstance(given, Tensor) and given.numel() == 1 else 1.0
+
+
+def is_left_out(optimizer: Any) -> bool:
+    """Whether a scaler told an optimizer that a gradient is not finite, so that it rests."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found)
 
 
 @contextmanager
@@ -141,8 +164,8 @@ def _dictionary(target: Any) -> Callable[[], None]:
             del target[key]
         for key, value in kept.items():
             if key in copies:
-                with torch.no_grad():
-                    value.detach().copy_(copies[key])
+                with torch.no_grad():  # not by detach(), which of a sparse tensor is a copy
+                    value.copy_(copies[key])
             target[key] = value
 
     return restore

@@ -32,7 +32,7 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     own = {id(tensor): tensor for part in parts for tensor in _tensors_of(part)}
     loose = {id(v): v for v in carried if isinstance(v, Tensor) and _holdable(v)}
     # Last to first: each module gets its own tensors back before their values.
-    restorers = [*held_arrays(carried), *_held(own | loose), *_held_places(parts)]
+    restorers = [*held_arrays(carried), *_held(own | loose), *held_places(parts)]
     return StateGuard(generators, restorers)
 
 
@@ -110,7 +110,7 @@ def _generators() -> list[_CpuGenerator]:
     return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
 
 
-def _held_places(parts: Iterable[nn.Module]) -> Sequence[Callable[[], None]]:
+def held_places(parts: Iterable[nn.Module]) -> Sequence[Callable[[], None]]:
     """Restorers of which tensor, part, mode or attribute stands where."""
     return [
         functools.partial(reset, held, dict(held))

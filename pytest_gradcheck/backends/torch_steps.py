@@ -8,16 +8,24 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_events, torch_optimizers, torch_trials, torch_values
+from pytest_gradcheck.backends import (
+    torch_events,
+    torch_optimizers,
+    torch_resumed,
+    torch_tracked,
+    torch_trials,
+    torch_values,
+)
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import Call, Clip, Tracked, Training, Update, scalar, takes
+from pytest_gradcheck.backends.steps import Call, Clip, Stopped, Training, Update
+from pytest_gradcheck.backends.torch_fresh import Fresh
+from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
-from pytest_gradcheck.backends.torch_values import as_numpy, copied, is_same
-from pytest_gradcheck.backends.torch_watch import Watch
+from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
+from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -28,6 +36,7 @@ class TorchLoop:
 
     Args:
         training: The parts.
+        others: Optimizers of the same step with losses of their own.
     """
 
     name = "torch"
@@ -36,70 +45,42 @@ class TorchLoop:
     accumulate = 1
     dtype = "float64"
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, others: Sequence[Any] = ()) -> None:
         self._training = training
         self._model = training.model
         if self._model is None:
             raise UsageError("Training.model is missing: the module that the step trains")
+        if not isinstance(self._model, nn.Module):
+            raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
-        self._roots = (training.step, training.loss, self._model, *self._optimizers)
-        self._generators = generators_of(reachable(self._roots))
-        self._modes = [(m, m.training) for m in self._model.modules()]
-        self.tensors, self.parameters = self._found()
-        if not self.tensors:
-            raise UsageError("Training.model has no parameters")
+        self._others = torch_optimizers.listed(list(others)) if others else []
+        self._roots = (training.step, training.loss, self._model, *self._optimizers, *self._others)
+        self._scene = Scene(self._model)
+        self.lowered = ""
+        self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
+        self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
         first = self._optimizers[0] if self._optimizers else None
         named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
         self.rules: Sequence[str] = named or [""]
         self.starts = [torch_optimizers.started(self._optimizers, p) for p in self.tensors]
         self.is_foreign = any(start is None for start, _ in self.starts)
+        groups = [g for o in self._optimizers for g in torch_optimizers.groups(o)]
+        self.rates = [torch_optimizers.hyper(g).get("lr") for g in groups]
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
-        self._takes_model = takes(training.loss, 1) == 2
-
-    def _found(self) -> tuple[list[Tensor], list[Tracked]]:
-        tensors: dict[int, tuple[str, Tensor]] = {}
-        for name, p in self._model.named_parameters():
-            tensors.setdefault(id(p), (name, p))
-        held: dict[int, int] = {}
-        for i, optimizer in enumerate(self._optimizers):
-            for j, group in enumerate(torch_optimizers.groups(optimizer)):
-                for k, p in enumerate(group["params"]):
-                    held[id(p)] = held.get(id(p), 0) + 1
-                    tensors.setdefault(id(p), (f"optimizer.{i}.{j}.{k}", p))
-        known = bool(held)
-        pairs = list(tensors.values())
-        shadows = torch_optimizers.shadows(pairs, held)
-        tracked = []
-        for i, (name, p) in enumerate(pairs):
-            owners = held.get(id(p), 0)
-            if i in shadows.values():  # its master copy is what is optimized
-                owners = max(owners, 1)
-            shown = f"{pairs[shadows[i]][0]} (master copy)" if i in shadows else name
-            tracked.append(
-                Tracked(
-                    name=shown,
-                    dtype=str(p.dtype).removeprefix("torch."),
-                    trainable=bool(p.requires_grad),
-                    owners=owners if known else None,
-                    shadow=shadows.get(i, -1),
-                )
-            )
-        return [p for _, p in pairs], tracked
+        self._values, self._grads = Arrays(), Arrays()
+        generators = generators_of(reachable(self._roots))
+        self._fresh = Fresh(training, self.tensors, generators, self._scene)
 
     # --- what is there ----------------------------------------------------------------------
 
     def now(self) -> list[np.ndarray]:
         """Every parameter."""
-        return [as_numpy(p) for p in self.tensors]
+        return [self._values.of(i, p) for i, p in enumerate(self.tensors)]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
-        return [g.get() for g in self._generators]
-
-    def _rewind(self, mark: Sequence[Any]) -> None:
-        for generator, state in zip(self._generators, mark, strict=True):
-            generator.set(state)
+        return self._fresh.mark()
 
     def hyper(self, optimizer: Any) -> list[dict[str, Any]]:
         """Hyperparameters of each parameter."""
@@ -115,22 +96,31 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed = copied(batch)
         before = self.now()
+        flags = [p.requires_grad for p in self.tensors]
+        grads = self._lying()
         updates: list[Update] = []
         events: list[tuple[str, float]] = []
         clips: list[Clip] = []
         error = ""
 
-        def note(word: str, number: float, held: Sequence[Any] = (), order: float = 2.0) -> None:
+        def note(word: str, number: float, *clip: Any) -> None:
+            if word == "backward":
+                self._scene.backward()
+            if clip and math.isfinite(number):
+                made = self._clip(word == "clip by value", number, *clip)
+                if made.with_gradient and not made.places:  # of a model that is not ours
+                    word = "other clip"
+                else:
+                    clips.append(made)
             events.append((word, number))
-            if word.startswith("clip") and math.isfinite(number):
-                places = tuple(i for i, p in enumerate(self.tensors) if any(p is q for q in held))
-                clips.append(Clip(places, number, order, word != "clip"))
 
         with ExitStack() as stack:
             stack.enter_context(torch_events.seen(self._roots, note))
+            stack.enter_context(self._scene.watched())
             for i, optimizer in enumerate(self._optimizers):
                 watch = Watch(self, optimizer, i, updates, note)
                 stack.enter_context(watch.open())
+            stack.enter_context(seen_steps(self._others, lambda: note("other step", math.nan)))
             try:
                 self._training.step(handed)
             except Exception as caught:  # whatever the user's code raises is what is to be judged
@@ -140,57 +130,52 @@ class TorchLoop:
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
             updates.append(Update(before, after, None, [{}] * len(before)))
-        changed = not is_same(batch, handed)
-        return Call(before, after, updates, events, changed, error, clips)
+        is_still = grads == self._lying() and "backward" not in dict(events)
+        is_idle = not updates and (is_still or "other step" in dict(events))
+        altered = self._scene.adopted() or self._scene.cast is not None
+        now = [p.requires_grad for p in self.tensors]
+        trained = [a or b for a, b in zip(flags, now, strict=True)]
+        self.parameters = torch_tracked.renewed(self.parameters, self.tensors, self._optimizers)
+        return Call(
+            before,
+            after,
+            updates,
+            events,
+            changed_batch=not is_same(batch, handed),
+            error=error,
+            clips=clips,
+            trained=trained,
+            is_altered=altered or flags != now,
+            is_idle=is_idle,
+        )
+
+    def _clip(
+        self, is_value: bool, threshold: float, held: Sequence[Tensor], order: float, size: float
+    ) -> Clip:
+        places = tuple(i for i, p in enumerate(self.tensors) if any(p is q for q in held))
+        having = sum(q.grad is not None for q in held)
+        return Clip(places, threshold, order, is_value, size, len(held), having)
+
+    def _lying(self) -> list[Any]:
+        """Which gradients lie at the parameters, and how often each was written."""
+        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.tensors]
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
-        return [None if p.grad is None else as_numpy(p.grad) for p in self.tensors]
+        for i, p in enumerate(self.tensors):
+            if p.grad is not None and p.grad.is_sparse:
+                self.sparse[i] = p.grad.sparse_dim()
+        pairs = enumerate(p.grad for p in self.tensors)
+        return [None if g is None else self._grads.of(i, g) for i, g in pairs]
 
     # --- the loss ---------------------------------------------------------------------------
-
-    def _loss(self, batch: Any) -> Tensor:
-        handed = copied(batch)
-        if self._takes_model:
-            return torch.as_tensor(scalar(self._training.loss(self._model, handed)))
-        return torch.as_tensor(scalar(self._training.loss(handed)))
-
-    @contextmanager
-    def _placed(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
-        """Other parameters, the mode at hand-over and a mark of the generators, for a while."""
-        kept = [p.detach().clone() for p in self.tensors] if at is not None else []
-        buffers = [(b, b.detach().clone()) for b in self._model.buffers()]
-        modes = [(m, m.training) for m in self._model.modules()]
-        now = self.mark()
-        try:
-            for module, mode in self._modes:
-                module.training = mode
-            for p, value in zip(self.tensors, at or (), strict=False):
-                p.data.copy_(torch.from_numpy(np.asarray(value)))
-            self._rewind(mark)
-            yield
-        finally:
-            with torch.no_grad():
-                for p, value in zip(self.tensors, kept, strict=False):
-                    p.data.copy_(value)
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            for module, mode in modes:
-                module.training = mode
-            self._rewind(now)
 
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
-        with self._placed(at, mark), torch.enable_grad():
-            wanted = [p for p in self.tensors if p.requires_grad]
-            value = self._loss(batch)
-            self.dtype = str(value.dtype).removeprefix("torch.")
-            grads: Sequence[Tensor | None] = [None] * len(wanted)
-            if value.requires_grad:
-                grads = torch.autograd.grad(value, wanted, allow_unused=True)
-        found = {id(p): g for p, g in zip(wanted, grads, strict=True)}
+        value, found = self._fresh.gradient(batch, at, mark)
+        self.dtype = self._fresh.dtype
         arrays = [
             None
             if (g := found.get(id(p))) is None
@@ -200,12 +185,32 @@ class TorchLoop:
         for i, tracked in enumerate(self.parameters):
             if tracked.shadow >= 0:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None
-        return float(value.detach()), arrays
+        return float(value), arrays
+
+    def seen_gradient(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[float, list[np.ndarray | None]]:
+        """Loss and gradient under the autocast that the last call used."""
+        if self._scene.cast is not None and not self._fresh.casts_itself:
+            self.lowered = str(self._scene.cast[1]).removeprefix("torch.")
+        with self._scene.casting():
+            return self.gradient(batch, at, mark)
+
+    def careful(self) -> bool:
+        """They are."""
+        return False
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
-        with self._placed(at, mark), torch.enable_grad():  # a loss may differentiate inside
-            return float(self._loss(batch))
+        return self._fresh.value(batch, at, mark)
+
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
+        """The loss with what it holds back held still."""
+        return self._fresh.stopped(batch, at, mark)
+
+    def wide(self) -> Fresh:
+        """The loss in float64."""
+        return self._fresh.widened()
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
@@ -224,7 +229,7 @@ class TorchLoop:
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
         try:
-            with guard(self._roots), torch_optimizers.held(self._optimizers):
+            with guard(self._roots), torch_optimizers.held([*self._optimizers, *self._others]):
                 yield
         finally:
             for restore in bindings:
@@ -232,64 +237,42 @@ class TorchLoop:
             for p, grad in grads:
                 p.grad = grad
 
-    @contextmanager
-    def _trial(self) -> Iterator[None]:
-        """Hold what a bare step of an optimizer changes."""
-        kept = [(p, p.detach().clone(), p.grad) for p in self.tensors]
-        now = self.mark()
-        try:
-            with torch_optimizers.held(self._optimizers):
-                yield
-        finally:
-            with torch.no_grad():
-                for p, value, grad in kept:
-                    p.data.copy_(value)
-                    p.grad = grad
-            self._rewind(now)
+    def rewind(self, mark: Sequence[Any]) -> None:
+        """Set all generators back to a mark."""
+        self._fresh.rewind(mark)
 
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
         """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""
-        if not self._optimizers or any(torch_optimizers.needs_closure(o) for o in self._optimizers):
-            return
-        if is_fresh and any(start for start, _ in self.starts):
-            return  # momentum from before may move what it likes
-        for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
-            with self._trial():
-                try:
-                    names = torch_trials.moved(self, self._optimizers, what)
-                except Exception:  # an optimizer that takes no such gradient is not asked
-                    continue
-                yield what, names, all(bool(p.isfinite().all()) for p in self.tensors)
+        return torch_trials.idle(self, self._optimizers, is_fresh)
 
     def flipped(
         self, batch: Any, at: Sequence[np.ndarray], mark: Any
     ) -> list[np.ndarray | None] | None:
         """The gradient in the other mode, train or eval; None where there is no mode to flip."""
-        modes = self._modes
-        self._modes = [(m, not mode) for m, mode in modes]
+        modes = self._scene.modes
+        self._scene.modes = [not mode for mode in modes]
         try:
             return self.gradient(batch, at, mark)[1]
         finally:
-            self._modes = modes
+            self._scene.modes = modes
 
     def restored(self, update: Update) -> list[tuple[str, float]] | None:
         """Save and load the optimizer's state, repeat the update, compare bit by bit."""
-        optimizer = self._optimizers[update.which]
-        if torch_optimizers.needs_closure(optimizer):
-            return None
-        with self._trial():
-            finals = []
-            for is_loaded in (False, True):
-                with self._trial():
-                    torch_trials.repeat(self.tensors, optimizer, update, is_loaded)
-                    finals.append([p.detach().clone() for p in self.tensors])
-        return torch_trials.differing(self.parameters, update, finals)
+        return torch_trials.restored(self, self._optimizers, update)
+
+    def resumed(self) -> list[tuple[str, str]]:
+        """Schedulers and loss scalers within reach of the step."""
+        return torch_resumed.resumed(self._roots, self._optimizers)
+
+    def repeated(self) -> list[tuple[str, float]]:
+        """None: a step of torch has its state where it likes."""
+        return []
 
     def slots(self) -> list[list[np.ndarray]]:
         """None: the gradient itself is seen."""
         return []
 
 
-def loop(training: Training) -> TorchLoop:
+def loop(training: Training, others: Sequence[Any] = ()) -> TorchLoop:
     """The loop of a training."""
-    return TorchLoop(training)
+    return TorchLoop(training, others)

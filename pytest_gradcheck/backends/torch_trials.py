@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,60 @@ from pytest_gradcheck.backends.steps import Tracked, Update
 from pytest_gradcheck.backends.torch_values import like
 
 
+@contextmanager
+def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[None]:
+    """Hold what a bare step of an optimizer changes."""
+    kept = [(p, p.detach().clone(), p.grad) for p in loop.tensors]
+    now = loop.mark()
+    try:
+        with torch_optimizers.held(list(optimizers)):
+            yield
+    finally:
+        with torch.no_grad():
+            for p, value, grad in kept:
+                p.data.copy_(value)
+                p.grad = grad
+        loop.rewind(now)
+
+
+def idle(
+    loop: Any, optimizers: Sequence[Any], is_fresh: bool
+) -> Iterator[tuple[str, list[str], bool]]:
+    """Steps with zero gradients from fresh state; without gradients, and at lr 0, later."""
+    if not optimizers or any(torch_optimizers.needs_closure(o) for o in optimizers):
+        return
+    if is_fresh and any(start for start, _ in loop.starts):
+        return  # momentum from before may move what it likes
+    for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
+        with _trial(loop, optimizers):
+            try:
+                names = moved(loop, optimizers, what)
+            except Exception:  # an optimizer that takes no such gradient is not asked
+                continue
+            yield what, names, all(bool(p.isfinite().all()) for p in loop.tensors)
+
+
+def restored(
+    loop: Any, optimizers: Sequence[Any], update: Update
+) -> list[tuple[str, float]] | None:
+    """Save and load the optimizer's state, repeat the update, compare bit by bit."""
+    optimizer = optimizers[update.which]
+    if torch_optimizers.needs_closure(optimizer):
+        return None
+    with _trial(loop, optimizers):
+        finals = []
+        for is_loaded in (False, True):
+            with _trial(loop, optimizers):
+                repeat(loop, optimizer, update, is_loaded)
+                finals.append([p.detach().clone() for p in loop.tensors])
+    return differing(loop.parameters, update, finals)
+
+
 def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     """Make a step that has nothing to do, and name what it moved."""
-    for p in loop.tensors:
+    for i, p in enumerate(loop.tensors):
         if p.requires_grad and what == "with lr 0":
-            p.grad = torch.ones_like(p)
+            p.grad = _laid_out(loop, i, torch.ones_like(p))
         if what == "with zero gradients" and p.requires_grad:
             p.grad = torch.zeros_like(p)
         if what == "without gradients":
@@ -37,12 +87,18 @@ def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     return [t.name for t, a, b in pairs if not torch.equal(a, b.detach())]
 
 
-def repeat(tensors: Sequence[Tensor], optimizer: Any, update: Update, is_loaded: bool) -> None:
+def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
+    """A gradient in the layout in which the optimizer got those of this parameter."""
+    axes = loop.sparse.get(i)
+    return g if axes is None else g.to_sparse(axes)
+
+
+def repeat(loop: Any, optimizer: Any, update: Update, is_loaded: bool) -> None:
     """Step with the gradients of an update, where asked for from a state that was saved."""
     if is_loaded:
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for p, g in zip(tensors, update.received or (), strict=False):
-        p.grad = None if g is None else like(p, g)
+    for i, (p, g) in enumerate(zip(loop.tensors, update.received or (), strict=False)):
+        p.grad = None if g is None else _laid_out(loop, i, like(p, g))
     type(optimizer).step(optimizer)
 
 

@@ -20,6 +20,27 @@ def as_numpy(x: Tensor) -> np.ndarray:
     return wide
 
 
+class Arrays:
+    """Tensors as arrays of float64, made anew only of what has changed since it was last asked for.
+
+    The arrays are shared between all who asked: nobody may write into them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Tensor, np.ndarray]] = {}
+
+    def of(self, number: int, x: Tensor) -> np.ndarray:
+        """The array of a tensor that is called by a number."""
+        if x.layout != torch.strided:
+            return as_numpy(x)
+        tensor, array = self._kept.get(number, (None, None))
+        is_alike = tensor is not None and (x.shape, x.dtype) == (tensor.shape, tensor.dtype)
+        if array is None or not is_alike or not torch.equal(x.detach(), tensor):
+            array = as_numpy(x)
+            self._kept[number] = x.detach().clone(), array
+        return array
+
+
 def like(p: Tensor, g: np.ndarray) -> Tensor:
     """An array as a tensor of the precision and on the device of another."""
     return torch.from_numpy(np.array(g, dtype=np.float64)).to(dtype=p.dtype, device=p.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ class Watch:
         self._received: list[np.ndarray | None] = []
         self._hyper: list[dict[str, Any]] = []
         self._has_closure = False
+        self._scale = 1.0
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -42,12 +43,30 @@ class Watch:
                 for handle in handles:
                     handle.remove()
             return
-        own = self._optimizer.step
-        self._optimizer.step = functools.partial(self._stepping, own)
+        # An optimizer of one's own may keep its step as an attribute, or allow none.
+        is_own = "step" in getattr(self._optimizer, "__dict__", {})
+        owner = self._optimizer if is_own else type(self._optimizer)
+        is_inherited = "step" not in vars(owner)
+        before = owner.step
+        owner.step = wrapped = self._wrapped(before, is_own)
         try:
             yield
         finally:
-            del self._optimizer.step
+            if is_inherited:
+                del owner.step
+            elif owner.step is wrapped:  # else the step has put another one there
+                owner.step = before
+
+    def _wrapped(self, own: Any, is_own: bool) -> Any:
+        @functools.wraps(own)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if is_own:
+                return self._stepping(own, *args, **kwargs)
+            if args[0] is not self._optimizer:
+                return own(*args, **kwargs)
+            return self._stepping(functools.partial(own, args[0]), *args[1:], **kwargs)
+
+        return step
 
     def _stepping(self, own: Any, *args: Any, **kwargs: Any) -> Any:
         self._pre(self._optimizer, (self._optimizer, *args), kwargs)
@@ -57,6 +76,7 @@ class Watch:
 
     def _pre(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         self._before = self._loop.now()
+        self._scale = torch_optimizers.scale(optimizer)
         self._received = self._own(self._loop.received())
         self._hyper = self._loop.hyper(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -79,14 +99,25 @@ class Watch:
         groups = torch_optimizers.groups(self._optimizer)
         mine = {id(p) for group in groups for p in group["params"]}
         pairs = zip(grads, self._loop.tensors, strict=True)
-        return [g if not mine or id(p) in mine else None for g, p in pairs]
+        held = [g if not mine or id(p) in mine else None for g, p in pairs]
+        if self._scale == 1.0:
+            return held
+        return [None if g is None else g / self._scale for g in held]
 
     def _post(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if torch_optimizers.is_left_out(optimizer):
+            self._note("step left out", math.nan)
+            return
         self._note("step", math.nan)
         left = self._own(self._loop.received())
-        touched = not self._has_closure and any(
-            a is not None and b is not None and not np.array_equal(a, b, equal_nan=True)
-            for a, b in zip(self._received, left, strict=True)
+        # What a loss scale is removed from may be written back, which is no other gradient.
+        touched = (
+            not self._has_closure
+            and self._scale == 1.0
+            and any(
+                a is not b and a is not None and b is not None and not _is_same(a, b)
+                for a, b in zip(self._received, left, strict=True)
+            )
         )
         self._updates.append(
             Update(
@@ -98,3 +129,19 @@ class Watch:
                 touched=touched,
             )
         )
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=True))
+
+
+@contextmanager
+def seen_steps(optimizers: Sequence[Any], note: Callable[[], None]) -> Iterator[None]:
+    """Note the steps of optimizers that are not judged here."""
+    known = [o for o in optimizers if isinstance(o, torch.optim.Optimizer)]
+    handles = [o.register_step_post_hook(lambda *_: note()) for o in known]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNIT_FLOOR = 1e-3  # least parameter norm of a unit (Brock et al. 2021, section 4)
+_LEAST, _MOST = 1e-200, 1e200  # squares between which none is lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +33,13 @@ class Groups:
 def norm(values: Sequence[np.ndarray], p: float | str) -> float:
     """The p-norm of all elements together; ``rms`` is the root of the mean square.
 
-    Scaled by the largest element, so that no square overflows.
+    Scaled by the largest element where a square might overflow.
     """
     row = flat(values)
     if not row.size:
         return 0.0
+    if p == 2 and _LEAST < (square := float(np.vdot(row, row).real)) < _MOST:
+        return float(np.sqrt(square))
     largest = float(np.max(np.abs(row)))
     if largest == 0 or not np.isfinite(largest) or p == np.inf:
         return largest

@@ -53,10 +53,33 @@ class Misfit:
     cosine: float
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A replay beside the updates of one tensor.
+
+    Args:
+        misfit: The first update that the replay does not reach, at which it ends; None if none.
+        lost: Updates of single elements that are lost: smaller than a unit in the last place, and
+            the element stands still.
+        total: Updates of single elements that are not zero.
+    """
+
+    misfit: Misfit | None
+    lost: int
+    total: int
+
+
 def misfit(
     name: str, moves: Sequence[Move], change: Change, tolerance: float, epsilon: float
 ) -> Misfit | None:
-    """The first update of a tensor that the replay with a change does not reach, or None.
+    """The first update of a tensor that the replay with a change does not reach, or None."""
+    return followed(name, moves, change, tolerance, epsilon).misfit
+
+
+def followed(
+    name: str, moves: Sequence[Move], change: Change, tolerance: float, epsilon: float
+) -> Followed:
+    """Replay the updates of a tensor as far as they are reached.
 
     Args:
         name: The optimizer, a name of ``RULES``.
@@ -71,11 +94,12 @@ def misfit(
     state: optimizers.State = dict(moves[0].start) if moves else {}
     shaken: optimizers.State = dict(state)
     count = moves[0].count if moves else 0
+    lost = total = 0
     for number, move in enumerate(moves, start=1):
         actual = move.after - move.before
         if move.gradient is None:
             if np.any(actual != 0):
-                return Misfit(number, 1.0, np.inf, np.nan)
+                return Followed(Misfit(number, 1.0, np.inf, np.nan), lost, total)
             continue
         count += 1
         hyper = {**move.hyper, **change}
@@ -96,8 +120,19 @@ def misfit(
             size = float(np.vdot(expected, expected))
             ratio = float(np.vdot(actual, expected)) / size if size else np.inf
             cosine = ratio * sizes[0] / sizes[1] if sizes[1] and size else np.nan
-            return Misfit(number, error / max(max(sizes), 1e-300), ratio, cosine)
-    return None
+            off = Misfit(number, error / max(max(sizes), 1e-300), ratio, cosine)
+            return Followed(off, lost, total)
+        total += int(np.count_nonzero(expected))
+        lost += _lost(expected, actual, move.before, epsilon)
+    return Followed(None, lost, total)
+
+
+def _lost(expected: np.ndarray, actual: np.ndarray, before: np.ndarray, epsilon: float) -> int:
+    """Elements that stand still though they should move, by less than a unit in the last place."""
+    still = (actual == 0) & (expected != 0)
+    if not np.any(still):
+        return 0
+    return int(np.sum(np.abs(expected[still]) < epsilon * np.abs(before[still])))
 
 
 def states(name: str, moves: Sequence[Move], change: Change) -> dict[str, Any]:

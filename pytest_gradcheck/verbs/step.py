@@ -36,6 +36,7 @@ def check_step(
     frozen: str | Sequence[str] | None = None,
     loss_scale: float | None = None,
     nonfinite: str | None = None,
+    semi_gradient: str | None = None,
     backend: str | None = None,
     seed: int | None = None,
     label: str | None = None,
@@ -76,6 +77,9 @@ def check_step(
         loss_scale: Factor on the loss that must be gone when the optimizer gets the gradient.
         nonfinite: What must happen to a batch that is not finite, which is then tried:
             ``"skip"``, ``"raise"`` or ``"propagate"``.
+        semi_gradient: Why the gradient is not meant to be the slope of the loss (temporal
+            differences, actor-critic, stop-gradient, straight-through): noted in the result.
+            With what the loss holds back held still, it must be the slope.
         backend: ``torch``, ``jax`` or ``numpy``; found from the training by default.
         seed: Seed, noted in the result.
         label: Name in messages and reports; the step's own by default.
@@ -94,7 +98,7 @@ def check_step(
         UsageError: The call cannot be carried out as written.
     """
     from pytest_gradcheck.checks.steps.check import Question, check
-    from pytest_gradcheck.checks.steps.contract import contract
+    from pytest_gradcheck.checks.steps.given import contract
 
     collector = collecting.current()
     limits = narrowed(
@@ -117,7 +121,7 @@ def check_step(
     )
     claims = {
         "optimizer": optimizer,
-        "hyper": {**named, **(hyper or {})},
+        "hyper": hyper,
         "schedule": schedule,
         "no_decay": no_decay,
         "max_norm": max_norm,
@@ -128,10 +132,11 @@ def check_step(
         "frozen": frozen,
         "loss_scale": loss_scale,
         "nonfinite": nonfinite,
+        "semi_gradient": semi_gradient,
     }
     question = Question(
         training=training,
-        contract=contract(claims),
+        contract=contract(claims, named),
         backend=backend,
         label=None if label is None else str(label),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, UsageError, check_step
-from pytest_gradcheck.backends.steps import framework, load
+from pytest_gradcheck.backends.loading import framework, load
 
 RATE = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9}
 
@@ -78,6 +78,21 @@ def test_a_gradient_of_ones_own_that_is_wrong():
 
     result = check_step(lambda: training(grad=wrong), **RATE)
     assert "step-slope" in codes(result)
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_a_state_that_the_step_hides(is_hidden):
+    """A momentum in a closure is right until the training is saved and loaded."""
+    made, hidden = training(), {"w": np.zeros((4, 3)), "b": np.zeros(3)}
+
+    def step(p, s, batch):
+        p, s, _ = made.step(p, hidden if is_hidden else s, batch)
+        return p, s
+
+    result = check_step(training(step=step), **RATE)
+    assert result.verdict == "pass", result.headline
+    assert ("step-hidden-state" in {f.code for f in result.findings}) == is_hidden
+    assert not hidden["w"].any()  # and the closure is as it was
 
 
 def test_frameworks_are_found():

@@ -427,3 +427,43 @@ def test_bfloat16_by_autocast():
                 return self.inner(x)
 
     assert trained(Cast, loss=loss).verdict == "pass"
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_bias_that_stands_still_for_rounding_accuses_nobody(seed):
+    """Batch norm takes a bias off again: its gradient is the rounding of 256 samples."""
+
+    def training():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+        others = [p for p in model.parameters() if p is not model[0].bias]
+        groups = [{"params": others}, {"params": [model[0].bias], "lr": 1e-6}]
+        optimizer = T.SGD(groups, 0.01)
+        batches = [(3 + torch.randn(256, 8), torch.randn(256, 1)) for _ in range(3)]
+
+        def loss(batch):
+            return F.l1_loss(model(batch[0]), batch[1])
+
+        def step(batch):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    result = check_step(training)
+    assert result.verdict == "pass", result.headline
+    assert "step-unused" in codes(result, "warn")
+
+
+@pytest.mark.parametrize("seed", [2, 8, 13])
+def test_many_kinks_and_gradients_near_zero_accuse_nobody(seed):
+    def deep():
+        layers = [nn.Linear(8, 32)]
+        for _ in range(8):
+            layers += [nn.ReLU6(), nn.Linear(32, 32)]
+        return nn.Sequential(*layers, nn.ReLU6(), nn.Linear(32, 1))
+
+    for loss in (F.mse_loss, F.smooth_l1_loss):
+        result = trained(deep, seed=seed, loss=loss)
+        assert result.verdict == "pass", result.headline

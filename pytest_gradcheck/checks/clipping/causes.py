@@ -19,6 +19,7 @@ Size = Callable[[Tensors], float]
 TINY = 1e-300
 LOOSE = 3e-3  # the small number that many add to a norm shows at a thousandth of the threshold
 FIT = 30.0  # roundings by which a prediction may be off; the mistakes differ by far more
+MOST = 0.2  # or anything would be explained by anything, in half precision
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +48,9 @@ def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol:
             f"in {lost.case.dtype} a norm of {lost.before:.4g} becomes {lost.after:.4g}",
             "take the norm in float32",
         )
+    fit = max(tol, min(FIT * tol, MOST))
     for cause, predict in _known(claim, names):
-        if all(_fits(item, predict, FIT * tol) for item in wrong):
+        if all(_fits(item, predict, fit) for item in wrong):
             return cause
     is_only_touched = all(item.wrong == "touched" for item in wrong)
     for cause, predict in _known(claim, names):
@@ -57,10 +59,10 @@ def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol:
         if all(_fits(item, predict, LOOSE) for item in wrong):
             return cause
     if claim.max_norm is not None and claim.per == "all":
-        other = _other_threshold(wrong, claim, max(FIT * tol, 1e-5))
+        other = _other_threshold(wrong, claim, max(fit, 1e-5))
         if other is not None:
             return other
-    return _general(wrong, claim, FIT * tol)
+    return _general(wrong, claim, fit)
 
 
 def _fits(item: Judged, predict: Prediction, tolerance: float) -> bool:

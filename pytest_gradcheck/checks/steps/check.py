@@ -10,22 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Loop, Training, built, framework, load
+from pytest_gradcheck.backends.loading import framework, load
+from pytest_gradcheck.backends.steps import Loop, Training, built
 from pytest_gradcheck.checks.steps import (
+    claims,
     coverage,
+    following,
     inferred,
     ladder,
     order,
     received,
     replaying,
+    several,
     sharpness,
     states,
     weak,
 )
 from pytest_gradcheck.checks.steps.contract import Contract, require_matched
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
+from pytest_gradcheck.checks.steps.measure import Run, batches_of, renew, run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.verdict import result
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision
@@ -53,32 +58,52 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     began = time.perf_counter()
     training = built(question.training)
     name = question.backend or framework(training)
-    loop = load(name, training)
+    parts = several.parts(training, name)
+    loops = [load(name, part.training, part.others) for part in parts]
     label = question.label or _label(training)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        with loop.held():
-            require_matched(question.contract, [p.name for p in loop.parameters])
-            least = int(limits.number("step_calls"))
-            seen = run(loop, batches_of(training.batches), question.contract, least)
-            findings, evidence = _judged(seen, question.contract, limits)
-    dtype = precision.coarsest([p.dtype for p in loop.parameters])
+    require_matched(question.contract, [p.name for loop in loops for p in loop.parameters])
+    claims.require_used(question.contract, loops)
+    findings: list[Finding] = []
+    evidence: list[Evidence] = []
+    calls = 0
+    for part, loop in zip(parts, loops, strict=True):
+        seen, told = _run(part, loop, question.contract, limits)
+        calls += len(seen.calls)
+        for kept, more in zip((findings, evidence), several.labelled(part, *told), strict=True):
+            kept += more  # type: ignore[operator]  # findings to findings, evidence to evidence
+    dtype = precision.coarsest([p.dtype for loop in loops for p in loop.parameters])
     return result(
         label,
         findings,
-        evidence,
+        tuple(evidence),
         limits.used(dtype),
         replace(
             context,
             backend=name,
-            device=loop.device,
+            device=loops[0].device,
             dtype=dtype,
             precision="float64",
-            evaluations=len(seen.calls),
-            derivatives=len(seen.calls),
+            evaluations=calls,
+            derivatives=calls,
             seconds=time.perf_counter() - began,
         ),
     )
+
+
+def _run(
+    part: Part, loop: Loop, contract: Contract, limits: Limits
+) -> tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]:
+    """Run the step, and judge it by one of its losses."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        with loop.held():
+            least = int(limits.number("step_calls"))
+            seen = run(loop, batches_of(part.training.batches), contract, least)
+            told = _judged(seen, contract, limits)
+            if any(f.severity == "fail" for f in told[0]) and loop.careful():
+                renew(seen)  # nobody is accused by a gradient that was taken in a hurry
+                told = _judged(seen, contract, limits)
+            return seen, told
 
 
 def _label(training: Training) -> str:
@@ -95,14 +120,17 @@ def _judged(
         number = seen.calls.index(failed) + 1
         told = f"the step raises at call {number}: {failed.error}"
         finding = Finding(code="step-raised", severity="fail", message=told)
-        return [finding, *order.findings(seen)], ()
+        return [finding, *order.findings(seen, contract)], ()
+    broken = order.unfinite(seen)
+    if broken:
+        return broken, ()
     if not seen.windows:
-        found = coverage.findings(seen, (), contract, limits, {}, {})
+        found = coverage.findings(seen, (), contract, limits, {})
         return [_no_step(seen), *found], ()
     pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
-        return [nothing, *coverage.findings(seen, pairs, contract, limits, {}, {})], ()
+        return [nothing, *coverage.findings(seen, pairs, contract, limits, {})], ()
     return _all(seen, pairs, contract, limits)
 
 
@@ -130,34 +158,41 @@ def _all(
             if not (is_named and told[0].code == "step-gradient-scale"):
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
-    found = [*wrong, *_windows(seen, contract), *order.findings(seen)]
-    covered = coverage.findings(seen, pairs, contract, limits, replay.moves, replay.rules)
-    found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.rules))]
+    found = [*wrong, *_windows(pairs, contract), *order.findings(seen, contract)]
+    covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
+    found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
-    climbed = ladder.measured(seen, pairs[0]) if is_comparable else None
+    climbed = ladder.measured(seen, pairs[0], contract) if is_comparable else None
     evidence = [_table(seen, pairs)]
     if climbed is not None:
         is_fresh = not any(start for start, _ in seen.loop.starts)
-        trusted = not wrong and bool(replay.rules) and not replay.findings
+        trusted = not wrong and bool(replay.replays) and not replay.findings
         trusted |= not is_fresh  # momentum from before may go uphill
-        found += ladder.findings(seen, pairs[0], climbed, contract, limits, trusted)
+        followed = following.findings(seen, pairs[0], contract, limits)
+        if not any(f.severity == "fail" for f in followed):
+            followed += ladder.findings(pairs[0], climbed, contract, trusted)
+        found += followed
         evidence.append(ladder.evidence(climbed))
     if not any(f.severity == "fail" for f in found):
-        found += weak.findings(seen, pairs, contract)
-        sharp = sharpness.finding(seen, seen.windows[0])
-        found += [sharp] if sharp else []
+        found += [*weak.findings(seen, pairs, contract), *claims.findings(seen, pairs, contract)]
+        found += weak.skipped(seen, pairs)
+        points = sharpness.measured(seen, contract)
+        if points:
+            found.append(sharpness.finding(points))
+            evidence.append(sharpness.evidence(points))
     return found, tuple(evidence)
 
 
-def _windows(seen: Run, contract: Contract) -> list[Finding]:
+def _windows(pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Another number of micro-batches than claimed; a short last window that is left."""
-    counts = [len(w.batches) for w in seen.windows]
+    windows = [p.window for p in pairs]
+    counts = [len(w.batches) for w in windows]
     claimed = contract.accumulate
     if claimed is None:
         claimed = max(set(counts), key=counts.count)
-    odd = [w for w in seen.windows if len(w.batches) > claimed]
+    odd = [w for w in windows if len(w.batches) > claimed]
     if not odd and contract.accumulate and max(counts) < claimed:
-        odd = seen.windows[:1]
+        odd = windows[:1]
     if not odd:
         return []
     return [

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
-from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import clipping, optimizers, precision
+from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.numerics.replay import Followed
 from pytest_gradcheck.results import Finding
 
 NOISE = 100.0  # roundings by which a loss may change with what it does not depend on
@@ -23,14 +23,13 @@ def findings(
     pairs: Sequence[Pair],
     contract: Contract,
     limits: Limits,
-    moves: Moves,
-    rules: dict[int, str],
+    replays: Mapping[int, Followed],
 ) -> list[Finding]:
     """What is wrong with who is trained."""
     found = [*_registered(run, contract), *_frozen(run, contract)]
     if run.windows:
         found += _still(run, pairs, contract)
-        found += _lost(run, limits, moves, rules)
+        found += _lost(run, limits, replays)
     return found
 
 
@@ -85,11 +84,19 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
-    moved = [i for i in range(len(run.names)) if _is_frozen(run, i, contract) and _moved(run, i)]
+    moved = [i for i in range(len(run.names)) if _moves_frozen(run, i, contract)]
     by_hand = [i for i in moved if _is_left_alone(run, i, contract)]
     return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
         [_of_step(run.names[i]) for i in by_hand]
     )
+
+
+def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
+    """Whether a parameter moves in a call in which it is frozen: for good, or for a while."""
+    if _is_frozen(run, i, contract):
+        return _moved(run, i)
+    frozen = [c for c in run.calls if c.trained and not c.trained[i]]
+    return any(not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in frozen)
 
 
 def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
@@ -125,11 +132,13 @@ def _still(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]
         if not is_ours or any(t.shadow == i for t in run.loop.parameters):
             continue
         fresh = [p.expected.raw[i] for p in pairs]
-        is_without = all(_is_nothing(run, p, i) for p in pairs)
+        is_without = all(g is None or not np.any(g) for g in fresh)
         if not is_without and _moved(run, i):
             continue
         if is_without:
             found.append(_without(run, pairs, i, all(g is None for g in fresh)))
+        elif all(_is_nothing(run, p, i) for p in pairs) and not _counts(run, pairs, i):
+            found.append(_unused(run.names[i], "a gradient that is rounding"))
         elif _rate_is_zero(run, i, contract):
             found.append(
                 Finding(
@@ -150,7 +159,8 @@ def _is_nothing(run: Run, pair: Pair, i: int) -> bool:
     if g is None:
         return True
     others = [x for x in pair.expected.raw if x is not None]
-    return clipping.norm([g], 2) <= precision.epsilon(run.coarsest) * clipping.norm(others, 2)
+    rounding = NOISE * precision.epsilon(run.coarsest)
+    return clipping.norm([g], 2) <= rounding * clipping.norm(others, 2)
 
 
 def _rate_is_zero(run: Run, i: int, contract: Contract) -> bool:
@@ -177,6 +187,20 @@ def _unmoved(run: Run, i: int) -> Finding:
 def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     """No gradient: right where the loss does not depend on the parameter."""
     name = run.names[i]
+    what = "no gradient" if is_none else "a gradient that is zero"
+    if not _counts(run, pairs, i):
+        return _unused(name, what)
+    return Finding(
+        code="step-detached",
+        severity="fail",
+        where=name,
+        message=f"{name} has {what}, and the loss changes with it; look for detach, .data, or a "
+        f"loss that is computed outside the graph",
+    )
+
+
+def _counts(run: Run, pairs: Sequence[Pair], i: int) -> bool:
+    """Whether the loss changes with a parameter, by more than its rounding."""
     window = pairs[0].window
     moved = [np.array(x) for x in window.at]
     size = float(np.max(np.abs(moved[i]), initial=0.0)) or 1.0
@@ -184,16 +208,11 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     moved[i] = moved[i] + 0.5 * size * signs
     there = run.loop.value(window.batches[0], moved, window.marks[0])
     here = run.loop.value(window.batches[0], window.at, window.marks[0])
-    what = "no gradient" if is_none else "a gradient that is zero"
     rounding = NOISE * precision.epsilon(run.coarsest) * max(abs(here), abs(there))
-    if abs(there - here) > rounding and np.isfinite(there):
-        return Finding(
-            code="step-detached",
-            severity="fail",
-            where=name,
-            message=f"{name} has {what}, and the loss changes with it; look for detach, .data, "
-            f"or a loss that is computed outside the graph",
-        )
+    return bool(abs(there - here) > rounding and np.isfinite(there))
+
+
+def _unused(name: str, what: str) -> Finding:
     return Finding(
         code="step-unused",
         severity="warn",
@@ -202,34 +221,13 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
     )
 
 
-def _lost(run: Run, limits: Limits, moves: Moves, rules: dict[int, str]) -> list[Finding]:
+def _lost(run: Run, limits: Limits, replays: Mapping[int, Followed]) -> list[Finding]:
     """Updates that are smaller than half a unit in the last place of what they are added to."""
-    lost = total = 0
-    where, worst = "", 0.0
-    for i, each in moves.items():
-        epsilon = precision.epsilon(run.loop.parameters[i].dtype)
-        if each[0].start is None:  # a state that is not known, so nothing to replay from
-            continue
-        state: optimizers.State = dict(each[0].start)
-        here, all_here, count = 0, 0, each[0].count
-        rule = rules.get(i, "")
-        if not rule:
-            continue
-        for move in each:
-            if move.gradient is None:
-                continue
-            count += 1
-            update, state = optimizers.replayed(
-                rule, move.gradient, move.before, state, count, move.hyper
-            )
-            moving = update != 0
-            gone = moving & (move.before == move.after)
-            gone &= np.abs(update) < epsilon * np.abs(move.before)
-            here += int(np.sum(gone))
-            all_here += int(np.sum(moving))
-        lost, total = lost + here, total + all_here
-        if all_here and here / all_here > worst:
-            worst, where = here / all_here, run.names[i]
+    lost = sum(each.lost for each in replays.values())
+    total = sum(each.total for each in replays.values())
+    shares = {i: each.lost / each.total for i, each in replays.items() if each.total}
+    most = max(shares, key=lambda i: shares[i], default=0)
+    where, worst = run.names[most], shares.get(most, 0.0)
     share = lost / total if total else 0.0
     if share <= limits.number("step_lost"):
         return []

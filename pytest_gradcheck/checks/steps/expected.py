@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pytest_gradcheck.backends.steps import Clip
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
 from pytest_gradcheck.numerics import clipping
 
 SEPARABLE = 1e-3  # relative residual below which a whole gradient is a sum of its parts
 TORCH_FLOOR = 1e-6
+NEAR = 1e-2  # of a norm that is given in the precision of its gradients
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +81,25 @@ def finished(
     for clip in window.clips:
         parts = [g if i in clip.places else None for i, g in enumerate(cut)]
         small = clipped(run, parts, clip.threshold, clip.is_value, clip.order, ()).clipped
+        if not math.isnan(clip.size):
+            size = _given_norm(run, clip, parts, raw)
+            factor = min(1.0, clip.threshold / (size + TORCH_FLOOR))
+            small = [None if g is None else g * factor for g in parts]
         cut = [
             b if i in clip.places else a for i, (a, b) in enumerate(zip(cut, small, strict=True))
         ]
     size = norm_of(run, raw, 2.0)
     return replace(found, clipped=cut, bites=norm_of(run, cut, 2.0) < size)
+
+
+def _given_norm(run: Run, clip: Clip, parts: Grads, raw: Grads) -> float:
+    """The norm that a clip was given, if it is one of its gradients or of all; else that of all."""
+    for grads in (parts, raw):
+        for order in (2.0, 1.0, math.inf):
+            size = norm_of(run, grads, order)
+            if abs(clip.size - size) <= NEAR * size:
+                return clip.size
+    return norm_of(run, raw, 2.0)
 
 
 def _whole(
@@ -96,7 +112,10 @@ def _whole(
     joined = run.loop.joined(window.batches)
     if joined is None:
         return raw, shares
-    _, grads = run.loop.gradient(joined, window.at, window.marks[0])
+    try:
+        _, grads = run.loop.gradient(joined, window.at, window.marks[0])
+    except Exception:  # not every part of a batch is one row a sample: a random key, say
+        return raw, shares
     rows = np.stack([flat(g, window.at) for g in window.micro], axis=1)
     target = flat(grads, window.at)
     weights, *_ = np.linalg.lstsq(rows, target, rcond=None)

@@ -61,7 +61,8 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
         Suspect(
             "step-gradient-sign",
             "the optimizer received the negative of the right gradient",
-            "look for a minus in the loss, or an update that subtracts twice",
+            "look for a minus in the loss, or an update that subtracts twice; with maximize=True, "
+            "Training.loss is what must rise",
         ),
         lambda p: _times(p.expected.clipped, -1.0),
     )

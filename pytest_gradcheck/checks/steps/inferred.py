@@ -37,7 +37,9 @@ def pairs(
         return None
     filled = []
     for pair, grads in zip(given, found, strict=True):
-        wrong, error = received.compared(run, grads, pair.expected.clipped, pair.expected, limits)
+        wrong, error = received.compared(
+            run, grads, pair.expected.clipped, pair.expected, limits, pair.window
+        )
         filled.append(replace(pair, got=grads, wrong=wrong, error=error))
     trusted = replaying.judged(run, filled, contract, limits)
     is_right = not any(f.severity == "fail" for f in trusted.findings)

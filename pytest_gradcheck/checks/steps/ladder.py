@@ -1,25 +1,21 @@
-"""The loss along the update: its slope, its decrease, and how long a step would have been right."""
+"""The loss along the update: its direction, and how long a step would have been right."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.expected import combined, flat
+from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
 from pytest_gradcheck.checks.steps.received import Pair
-from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Evidence, Finding
 
 ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, equation 3.4 and below)
-LEVELS = 5  # steps of a difference
-GAPS = 2.0  # how many gaps between steps a central difference may be off
 HALVINGS = 12  # of a step that is too long
 
 
@@ -28,12 +24,14 @@ class Ladder:
     """The loss along the first update.
 
     Args:
-        slope: ``g . u`` with the fresh gradient.
+        slope: ``g . u`` with the fresh gradient, turned around where an optimizer maximizes.
         scale: ``|g| |u|``.
         start: Loss before.
         end: Loss after.
         right: Largest fraction of the step that lowers the loss enough; NaN where none did.
         points: Pairs of fraction and loss.
+        sense: 1 where the loss must fall, -1 where it must rise, 0 where some parameters maximize
+            and others do not: a saddle has no direction of its own.
     """
 
     slope: float
@@ -42,6 +40,7 @@ class Ladder:
     end: float
     right: float
     points: tuple[tuple[float, float], ...]
+    sense: int = 1
 
 
 class _Line:
@@ -60,92 +59,64 @@ class _Line:
         return float(np.average(values, weights=sizes))
 
 
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """The slope of the loss along a direction, by differences of one step.
-
-    Args:
-        low: The smaller of the slopes on both sides.
-        high: The larger one.
-        slack: How far they may be off.
-    """
-
-    low: float
-    high: float
-    slack: float
-
-    @property
-    def middle(self) -> float:
-        """The central difference."""
-        return (self.low + self.high) / 2
-
-    def allows(self, claimed: float, tolerance: float) -> bool:
-        """Whether a claimed slope lies between both, or near enough."""
-        slack = self.slack + tolerance
-        return not self.low - slack > claimed and not self.high + slack < claimed
-
-
-def slopes(run: Run, window: Window, move: Sequence[np.ndarray]) -> Iterator[Slope]:
-    """Slopes for a ladder of steps, the longest first, each with its rounding as slack.
-
-    At a kink, and for a curved loss, a right gradient lies between the slopes on both sides.
-    """
-    line = _Line(run, window, move)
-    epsilon = precision.epsilon(run.coarsest)
-    size, length = clipping.norm(window.at, 2) or 1.0, clipping.norm(move, 2)
-    start = line(0.0)
-    for power in range(LEVELS):
-        h = 4.0**-power * epsilon**0.25 * size / length
-        up, down = (line(h) - start) / h, (start - line(-h)) / h
-        noise = 8 * epsilon * max(abs(start), abs(start + up * h)) / h
-        yield Slope(min(up, down), max(up, down), noise)
-
-
-def _loosened(seen: Sequence[Slope]) -> list[Slope]:
-    """The slopes with the gaps to their neighbours among the slack."""
-    gaps = [abs(a.middle - b.middle) for a, b in itertools.pairwise(seen)]
-    return [
-        replace(each, slack=each.slack + GAPS * max(gaps[max(k - 1, 0) : k + 1]))
-        for k, each in enumerate(seen)
-    ]
-
-
-def measured(run: Run, pair: Pair) -> Ladder | None:
+def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     """The loss along the first update; None where nothing moved."""
     window = pair.window
     update = window.updates[-1]
-    move = _shown(run, [b - a for a, b in zip(window.at, update.after, strict=True)])
+    move = shown(run, [b - a for a, b in zip(window.at, update.after, strict=True)])
     if not any(np.any(u) for u in move) or not all(np.all(np.isfinite(u)) for u in move):
         return None
-    g = clipping.flat(_shown(run, _filled(pair.expected.raw, pair.window)))
-    u = clipping.flat(move)
+    signs = _signs(run, pair, contract)
+    turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, window), strict=True)]
+    g, u = clipping.flat(shown(run, turned)), clipping.flat(move)
     inner = float(np.vdot(g, u))
+    sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
     start, end = line(0.0), line(1.0)
     points = [(0.0, start), (1.0, end)]
+    right = 1.0 if not sense else math.nan
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
-    right = math.nan
-    if inner < 0:
-        fraction = 1.0
-        for _ in range(HALVINGS):
-            value = end if fraction == 1.0 else line(fraction)
-            if fraction != 1.0:
-                points.append((fraction, value))
-            if value <= start + ARMIJO * fraction * inner + noise:
-                right = fraction
-                break
-            fraction /= 2
+    if inner < 0 and sense:
+        right, more = _fraction(line, sense, start, end, inner, noise)
+        points += more
     scale = float(np.linalg.norm(g) * np.linalg.norm(u))
-    return Ladder(inner, scale, start, end, right, tuple(sorted(points)))
+    return Ladder(inner, scale, start, end, right, tuple(sorted(points)), sense)
 
 
-def _filled(grads: Grads, window: Window) -> list[np.ndarray]:
+def _fraction(
+    line: _Line, sense: int, start: float, end: float, inner: float, noise: float
+) -> tuple[float, list[tuple[float, float]]]:
+    """The largest fraction of a step that changes the loss enough, and what was seen on the way."""
+    points, fraction = [], 1.0
+    for _ in range(HALVINGS):
+        value = end if fraction == 1.0 else line(fraction)
+        if fraction != 1.0:
+            points.append((fraction, value))
+        if sense * value <= sense * start + ARMIJO * fraction * inner + noise:
+            return fraction, points
+        fraction /= 2
+    return math.nan, points
+
+
+def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
+    """-1 for each parameter whose optimizer maximizes; a parameter of none goes with the others."""
+    found = [0.0] * len(run.names)
+    for i, name in enumerate(run.names):
+        hyper = next((u.hyper[i] for u in pair.window.updates if u.hyper[i]), None)
+        if hyper is not None or contract.hyper:
+            is_up = contract.at(name, hyper or {}, pair.window.number - 1).get("maximize")
+            found[i] = -1.0 if is_up else 1.0
+    usual = -1.0 if -1.0 in found and 1.0 not in found else 1.0
+    return [sign or usual for sign in found]
+
+
+def filled(grads: Grads, window: Window) -> list[np.ndarray]:
     """A gradient with zeros where there is none."""
     pairs = zip(grads, window.at, strict=True)
     return [np.zeros_like(x) if g is None else g for g, x in pairs]
 
 
-def _shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
+def shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
     """What a master copy does, done to the parameter that enters the loss."""
     for i, tracked in enumerate(run.loop.parameters):
         if tracked.shadow >= 0:
@@ -154,26 +125,40 @@ def _shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
     return move
 
 
-def findings(
-    run: Run, pair: Pair, ladder: Ladder, contract: Contract, limits: Limits, is_trusted: bool
-) -> list[Finding]:
-    """Wrong direction, a loss that does not follow its gradient, a step that is too long."""
-    found = _unfollowed(run, pair, limits)
-    if found:
-        return found
+def findings(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
+    """Wrong direction, or a step that is too long; and which way the loss was taken to go."""
+    return [*_direction(pair, ladder, contract, is_trusted), *_sense(ladder)]
+
+
+def _sense(ladder: Ladder) -> list[Finding]:
+    if ladder.sense > 0:
+        return []
+    whose = "every parameter" if ladder.sense else "a part of the parameters"
+    return [
+        Finding(
+            code="step-maximizes",
+            severity="note",
+            message=f"the optimizer maximizes for {whose}: what Training.loss gives is taken for "
+            f"the objective that must rise",
+        )
+    ]
+
+
+def _direction(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     decay = _decay(pair, contract)
     steep = ladder.slope - decay
     if steep > 1e-3 * ladder.scale and not is_trusted:
+        told = "uphill" if ladder.sense >= 0 else "downhill, where it maximizes"
         return [
             Finding(
                 code="step-uphill",
                 severity="fail",
-                message=f"the first update goes uphill: slope {ladder.slope:.3g} along the update "
+                message=f"the first update goes {told}: slope {ladder.slope:.3g} along the update "
                 f"(cosine {ladder.slope / ladder.scale:.2f} with the gradient); look for a sign",
                 numbers=(("slope", ladder.slope), ("cosine", ladder.slope / ladder.scale)),
             )
         ]
-    if ladder.slope < 0 and ladder.right != 1.0:
+    if ladder.slope < 0 and ladder.right != 1.0 and contract.semi_gradient is None:
         return [_long(pair, ladder)]
     return []
 
@@ -189,49 +174,11 @@ def _decay(pair: Pair, contract: Contract) -> float:
     return float(lr * rate * np.linalg.norm(g) * np.linalg.norm(x))
 
 
-def _unfollowed(run: Run, pair: Pair, limits: Limits) -> list[Finding]:
-    """A loss whose slope along its own gradient is not the gradient's square.
-
-    Autograd against the step sees no gradient hook: both have it. Differences do.
-    """
-    window = pair.window
-    # Taken again: what else the loss depends on may have changed since.
-    fresh = [
-        run.loop.gradient(batch, window.at, mark)[1]
-        for batch, mark in zip(window.batches, window.marks, strict=True)
-    ]
-    sizes = [run.loop.size(batch) for batch in window.batches]
-    whole = combined(fresh, [n / sum(sizes) for n in sizes])
-    move = _shown(run, _filled(whole, window))
-    square = float(np.vdot(clipping.flat(move), clipping.flat(move)))
-    if not square or not math.isfinite(square):
-        return []
-    allowed = limits.number("step_slope", run.coarsest) * square
-    seen = []
-    for each in slopes(run, window, move):
-        if each.allows(square, allowed):
-            return []
-        seen.append(each)
-    if any(each.allows(square, allowed) for each in _loosened(seen)):
-        return []
-    found = min(seen, key=lambda each: each.high - each.low + each.slack).middle
-    ratio = square / found if found else math.inf
-    return [
-        Finding(
-            code="step-slope",
-            severity="fail",
-            message=f"the loss does not follow its gradient: differences give a slope of "
-            f"{found:.4g} along it, the gradient says {square:.4g} (ratio {ratio:.3g}); look for "
-            f"a gradient hook, a wrong backward, or a loss that is not what is differentiated",
-            numbers=(("measured", found), ("claimed", square)),
-        )
-    ]
-
-
 def _long(pair: Pair, ladder: Ladder) -> Finding:
     rates = [float(h["lr"]) for u in pair.window.updates for h in u.hyper if h.get("lr")]
+    verb = "lowers" if ladder.sense > 0 else "raises"
     if math.isnan(ladder.right):
-        told = f"no fraction down to {2.0**-HALVINGS:.2g} of it lowers the loss enough"
+        told = f"no fraction down to {2.0**-HALVINGS:.2g} of it {verb} the loss enough"
         advice = "look at the loss along the update"
     else:
         told = f"{ladder.right:.3g} of it does"
@@ -251,5 +198,7 @@ def evidence(ladder: Ladder) -> Evidence:
         name="ladder",
         title="loss on the same batch against the fraction of the first update",
         columns=("fraction", "loss", "linear prediction"),
-        rows=tuple((a, v, ladder.start + a * ladder.slope) for a, v in ladder.points),
+        rows=tuple(
+            (a, v, ladder.start + a * (ladder.sense or 1) * ladder.slope) for a, v in ladder.points
+        ),
     )

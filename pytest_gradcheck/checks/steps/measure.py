@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 Grads = Sequence["np.ndarray | None"]
 MOST_BATCHES = 64  # of an epoch: a loader without end is cut there
 MOST_CALLS = 200
+NEAR = 1e-6  # of a gradient: below the tolerance of every precision
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +36,11 @@ class Window:
         events: What was seen in all of them.
         updates: The steps of optimizers with which it ended.
         clips: The clips of the framework that were called.
-        later: The gradient at the same parameters after the call, where what arrived was another
-            one than before: the loss may depend on what the step changes first.
+        retaken: The gradients as they were taken after the call, where they may be others than
+            before: under the conditions of the step, at the parameters of each update, with what
+            else the loss depends on as the step left it.
+        is_altered: Whether the conditions changed.
+        idle: Places of calls that did nothing, among the batches.
     """
 
     number: int
@@ -49,7 +53,9 @@ class Window:
     events: list[tuple[str, float]] = field(default_factory=list)
     updates: Sequence[Update] = ()
     clips: list[Clip] = field(default_factory=list)
-    later: Grads | None = None
+    retaken: list[Grads] = field(default_factory=list)
+    is_altered: bool = False
+    idle: list[int] = field(default_factory=list)
 
     @property
     def last(self) -> int:
@@ -82,7 +88,7 @@ class Run:
     @property
     def coarsest(self) -> str:
         """The coarsest precision of the parameters and of the loss."""
-        return precision.coarsest([*(p.dtype for p in self.loop.parameters), self.loop.dtype])
+        return precision.coarsest({*(p.dtype for p in self.loop.parameters), self.loop.dtype})
 
     @property
     def names(self) -> list[str]:
@@ -90,12 +96,16 @@ class Run:
         return [p.name for p in self.loop.parameters]
 
 
-def batches_of(batches: Iterable[Any]) -> list[Any]:
+def batches_of(batches: Any) -> list[Any]:
     """The batches of an epoch.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or it is nothing to go through.
     """
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise UsageError(
+            f"Training.batches={batches!r} is not allowed; allowed: a list of batches, a loader"
+        )
     found = []
     for batch in batches:
         found.append(batch)
@@ -145,9 +155,13 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     window.micro.append(fresh)
     window.events += call.events
     window.clips += call.clips
+    window.is_altered |= call.is_altered
+    if call.is_idle:
+        window.idle.append(len(window.batches) - 1)
     if call.updates:
         window.updates = call.updates
-        window.later = _later(loop, window)
+    window.retaken.append(_retaken(loop, window, call))
+    if call.updates:
         seen.windows.append(window)
         return Window(window.number + 1, number + 1)
     words = [word for word, _ in call.events]
@@ -158,15 +172,50 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     return window
 
 
-def _later(loop: Loop, window: Window) -> Grads | None:
-    received = window.updates[-1].received
-    if received is None or len(window.batches) > 1:
-        return None
-    pairs = [(a, b) for a, b in zip(received, window.micro[0], strict=True) if a is not None]
-    is_near = all(b is not None and np.allclose(a, b, rtol=1e-3) for a, b in pairs)
-    if is_near:
-        return None
-    return loop.gradient(window.batches[0], window.at, window.marks[0])[1]
+def renew(seen: Run) -> None:
+    """Take the fresh gradients of all windows anew."""
+    for window in seen.windows:
+        pairs = zip(window.batches, window.marks, strict=True)
+        window.micro = [seen.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+        window.retaken = list(window.micro)
+
+
+def _retaken(loop: Loop, window: Window, call: Call) -> Grads:
+    """The gradient of the last batch as the step takes it, where that may be another one."""
+    batch, mark, fresh = window.batches[-1], window.marks[-1], window.micro[-1]
+    again = getattr(loop, "seen_gradient", loop.gradient)
+    if len(window.batches) > 1 or not call.updates:
+        return again(batch, window.at, mark)[1] if call.is_altered else fresh
+    found, seen = list(fresh), set()
+    for update in call.updates:
+        is_first = update.which not in seen
+        seen.add(update.which)
+        if not is_first or (_is_near(update, fresh) and not call.is_altered):
+            continue
+        _, grads = again(batch, update.before, mark)
+        mine = held_by(update)
+        found = [a if i in mine else b for i, (a, b) in enumerate(zip(grads, found, strict=True))]
+    return found
+
+
+def held_by(update: Update) -> set[int]:
+    """Numbers of the parameters that an update is about: all, where that is not known."""
+    mine = {i for i, hyper in enumerate(update.hyper) if hyper}
+    return mine or set(range(len(update.before)))
+
+
+def _is_near(update: Update, fresh: Grads) -> bool:
+    """Whether what arrived is about what was expected; also where that cannot be seen."""
+    if update.received is None:
+        return True
+    for i in held_by(update):
+        a, b = update.received[i], fresh[i]
+        if a is None or b is None:
+            if a is not b and np.any(b if a is None else a):
+                return False
+        elif not np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b):
+            return False
+    return True
 
 
 def _spoilt(batch: Any) -> Any:

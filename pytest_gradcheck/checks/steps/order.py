@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
+from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run, Window
 from pytest_gradcheck.results import Finding
 
@@ -60,9 +63,10 @@ def clip_is_scaled(window: Window) -> bool:
     return bool(clips) and bool(scaled) and min(clips) < min(scaled)
 
 
-def findings(run: Run) -> list[Finding]:
+def findings(run: Run, contract: Contract) -> list[Finding]:
     """What is wrong with the order itself, whatever it does to the gradient."""
-    found = [*_schedulers(run), *_steps(run)]
+    found = [*_skipped(run), *_schedulers(run, contract), *_steps(run)]
+    found += _empty_clips(run)
     unclipped = next((w for w in run.windows if clip_is_late(w)), None)
     if unclipped is not None:
         found.append(
@@ -76,7 +80,44 @@ def findings(run: Run) -> list[Finding]:
     return found
 
 
-def _schedulers(run: Run) -> list[Finding]:
+def unfinite(run: Run) -> list[Finding]:
+    """A loss that is not finite, with which an update was made all the same."""
+    for window in run.windows:
+        for k, loss in enumerate(window.losses):
+            if not math.isfinite(loss):
+                return [
+                    Finding(
+                        code="step-loss-nonfinite",
+                        severity="fail",
+                        message=f"the loss is {loss} at call {window.first + k} of the step, and "
+                        f"update {window.number} is made with it; look at the batch, and at the "
+                        f"parameters that the update before left",
+                    )
+                ]
+    return []
+
+
+def _empty_clips(run: Run) -> list[Finding]:
+    """Clips that had nothing to clip: of no parameters, or of a model without gradients."""
+    for window in run.windows:
+        for clip in window.clips:
+            told = "no parameters at all" if not clip.given else ""
+            if clip.given and not clip.places and not clip.with_gradient:
+                told = f"{clip.given} tensors without gradients, none of them trained here"
+            if told:
+                return [
+                    Finding(
+                        code="step-clip-empty",
+                        severity="fail",
+                        message=f"the clip is given {told} (update {window.number}), so that "
+                        f"nothing is clipped; give it a list of the parameters that are trained "
+                        f"(a generator is used up by its first reader)",
+                    )
+                ]
+    return []
+
+
+def _skipped(run: Run) -> list[Finding]:
     skipped = [run.calls[number - 1] for number in run.skipped]
     skipped += [run.bad] if run.bad is not None and not run.bad.updates else []
     for call in skipped:
@@ -89,29 +130,43 @@ def _schedulers(run: Run) -> list[Finding]:
                     f"({timeline(call.events)}); advance it only after an update",
                 )
             ]
-    for window in run.windows:
-        seen = words(window)
-        early = seen[: seen.index("step")] if "step" in seen else []
-        if len(window.batches) > 1 and "scheduler" in early and seen.count("scheduler") > 1:
-            return [
-                Finding(
-                    code="step-scheduler",
-                    severity="fail",
-                    message=f"the scheduler advances {seen.count('scheduler')} times for one "
-                    f"update ({timeline(window.events)}); advance it once, after the update",
-                )
-            ]
-        if early and "scheduler" in early and seen.count("scheduler") == 1:
-            return [
-                Finding(
-                    code="step-scheduler",
-                    severity="fail",
-                    message=f"the scheduler advances before the optimizer "
-                    f"({timeline(window.events)}), so the first learning rate is skipped; "
-                    f"advance it after step()",
-                )
-            ]
     return []
+
+
+def _schedulers(run: Run, contract: Contract) -> list[Finding]:
+    """A scheduler that advances too soon or too often, unless its rates are claimed: then they say.
+
+    Only the first update can come too late: what stands before a later one, such as the start of
+    an epoch, is after the one before it.
+    """
+    if contract.schedule is not None or not run.windows:
+        return []
+    for window in run.windows:
+        count = max(Counter(n for w, n in window.events if w == "scheduler").values(), default=0)
+        if count > 1:
+            return [
+                Finding(
+                    code="step-scheduler",
+                    severity="fail",
+                    message=f"a scheduler advances {count} times for one update "
+                    f"({timeline(window.events)}); advance it once, after the update, or claim "
+                    f"schedule= if that is meant",
+                )
+            ]
+    first = run.windows[0]
+    seen = words(first)
+    early = seen[: seen.index("step")] if "step" in seen else []
+    if "scheduler" not in early or all(rate == 0 for rate in getattr(run.loop, "rates", ())):
+        return []
+    return [
+        Finding(
+            code="step-scheduler",
+            severity="fail",
+            message=f"the scheduler advances before the optimizer ({timeline(first.events)}), so "
+            f"the first learning rate is skipped; advance it after step(), or claim schedule= if "
+            f"that is meant",
+        )
+    ]
 
 
 def _steps(run: Run) -> list[Finding]:

@@ -11,23 +11,32 @@ from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.optimizers import replayed
-from pytest_gradcheck.numerics.replay import Misfit, Move, misfit
+from pytest_gradcheck.numerics.replay import Followed, Move, followed
 from pytest_gradcheck.numerics.variants import Change
 
 Moves = dict[int, list[Move]]
 
 
-def wrong(run: Run, moves: Moves, name: str, change: Change, limits: Limits) -> dict[int, Misfit]:
-    """The parameters whose updates a replay does not reach, each with the first one."""
-    found = {}
-    for i, each in moves.items():
-        dtype = run.loop.parameters[i].dtype
-        off = misfit(
-            name, each, change, limits.number("step_replay", dtype), precision.epsilon(dtype)
-        )
-        if off is not None:
-            found[i] = off
-    return found
+def replays(
+    run: Run, moves: Moves, name: str, change: Change, limits: Limits
+) -> dict[int, Followed]:
+    """A replay of each parameter."""
+    return {i: _followed(run, i, each, name, change, limits) for i, each in moves.items()}
+
+
+def fits(run: Run, moves: Moves, name: str, change: Change, limits: Limits) -> bool:
+    """Whether a replay reaches every update; the first parameter that it does not ends it."""
+    return all(
+        _followed(run, i, each, name, change, limits).misfit is None for i, each in moves.items()
+    )
+
+
+def _followed(
+    run: Run, i: int, moves: Sequence[Move], name: str, change: Change, limits: Limits
+) -> Followed:
+    dtype = run.loop.parameters[i].dtype
+    tolerance = limits.number("step_replay", dtype)
+    return followed(name, moves, change, tolerance, precision.epsilon(dtype))
 
 
 def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
@@ -45,7 +54,7 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
         i: [_with_rate(m, r) for m, r in zip(each, rates, strict=False)]
         for i, each in moves.items()
     }
-    if wrong(run, changed, name, {}, limits):
+    if not fits(run, changed, name, {}, limits):
         return None
     odd = [k for k in range(count) if abs(rates[k] - claimed[k]) > 1e-3 * abs(claimed[k])]
     if not odd:

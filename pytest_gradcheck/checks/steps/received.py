@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from pytest_gradcheck.checks.steps import suspects
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
 from pytest_gradcheck.checks.steps.guesses import Suspect
-from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.checks.steps.measure import Grads, Run, Window, held_by
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -44,21 +44,59 @@ class Pair:
 
 
 def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
+    """Compare, with every window that the step may mean; the likeliest one is what is judged."""
+    seen = []
+    for meant in meanings(window):
+        found = _paired(run, meant, contract, limits)
+        if not found.wrong:
+            return found
+        seen.append(found)
+    return max(seen, key=_likeness)
+
+
+def _likeness(pair: Pair) -> float:
+    """How much what arrived points where it should, or away from there; the first one of equals."""
+    got = flat(pair.got or (), pair.window.at)
+    _, cosine = clipping.ratio(got, flat(pair.expected.clipped, pair.window.at))
+    return round(abs(cosine), 6) if np.isfinite(cosine) else 0.0
+
+
+def meanings(window: Window) -> Iterator[Window]:
+    """What a window may be: with the gradients before or after the call, with idle calls or not."""
+    is_other = any(a is not b for a, b in zip(window.micro, window.retaken, strict=True))
+    retaken = replace(window, micro=window.retaken) if is_other else window
+    both = [retaken, window] if window.is_altered else [window, retaken]
+    for each in both if is_other else both[:1]:
+        if window.idle:
+            yield _without(each, set(window.idle))
+        yield each
+
+
+def _without(window: Window, idle: set[int]) -> Window:
+    """A window without some of its calls."""
+    kept = [k for k in range(len(window.batches)) if k not in idle]
+    return replace(
+        window,
+        batches=[window.batches[k] for k in kept],
+        marks=[window.marks[k] for k in kept],
+        losses=[window.losses[k] for k in kept],
+        micro=[window.micro[k] for k in kept],
+        idle=[],
+    )
+
+
+def _paired(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
     """Compare, tensor by tensor."""
     expected = expecting.expected(run, window, contract)
     got = gathered(run, window)
     if got is None:
         return Pair(window, expected, None)
-    wrong, worst = compared(run, got, expected.clipped, expected, limits)
+    wrong, worst = compared(run, got, expected.clipped, expected, limits, window)
     absorbs = getattr(run.loop, "absorbs", None)
     if wrong and expected.bites and absorbs is not None:
-        plain, _ = compared(run, got, expected.raw, expected, limits)
+        plain, _ = compared(run, got, expected.raw, expected, limits, window)
         if not plain and absorbs(expected.raw, expected.clipped, window.at):
             return Pair(window, expected, got, is_absorbed=True)
-    if wrong and window.later is not None:
-        other = expecting.finished(run, window, contract, window.later, expected.shares)
-        if not compared(run, got, other.clipped, other, limits)[0]:
-            return Pair(window, other, got)
     return Pair(window, expected, got, wrong, worst)
 
 
@@ -77,20 +115,22 @@ def gathered(run: Run, window: Window) -> Grads | None:
 
 
 def compared(
-    run: Run, got: Grads, wanted: Grads, expected: Expected, limits: Limits
+    run: Run, got: Grads, wanted: Grads, expected: Expected, limits: Limits, window: Window
 ) -> tuple[tuple[int, ...], float]:
     """Numbers of the tensors that differ, and the largest relative error."""
     sizes = [0.0 if g is None else float(np.linalg.norm(g)) for g in wanted]
     whole = float(np.linalg.norm(sizes))
     wrong, worst = [], 0.0
+    stepped = set().union(*(held_by(update) for update in window.updates))
+    lowered = [dtype] if (dtype := getattr(run.loop, "lowered", "")) else []
     for i, tracked in enumerate(run.loop.parameters):
         has_copy = any(t.shadow == i for t in run.loop.parameters)
-        if tracked.owners == 0 or not tracked.trainable or has_copy:
+        if tracked.owners == 0 or not tracked.trainable or has_copy or i not in stepped:
             continue
         a = got[i] if got[i] is not None else np.zeros_like(run.calls[0].before[i])
         b = wanted[i] if wanted[i] is not None else np.zeros_like(run.calls[0].before[i])
         dtype = run.loop.parameters[tracked.shadow].dtype if tracked.shadow >= 0 else tracked.dtype
-        dtype = precision.coarsest([dtype, run.loop.dtype])
+        dtype = precision.coarsest([dtype, run.loop.dtype, *lowered])
         tolerance = limits.number("step_gradient", dtype)
         if expected.bites:
             tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)

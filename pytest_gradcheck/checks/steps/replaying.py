@@ -17,7 +17,7 @@ from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.optimizers import DEFAULTS, Hyper
-from pytest_gradcheck.numerics.replay import Misfit, Move
+from pytest_gradcheck.numerics.replay import Followed, Misfit, Move
 from pytest_gradcheck.numerics.variants import Change, dialects, variants
 from pytest_gradcheck.results import Finding
 
@@ -28,20 +28,17 @@ class Judged:
 
     Args:
         findings: What is wrong, or weak.
-        moves: The updates of each parameter, by its number.
-        rules: The rule of each parameter that was replayed.
+        replays: The replay of each parameter that has one, by its number.
     """
 
     findings: tuple[Finding, ...]
-    moves: Moves
-    rules: dict[int, str] = field(default_factory=dict)
+    replays: Mapping[int, Followed] = field(default_factory=dict)
 
 
 def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) -> Judged:
     """Replay every update of every parameter, optimizer by optimizer."""
     findings: list[Finding] = []
-    all_moves: Moves = {}
-    names: dict[int, str] = {}
+    replays: dict[int, Followed] = {}
     for which, inferred in enumerate(run.loop.rules):
         name = contract.optimizer or inferred
         moves = _moves(run, pairs, contract, limits, name, which)
@@ -51,23 +48,25 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
             told = "the optimizer is in use, and its state is not known: give a function that"
             findings.append(_not_replayed(f"{told} builds a fresh one"))
         elif name:
-            findings += _by_rule(run, moves, name, contract, limits)
-            names |= dict.fromkeys(moves, name)
+            found, followed = _by_rule(run, moves, name, limits)
+            findings += found
+            replays |= followed
         else:
             findings += _by_oracle(run, pairs, limits)
-        all_moves |= moves
-    return Judged(tuple(findings), all_moves, names)
+    return Judged(tuple(findings), replays)
 
 
 def _by_rule(
-    run: Run, moves: Moves, name: str, contract: Contract, limits: Limits
-) -> list[Finding]:
+    run: Run, moves: Moves, name: str, limits: Limits
+) -> tuple[list[Finding], dict[int, Followed]]:
     for change in dialects(name, _hyper(moves)):
-        if not rates.wrong(run, moves, name, change, limits):
+        replays = rates.replays(run, moves, name, change, limits)
+        if all(each.misfit is None for each in replays.values()):
             found = held.findings(run, moves, name, change)
-            return found or _weak(run, moves, name, change, limits)
-    wrong = rates.wrong(run, moves, name, {}, limits)
-    return [_accused(run, moves, name, wrong, limits)]
+            return found or _weak(run, moves, name, change, limits), replays
+    replays = rates.replays(run, moves, name, {}, limits)
+    wrong = {i: each.misfit for i, each in replays.items() if each.misfit is not None}
+    return [_accused(run, moves, name, wrong, limits)], replays
 
 
 def _not_replayed(told: str) -> Finding:
@@ -210,7 +209,7 @@ def _explained(
         return Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
     for told, change in variants(name, _hyper(mine)):
         for dialect in dialects(name, _hyper(mine)):
-            if not rates.wrong(run, mine, name, {**dialect, **change}, limits):
+            if rates.fits(run, mine, name, {**dialect, **change}, limits):
                 message = f"the update is that of {name} {told}{where}"
                 if "decay" in told:
                     return Suspect("step-decay", message, "compare the formula")
@@ -218,7 +217,7 @@ def _explained(
     for other, defaults in DEFAULTS.items():
         if other not in (name, "muon"):  # which is for matrices alone
             change = {**defaults, "rule": other, **_shared(moves, defaults)}
-            if not rates.wrong(run, mine, name, change, limits):
+            if rates.fits(run, mine, name, change, limits):
                 told = f"the update is that of {other}, not of {name}{where}"
                 return Suspect("step-optimizer", told, "look at which optimizer is built")
     return Suspect(
@@ -234,7 +233,7 @@ def _unlike_claims(run: Run, moves: Moves, name: str, limits: Limits) -> Suspect
     group = next((u.hyper[i] for w in run.windows for u in w.updates if u.hyper[i]), {})
     for key, used in group.items():
         claimed = moves[i][0].hyper.get(key, used)
-        if used != claimed and not rates.wrong(run, moves, name, {key: used}, limits):
+        if used != claimed and rates.fits(run, moves, name, {key: used}, limits):
             told = f"the update is that of {name} with {key}={used}, not the claimed {claimed}"
             if key == "weight_decay":
                 return Suspect("step-decay", told, "look at the groups of the optimizer")
@@ -261,9 +260,8 @@ def _weak(run: Run, moves: Moves, name: str, change: Change, limits: Limits) -> 
                 message="there is no decay, and without it adamw is adam; check with one",
             )
         )
-    if hyper.get("weight_decay") and not rates.wrong(
-        run, moves, name, {**change, "weight_decay": 0.0}, limits
-    ):
+    without = {**change, "weight_decay": 0.0}
+    if hyper.get("weight_decay") and rates.fits(run, moves, name, without, limits):
         found.append(
             Finding(
                 code="weak-decay",

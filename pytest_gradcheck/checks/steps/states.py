@@ -35,19 +35,21 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
     found += [*_written(run), *_bad(run, contract)]
     if run.windows and not run.calls[-1].error:
         found += _idle(run, has_rule)
-        found += _restored(run)
+        found += [*_restored(run), *_resumed(run), *_repeated(run)]
     return found
 
 
 def _written(run: Run) -> list[Finding]:
     """Parameters that change inside a call, and outside of the optimizers' updates."""
+    if any(t.shadow >= 0 for t in run.loop.parameters):
+        return []  # the copies of master weights
     for call in run.calls:
         ends = [call.before, *(x for u in call.updates for x in (u.before, u.after)), call.after]
         for a, b in zip(ends[::2], ends[1::2], strict=True):
             for tracked, x, y in zip(run.loop.parameters, a, b, strict=True):
                 is_stray = tracked.trainable and tracked.owners != 0
-                is_copy = any(t.shadow >= 0 for t in run.loop.parameters)
-                if is_stray and not is_copy and not np.array_equal(x, y, equal_nan=True):
+                is_same = x is y or np.array_equal(x, y, equal_nan=True)
+                if is_stray and not is_same:
                     return [
                         Finding(
                             code="step-written",
@@ -69,9 +71,10 @@ def _idle(run: Run, has_rule: bool) -> list[Finding]:
                     code="step-idle",
                     severity="fail",
                     where=names[0],
-                    message=f"a step {what} changes {names[0]}"
-                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; leave what has "
-                    f"nothing to do as it is",
+                    message=f"a step {what} {'changes' if is_finite else 'spoils'} {names[0]}"
+                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+                    f"{'' if is_finite else ': it is not finite then'}; leave what has nothing to "
+                    f"do as it is, and look at eps in {run.coarsest}",
                 )
             ]
     return []
@@ -92,6 +95,37 @@ def _restored(run: Run) -> list[Finding]:
             where=name,
             message=f"after its state is saved and loaded, the optimizer moves {name} "
             f"otherwise; look at what state_dict leaves out or maps to another parameter",
+        )
+    ]
+
+
+def _resumed(run: Run) -> list[Finding]:
+    return [
+        Finding(
+            code="step-restore",
+            severity="fail",
+            where=name,
+            message=f"{name} does not go on from its saved state: {told}; put what it counts "
+            f"into its state_dict",
+        )
+        for name, told in run.loop.resumed()
+    ]
+
+
+def _repeated(run: Run) -> list[Finding]:
+    off = [(name, error) for name, error in run.loop.repeated() if error > NEAR]
+    if not off:
+        return []
+    name, error = max(off, key=lambda pair: pair[1])
+    return [
+        Finding(
+            code="step-hidden-state",
+            severity="warn",
+            where=name,
+            message=f"the step moves {name} otherwise when it is called again with the same "
+            f"parameters, state and batch: it keeps something elsewhere, which is lost when a "
+            f"training is saved and loaded",
+            numbers=(("error", error),),
         )
     ]
 

@@ -19,6 +19,7 @@ ORDER = (
     "step-clip-late",
     "step-batch-changed",
     "step-detached",
+    "step-stopped-gradient",
     "step-slope",
     "step-gradient-sign",
     "step-missing-gradient",

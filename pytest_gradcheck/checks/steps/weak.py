@@ -91,6 +91,29 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
     return found
 
 
+def skipped(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
+    """Batches that the step leaves alone: usual for a short one, worth a look for another."""
+    left = []
+    for whole, pair in zip(run.windows, pairs, strict=True):
+        for k in whole.idle if len(pair.window.batches) < len(whole.batches) else ():
+            words = [word for word, _ in run.calls[whole.first + k - 1].events]
+            if "other step" not in words:
+                left.append((whole.first + k, run.loop.size(whole.batches[k])))
+    if not left:
+        return []
+    largest = max(run.loop.size(batch) for window in run.windows for batch in window.batches)
+    number, size = max(left, key=lambda each: each[1])
+    return [
+        Finding(
+            code="step-batch-skipped",
+            severity="note" if size < largest else "warn",
+            message=f"{len(left)} of {len(run.calls)} calls of the step do nothing, such as call "
+            f"{number} with {size} samples: no backward, no update",
+            numbers=(("calls", len(left)), ("samples", size)),
+        )
+    ]
+
+
 def _weak(code: str, message: str) -> Finding:
     known = {
         "weak-one-tensor": Finding(code="weak-one-tensor", severity="warn", message=message),

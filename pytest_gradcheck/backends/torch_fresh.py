@@ -1,0 +1,144 @@
+"""PyTorch: the loss and its gradient beside the step, at other parameters where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytest_gradcheck.backends import torch_loss, torch_scene
+from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.reach import reachable
+from pytest_gradcheck.backends.steps import Stopped, Training, takes
+from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
+from pytest_gradcheck.backends.torch_scene import Scene
+from pytest_gradcheck.backends.torch_state import held_places
+from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+class Fresh:
+    """The loss of a training as its user computes it.
+
+    Args:
+        training: The parts.
+        tensors: Every parameter.
+        generators: All generators.
+        scene: Modes and autocast.
+        precision: In which precision it is computed.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        tensors: Sequence[Tensor],
+        generators: Sequence[Any],
+        scene: Scene,
+        precision: Precision | None = None,
+    ) -> None:
+        self._training, self._tensors = training, tensors
+        self._generators, self._scene = generators, scene
+        self._precision = precision or Own()
+        self._takes_model = takes(training.loss, 1) == 2
+        self._carried = reachable((training.loss, training.model))
+        self._parts = list(training.model.modules())
+        self.casts_itself = False
+        self.dtype = "float64"
+
+    def mark(self) -> list[Any]:
+        """The state of all generators."""
+        return [g.get() for g in self._generators]
+
+    def rewind(self, mark: Sequence[Any]) -> None:
+        """Set all generators."""
+        for generator, state in zip(self._generators, mark, strict=True):
+            generator.set(state)
+
+    def _loss(self, batch: Any) -> Tensor:
+        model = self._training.model
+        handed = self._precision.batch(batch)
+        given = (model, handed) if self._takes_model else (handed,)
+        return torch_loss.of_training(self._training.loss, given)
+
+    @contextmanager
+    def _placed(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
+        """Other parameters, the modes of the step and a mark of the generators, for a while.
+
+        What the loss itself changes, such as a state that it carries along, is set back.
+        """
+        with self._precision.placed(), self._moved(at, mark):
+            yield
+
+    @contextmanager
+    def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
+        restorers = [*held_bindings(self._carried), *held_places(self._parts)]
+        kept = [p.detach().clone() for p in self._tensors] if at is not None else []
+        buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
+        now = self.mark()
+        try:
+            for p, value in zip(self._tensors, at or (), strict=False):
+                p.data.copy_(torch.from_numpy(np.asarray(value)))
+            self.rewind(mark)
+            with self._scene.placed(self._scene.modes):
+                yield
+        finally:
+            for restore in restorers:
+                restore()
+            with torch.no_grad():
+                for p, value in zip(self._tensors, kept, strict=False):
+                    p.data.copy_(value)
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            self.rewind(now)
+
+    def gradient(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[Tensor, dict[int, Tensor | None]]:
+        """The loss, and the gradients by the ids of their parameters."""
+        with self._placed(at, mark), torch.enable_grad():
+            wanted = [p for p in self._tensors if p.requires_grad]
+            with torch_scene.entered() as casts:
+                value = self._loss(batch)
+            self.casts_itself = bool(casts)
+            self.dtype = str(value.dtype).removeprefix("torch.")
+            try:
+                grads = torch_loss.pulled(value, wanted)
+            except torch_loss.ReentrantError:
+                self.rewind(mark)
+                grads = torch_loss.accumulated(self._loss(batch), wanted)
+        return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
+
+    def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
+        """The loss at other parameters."""
+        return float(self._valued(batch, at, mark, None))
+
+    def _valued(self, batch: Any, at: Sequence[np.ndarray], mark: Any, cuts: Cuts | None) -> Tensor:
+        # With a graph: a loss may differentiate inside.
+        with self._placed(at, mark), torch.enable_grad(), cuts or nullcontext():
+            return self._loss(batch)
+
+    def widened(self) -> Fresh:
+        """The same in float64."""
+        wide = Wide(self._training.model, self._tensors)
+        return Fresh(self._training, self._tensors, self._generators, self._scene, wide)
+
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
+        """The loss with what it holds back held still."""
+        cuts = Cuts()
+        functions = torch_loss.own_functions(self._valued(batch, at, mark, cuts))
+
+        def value(there: Sequence[np.ndarray]) -> float:
+            try:
+                return float(self._valued(batch, there, mark, cuts.again()))
+            except UsageError as error:
+                if not isinstance(error.__cause__, DifferentError):
+                    raise
+                return float("nan")
+
+        return Stopped(value, tuple(cuts.places), tuple(functions))

@@ -1,0 +1,73 @@
+"""PyTorch: which tensors a training holds, and who trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import torch_optimizers
+from pytest_gradcheck.backends.steps import Tracked
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def found(
+    model: nn.Module, optimizers: Sequence[Any], others: Sequence[Any]
+) -> tuple[list[Tensor], list[Tracked]]:
+    """The parameters of a model and of optimizers, without what other optimizers alone hold.
+
+    Raises:
+        UsageError: There is none.
+    """
+    tensors: dict[int, tuple[str, Tensor]] = {}
+    for name, p in model.named_parameters():
+        tensors.setdefault(id(p), (name, p))
+    held = torch_optimizers.holders(optimizers)
+    for i, optimizer in enumerate(optimizers):
+        for j, group in enumerate(torch_optimizers.groups(optimizer)):
+            for k, p in enumerate(group["params"]):
+                tensors.setdefault(id(p), (f"optimizer.{i}.{j}.{k}", p))
+    theirs = torch_optimizers.holders(others)
+    pairs = [(n, p) for key, (n, p) in tensors.items() if key in held or key not in theirs]
+    if not pairs:
+        raise UsageError("Training.model has no parameters")
+    return [p for _, p in pairs], _tracked(pairs, held)
+
+
+def _tracked(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> list[Tracked]:
+    shadows = torch_optimizers.shadows(pairs, held)
+    tracked = []
+    for i, (name, p) in enumerate(pairs):
+        owners = held.get(id(p), 0)
+        if i in shadows.values():  # its master copy is what is optimized
+            owners = max(owners, 1)
+        shown = f"{pairs[shadows[i]][0]} (master copy)" if i in shadows else name
+        tracked.append(
+            Tracked(
+                name=shown,
+                dtype=str(p.dtype).removeprefix("torch."),
+                trainable=bool(p.requires_grad),
+                owners=owners if held else None,
+                shadow=shadows.get(i, -1),
+            )
+        )
+    return tracked
+
+
+def renewed(
+    parameters: Sequence[Tracked], tensors: Sequence[Tensor], optimizers: Sequence[Any]
+) -> list[Tracked]:
+    """Layers are unfrozen and groups added on the way: who is ever trained counts."""
+    held = torch_optimizers.holders(optimizers)
+    return [
+        replace(
+            t,
+            trainable=t.trainable or p.requires_grad,
+            owners=None if t.owners is None else max(t.owners, held.get(id(p), 0)),
+        )
+        for t, p in zip(parameters, tensors, strict=True)
+    ]

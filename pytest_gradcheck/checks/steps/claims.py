@@ -1,0 +1,55 @@
+"""Claims that nothing uses: refused where that is known before, else told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_gradcheck.backends.steps import Loop
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics.hyperparameters import TAKES
+from pytest_gradcheck.results import Finding
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def require_used(contract: Contract, loops: Sequence[Loop]) -> None:
+    """Refuse a hyperparameter that no claimed or inferred rule has: nothing would check it.
+
+    Raises:
+        UsageError: No rule has it, and every rule is known.
+    """
+    rules = [contract.optimizer or rule for loop in loops for rule in loop.rules]
+    if not all(rules):
+        return
+    taken = {name for rule in rules for name in TAKES[rule]}
+    for name, value in contract.hyper.items():
+        if value and name not in taken:
+            told = " and ".join(dict.fromkeys(rules))
+            raise UsageError(
+                f"{name}={value!r} is not used by {told}, which takes {', '.join(sorted(taken))}"
+            )
+
+
+def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
+    """Claims that nothing in this run could contradict."""
+    told = []
+    count = len(run.windows)
+    if isinstance(contract.schedule, Sequence) and len(contract.schedule) < count:
+        told.append(
+            f"schedule= has {len(contract.schedule)} rates for {count} updates, and the last one "
+            f"counted for the rest; claim a rate for each, or a function"
+        )
+    if contract.weights == "batches" and all(len(p.window.batches) == 1 for p in pairs):
+        told.append(
+            "weights='batches' is claimed, and no update has several calls; leave the claim out"
+        )
+    unread = [*contract.hyper, *(["schedule"] if contract.schedule is not None else [])]
+    if unread and not contract.optimizer and not any(run.loop.rules):
+        told.append(
+            f"{', '.join(f'{name}=' for name in unread)} is claimed of {run.loop.shown}, which is "
+            f"not replayed; claim optimizer= too"
+        )
+    return [Finding(code="weak-claim", severity="warn", message=text) for text in told]

@@ -1,0 +1,106 @@
+"""The loss of a window as a function of the parameters: as it is, with parts held still, wide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Stopped
+from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import precision
+
+ALIKE = 1e3  # roundings by which a loss in float64 may be another number
+MOST = 0.05  # of the loss, in half precision
+
+Loss = Callable[[Sequence[np.ndarray]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A loss, and where it can be had in float64.
+
+    Args:
+        loss: At other parameters.
+        dtype: The coarsest precision in it.
+        widened: The same in float64; None where it cannot be had.
+    """
+
+    loss: Loss
+    dtype: str
+    widened: Callable[[], Loss | None] = lambda: None
+
+
+def shares(run: Run, window: Window) -> list[float]:
+    """The share of each batch of a window in its loss."""
+    sizes = [run.loop.size(batch) for batch in window.batches]
+    return [n / sum(sizes) for n in sizes]
+
+
+def plain(run: Run, window: Window) -> Source:
+    """The loss of a window."""
+    narrow = _valued(run, window, run.loop)
+    return Source(narrow, run.coarsest, lambda: _widened(run, window, narrow))
+
+
+def _valued(run: Run, window: Window, source: Any) -> Loss:
+    """The loss of a window as a loop gives it, or what a loop gives in float64."""
+
+    def loss(at: Sequence[np.ndarray]) -> float:
+        pairs = zip(window.batches, window.marks, strict=True)
+        values = [source.value(batch, at, mark) for batch, mark in pairs]
+        return float(np.dot(values, shares(run, window)))
+
+    return loss
+
+
+def _widened(run: Run, window: Window, narrow: Loss) -> Loss | None:
+    """The loss in float64, if it is the same one: random numbers may be drawn otherwise there."""
+    source = getattr(run.loop, "wide", None)
+    return None if source is None else _same(run, window, narrow, _valued(run, window, source()))
+
+
+def _same(run: Run, window: Window, narrow: Loss, wide: Loss) -> Loss | None:
+    near = min(ALIKE * precision.epsilon(run.coarsest), MOST)
+    try:
+        a, b = narrow(window.at), wide(window.at)
+    except UsageError:  # a part of it is float32 whatever the parameters are
+        return None
+    return wide if abs(a - b) <= near * max(abs(a), abs(b)) else None
+
+
+def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[str, ...]] | None:
+    """The loss of a window with what it holds back held still; None where it holds nothing back.
+
+    Beside it: what holds back, and whose backward is written by the user.
+    """
+    if not hasattr(run.loop, "stopped"):
+        return None
+    narrow, places, functions = _held(run, window, run.loop)
+    if not places and not functions:
+        return None
+
+    def widened() -> Loss | None:
+        source = getattr(run.loop, "wide", None)
+        try:
+            return source and _same(run, window, narrow, _held(run, window, source())[0])
+        except UsageError:
+            return None
+
+    return Source(narrow, run.coarsest, widened), places, functions
+
+
+def _held(run: Run, window: Window, source: Any) -> tuple[Loss, tuple[str, ...], tuple[str, ...]]:
+    pairs = zip(window.batches, window.marks, strict=True)
+    parts: list[Stopped] = [source.stopped(batch, window.at, mark) for batch, mark in pairs]
+    weights = shares(run, window)
+
+    def loss(at: Sequence[np.ndarray]) -> float:
+        return float(np.dot([part.value(at) for part in parts], weights))
+
+    places = dict.fromkeys(place for part in parts for place in part.places)
+    functions = dict.fromkeys(name for part in parts for name in part.functions)
+    return loss, tuple(places), tuple(functions)

@@ -1,0 +1,123 @@
+"""NumPy steps by hand: windows, clips, scales, bad batches, precisions and what they write into."""
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import Training, check_step
+
+CLAIMS = {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1, "eps": 1e-3}
+
+
+def codes(result, *severities):
+    return {f.code for f in result.findings if f.severity in (severities or ("fail",))}
+
+
+def gradient(p, batch):
+    x, y = batch
+    h = np.tanh(x @ p["w"] + p["b"])
+    r = 2 * (h @ p["v"] - y) / y.size
+    d = (r @ p["v"].T) * (1 - h**2)
+    return {"w": x.T @ d, "b": d.sum(0), "v": h.T @ r}
+
+
+def loss(p, batch):
+    x, y = batch
+    return np.mean((np.tanh(x @ p["w"] + p["b"]) @ p["v"] - y) ** 2)
+
+
+def training(*, window=1, fault="", max_norm=None, scale=1.0, dtype=np.float64, policy=None):
+    rng = np.random.default_rng(0)
+    shapes = {"w": (4, 5), "b": (5,), "v": (5, 2)}
+    params = {k: rng.normal(size=s).astype(dtype) for k, s in shapes.items()}
+    sizes = (6, 3, 7, 2)
+    batches = [tuple(rng.normal(size=(n, k)).astype(dtype) for k in (4, 2)) for n in sizes]
+    zeros = {k: np.zeros_like(x) for k, x in params.items()}
+    state = {"t": 0, "m": zeros, "v": zeros, "sum": zeros, "n": 0, "calls": 0}
+
+    def clipped(g):
+        if max_norm is None or fault == "clip missing":
+            return g
+        if fault == "clip each":
+            return {k: x * min(1.0, max_norm / np.linalg.norm(x)) for k, x in g.items()}
+        size = np.sqrt(sum(np.sum(x**2) for x in g.values()))
+        return {k: x * min(1.0, max_norm / size) for k, x in g.items()}
+
+    def step(p, s, batch):
+        g = {k: x * scale for k, x in gradient(p, batch).items()}
+        finite = all(np.isfinite(x).all() for x in g.values())
+        if not finite and policy == "skip":
+            return p, s
+        if not finite and policy == "raise":
+            raise FloatingPointError("not finite")
+        n = 1 if fault == "equal" else len(batch[0])
+        total = {k: s["sum"][k] + n * g[k] for k in g}
+        s = {**s, "sum": total, "n": s["n"] + n, "calls": s["calls"] + 1}
+        if s["calls"] % window:
+            return p, s
+        g = {k: x / s["n"] for k, x in total.items()}
+        if fault != "scaled":
+            g = {k: x / scale for k, x in g.items()}
+        g, t = clipped(g), s["t"] + 1
+        m = {k: 0.9 * s["m"][k] + 0.1 * g[k] for k in g}
+        v = {k: 0.999 * s["v"][k] + 0.001 * g[k] ** 2 for k in g}
+        q = {}
+        for k in g:
+            root = np.sqrt(v[k] / (1 - 0.999**t)) + 1e-3
+            q[k] = p[k] * (1 - 1e-3) - 1e-2 * m[k] / (1 - 0.9**t) / root
+        return {k: x.astype(dtype) for k, x in q.items()}, {
+            **s, "t": t, "m": m, "v": v, "sum": zeros, "n": 0,
+        }  # fmt: skip
+
+    return Training(step=step, loss=loss, batches=batches, params=params, opt_state=state)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("max_norm", [None, 0.1])
+def test_right_loops(dtype, window, max_norm):
+    result = check_step(
+        lambda: training(window=window, max_norm=max_norm, scale=256.0, dtype=dtype),
+        accumulate=window,
+        max_norm=max_norm,
+        loss_scale=256.0,
+        **CLAIMS,
+    )
+    assert result.verdict == "pass", result.headline
+
+
+WRONG = {
+    "clip missing": ({"max_norm": 0.1}, "step-not-clipped"),
+    "clip each": ({"max_norm": 0.1}, "step-clip-kind"),
+    "scaled": ({"loss_scale": 256.0}, "step-gradient-scale"),
+    "equal": ({"accumulate": 2}, "step-weights"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_wrong_loops(fault):
+    claims, code = WRONG[fault]
+    made = {"max_norm": claims.get("max_norm"), "window": claims.get("accumulate", 1)}
+    result = check_step(
+        lambda: training(fault=fault, scale=claims.get("loss_scale", 1.0), **made),
+        **claims,
+        **CLAIMS,
+    )
+    assert codes(result) == {code}, result.headline
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise", "propagate"])
+def test_a_bad_batch_in_the_middle(policy):
+    right = check_step(lambda: training(policy=policy), nonfinite=policy, **CLAIMS)
+    assert right.verdict == "pass", right.headline
+    if policy != "propagate":
+        wrong = check_step(lambda: training(), nonfinite=policy, **CLAIMS)
+        assert codes(wrong) == {"step-nonfinite"}, wrong.headline
+
+
+def test_gradients_of_zero_say_nothing():
+    def still():
+        made = training()
+        zeros = [(np.zeros_like(x), np.zeros_like(y)) for x, y in made.batches]
+        return Training(**{**vars(made), "batches": zeros, "loss": lambda p, b: 0.0 * loss(p, b)})
+
+    assert check_step(still, **CLAIMS).verdict == "vacuous"

@@ -1,0 +1,124 @@
+"""Transformations of optax that want more than gradients, and those with nothing to do."""
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import Training, check_step
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+jnp = jax.numpy
+
+
+def codes(result, *severities):
+    return {f.code for f in result.findings if f.severity in (severities or ("fail",))}
+
+
+def training(tx, extra=(), *, fault="", is_compiled=True, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3)), dtype), "b": jnp.zeros(3, dtype)}
+    batches = [tuple(jnp.asarray(rng.normal(size=(6, n)), dtype) for n in (4, 3)) for _ in range(3)]
+
+    def loss(p, batch):
+        return jnp.mean((jnp.tanh(batch[0] @ p["w"] + p["b"]) - batch[1]) ** 2)
+
+    def step(p, s, batch):
+        def of(q):
+            return loss(q, batch)
+
+        value, grads = jax.value_and_grad(loss)(p, batch)
+        if fault == "negative":
+            grads = jax.tree.map(jnp.negative, grads)
+        known = {"value": value, "grad": grads, "value_fn": of}
+        updates, s = tx.update(grads, s, p, **{name: known[name] for name in extra})
+        if fault == "twice":
+            updates = jax.tree.map(lambda u: 2 * u, updates)
+        return optax.apply_updates(p, updates), s, value
+
+    return Training(
+        step=jax.jit(step) if is_compiled else step,
+        loss=loss,
+        batches=batches,
+        params=params,
+        opt_state=tx.init(params),
+        optimizer=tx,
+    )
+
+
+def plateau():
+    return optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1))
+
+
+SEARCH = ("value", "grad", "value_fn")
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+@pytest.mark.parametrize(
+    ("make", "extra"),
+    [
+        (plateau, ("value",)),
+        (lambda: optax.lbfgs(), SEARCH),
+        (lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)), SEARCH),
+        (lambda: optax.polyak_sgd(1.0), ("value",)),
+        (lambda: optax.inject_hyperparams(optax.adamw)(1e-2), ()),
+    ],
+)
+def test_transformations_that_want_more_than_gradients(make, extra, is_compiled):
+    result = check_step(lambda: training(make(), extra, is_compiled=is_compiled))
+    assert result.verdict == "pass", result.headline
+    assert all(row[3] == pytest.approx(row[2], rel=1e-5) for row in result.table("updates").rows)
+    # What a line search asks for cannot be asked again, and that is said.
+    has_function = "value_fn" in extra
+    assert ("step-not-replayed" in codes(result, "note")) == has_function
+
+
+def test_a_fault_beside_a_line_search_or_a_plateau():
+    negative = check_step(lambda: training(optax.lbfgs(), SEARCH, fault="negative"))
+    assert "step-gradient-sign" in codes(negative), negative.headline
+    twice = check_step(lambda: training(plateau(), ("value",), fault="twice"))
+    assert codes(twice) >= {"step-update"}, twice.headline
+
+
+@pytest.mark.parametrize(("make", "extra"), [(plateau, ("value",)), (optax.lbfgs, SEARCH)])
+def test_a_clip_inside_is_known_and_one_that_is_missing_too(make, extra):
+    tx = optax.chain(optax.clip_by_global_norm(0.1), make())
+    result = check_step(lambda: training(tx, extra), max_norm=0.1)
+    assert result.verdict == "pass", result.headline
+    without = check_step(lambda: training(make(), extra), max_norm=0.1)
+    assert codes(without) == {"step-not-clipped"}, without.headline
+
+
+# --- nothing to do --------------------------------------------------------------------------------
+
+
+def normalised():
+    """Gradient descent along the direction of the gradient, which zero has not."""
+    return optax.stateless(lambda g, _: jax.tree.map(lambda x: -0.1 * x / optax.global_norm(g), g))
+
+
+IDLE = {
+    "normalised": (normalised, jnp.float32, False),
+    "adam without eps": (lambda: optax.adam(1e-2, eps=0.0), jnp.float32, False),
+    "adam": (lambda: optax.adam(1e-2), jnp.float32, True),
+    "adamw in bfloat16": (lambda: optax.adamw(1e-2), jnp.bfloat16, True),
+    "eps that is 0 in float16": (lambda: optax.adam(1e-2, eps=1e-9), jnp.float16, False),
+    "eps for float16": (lambda: optax.adam(1e-2, eps=1e-3), jnp.float16, True),
+    "lamb": (lambda: optax.lamb(1e-2), jnp.float32, True),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_zero_gradients_from_fresh_state_stay_finite(name):
+    make, dtype, is_right = IDLE[name]
+    result = check_step(lambda: training(make(), dtype=dtype))
+    assert ("step-idle" not in codes(result)) == is_right, result.headline
+
+
+def test_arrays_of_the_check_lie_where_those_of_the_step_lie():
+    """Else each program would be compiled once more, for arrays that may lie anywhere."""
+    steps = pytest.importorskip("pytest_gradcheck.backends.jax_steps")
+    loop = steps.loop(training(optax.adam(1e-2)))
+    loop.call(loop._training.batches[0])
+    own = jax.tree.leaves(loop._params)
+    ours = jax.tree.leaves(loop._built(loop._arrays(loop._params)))
+    assert [x.committed for x in ours] == [x.committed for x in own]
