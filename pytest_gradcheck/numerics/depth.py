@@ -104,18 +104,19 @@ def dead_network(shares: Sequence[Sequence[float]], widths: Sequence[int]) -> fl
     return float(1 - np.prod(1 - means ** np.array(widths, dtype=np.float64)))
 
 
-def gains(layers: Sequence[tuple[bool, Sequence[float]]], source: float) -> dict[int, float]:
-    """Size of the output over size of the input of each product with weights, by position.
+def gains(layers: Sequence[tuple[bool, float, float]], source: float) -> dict[int, float]:
+    """Size of the output over size of the input of each layer that counts, by position.
 
     Args:
-        layers: Whether each is such a product, and its sizes, one for each pass.
+        layers: Whether each counts, the size of its output, and that of its input: NaN where it
+            is that of the one before.
         source: Size of what the first one is given.
     """
     found: dict[int, float] = {}
     before = source
-    for number, (is_product, sizes) in enumerate(layers):
-        size = sorted(sizes)[len(sizes) // 2]
-        if is_product and before > 0 and not math.isnan(before):
-            found[number] = size / before
+    for number, (counts, size, given) in enumerate(layers):
+        given = before if math.isnan(given) else given
+        if counts and given > 0:
+            found[number] = size / given
         before = size
     return found
