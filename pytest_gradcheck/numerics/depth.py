@@ -80,12 +80,13 @@ def culprit(profiles: Sequence[Sequence[float]], sign: int) -> int | None:
     return best + 1 if is_alone else None
 
 
-def spread(widths: Sequence[int]) -> float:
+def spread(widths: Sequence[float]) -> float:
     """Standard deviation of the log10 attenuation over initialisations, as widths predict it.
 
     At criticality the variance of the logarithm of the gradient grows as the sum of the inverse
     widths (Hanin 2018, arXiv 1801.03744, theorem 3). Its square root, for natural logarithms, was
     measured as 1.6 times that sum's for rectifiers of 8 units, and less for wider ones; 2 is used.
+    Widths are those of hidden layers: the answer's, and what goes in, are no part of the product.
     """
     total = sum(1.0 / w for w in widths if w)
     return max(0.1, 2.0 * math.sqrt(total) / math.log(10))

@@ -41,9 +41,9 @@ class Branch:
 
 def branches(passes: Sequence[Pass]) -> tuple[Branch, ...]:
     """The branches that every pass has, each set of layers once."""
-    tables = [_rows(one) for one in passes]
-    linear = {base(y.name): y.width for one in passes for y in one.layers if y.kind == "linear"}
-    widths = linear or {base(y.name): y.width for one in passes for y in one.layers}
+    tables, ends = zip(*map(_rows, passes), strict=True) if passes else ((), ())
+    widths = {name: w for one in passes[:1] for name, w in _widths(one).items()}
+    hidden = {name: w for name, w in widths.items() if name not in set().union(*ends)}
     found: dict[tuple[str, ...], Branch] = {}
     for key in tables[0] if tables else ():
         rows = [table[key] for table in tables if key in table]
@@ -51,7 +51,8 @@ def branches(passes: Sequence[Pass]) -> tuple[Branch, ...]:
             continue
         names = tuple(name for name in rows[0] if all(name in row for row in rows))
         if names and names not in found:
-            found[names] = _branch(names, rows, widths)
+            spread = depth.spread([hidden[name] for name in names if name in hidden])
+            found[names] = _branch(names, rows, sum(name in widths for name in names), spread)
     return tuple(found.values())
 
 
@@ -60,19 +61,32 @@ def base(name: str) -> str:
     return name.partition("#")[0]
 
 
-def _branch(names: tuple[str, ...], rows: Sequence[Rows], widths: Mapping[str, int]) -> Branch:
+def _widths(one: Pass) -> dict[str, float]:
+    """Units of the layers with weights, of all layers where none is known to have any.
+
+    Those of a convolution count once for each place of the kernel, since it multiplies so many.
+    """
+    shapes = {p.name: p.shape for p in one.parameters}
+    known = [y for y in one.layers if y.kind == "linear"] or list(one.layers)
+    found: dict[str, float] = {}
+    for layer in known:
+        name = base(layer.name)
+        found[name] = layer.width * math.prod(shapes.get(f"{name}.weight", ())[2:])
+    return found
+
+
+def _branch(names: tuple[str, ...], rows: Sequence[Rows], count: int, spread: float) -> Branch:
     attenuations = []
     for row in rows:
         arrived, more = (_ends([row[name][k] for name in names]) for k in (0, 1))
         attenuations.append(paths.changed(arrived, more) if arrived == arrived else math.nan)
-    own = [widths[name] for name in names if name in widths]
     alive = [a for a in attenuations if math.isfinite(a)]
     return Branch(
         layers=names,
         profiles=tuple(tuple(_power(row[name][0]) for name in names) for row in rows),
         attenuations=tuple(attenuations),
-        attenuation=of_mean(alive, depth.spread(own)),
-        depth=len(own),
+        attenuation=of_mean(alive, spread),
+        depth=count,
     )
 
 
@@ -80,8 +94,8 @@ def _ends(logs: Sequence[float]) -> float:
     return depth.profile([_power(x) for x in logs]).attenuation
 
 
-def _rows(one: Pass) -> dict[str, Rows]:
-    """The branches of one pass by what makes them; calls of a layer are put together."""
+def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
+    """The branches of one pass by what makes them, calls of a layer put together; and the ends."""
     # What follows the last product (a softmax, a sigmoid) belongs to the loss: the gradient with
     # respect to a probability near zero is as large as its inverse.
     has_product = any(y.kind == "linear" for y in one.layers)
@@ -97,7 +111,8 @@ def _rows(one: Pass) -> dict[str, Rows]:
     if all(logs[n] == -math.inf for n in nodes.ends):  # nothing leaves, so nothing can arrive
         kept = grown = logs
     names = {n: base(one.layers[n].name) for n in nodes.parents}
-    return {key: _put(some, names, kept, grown) for key, some in _sections(nodes, names).items()}
+    made = {key: _put(some, names, kept, grown) for key, some in _sections(nodes, names).items()}
+    return made, {names[n] for n in nodes.ends}
 
 
 def _sections(nodes: paths.Graph, names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
@@ -126,14 +141,15 @@ def _put(
     return found
 
 
-def _chain(layers: Sequence[Layer], may_end: Sequence[bool]) -> dict[str, Rows]:
+def _chain(layers: Sequence[Layer], may_end: Sequence[bool]) -> tuple[dict[str, Rows], set[str]]:
     """Every layer up to the last product, each against the last one; calls add up in squares."""
     last = max((n for n, is_end in enumerate(may_end) if is_end), default=-1)
     flows: dict[str, list[float]] = {}
     for layer in layers[: last + 1]:
         flows.setdefault(base(layer.name), []).append(layer.flow)
     logs = {name: _log(together(f)) for name, f in flows.items() if not math.isnan(together(f))}
-    return {"all": {name: (x, x) for name, x in logs.items()}}
+    made = {name: (x, x) for name, x in logs.items()}
+    return {"all": made}, {base(y.name) for y in layers[last : last + 1]}
 
 
 def together(values: Sequence[float]) -> float:
