@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pytest_gradcheck.backends import positions
+
 # Activations by the name of their operation: what is exactly zero where it is off, and what has a
 # slope that can be read off its output (the largest slope, and the slope at output ``a``).
 RECTIFIERS = frozenset({"relu", "relu6", "clamp", "threshold", "hardtanh_relu"})
@@ -40,15 +42,14 @@ class Layer:
         name: Path, with ``#2`` for the second call of a shared layer.
         kind: Whether it multiplies by weights, is an activation, or is anything else.
         op: Name of the operation or of the module's class.
-        size: Number of elements of the output.
-        width: Number of units: extent of the feature axis.
-        activation: Size of the output.
-        gradient: Size of the gradient of the loss with respect to the output.
+        size, width: Number of elements of the output, and of units: extent of the feature axis.
+        activation, gradient: Size of the output, and of the gradient with respect to it.
         dead: Share of units that are zero for every sample; NaN unless a rectifier.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
         index: Number among the operations of its kind that a change can be made at.
         given: Size of what an operation is given; NaN where that is not known.
         parents: Positions of the layers that feed it; None where not known: the one before.
+        match: Flow of all positions, each by itself, over that of gradient and size as a whole.
     """
 
     name: str
@@ -63,17 +64,16 @@ class Layer:
     index: int = -1
     given: float = math.nan
     parents: tuple[int, ...] | None = None
+    match: float = 1.0
 
     @property
     def flow(self) -> float:
-        """How much the loss moves when noise as large as the output is added to it, to first order.
+        """How much the loss moves when noise as large as the output is added to it.
 
-        Norm of the gradient times size of the output: unchanged by a rescaling of layers that
-        keeps the function (Philipp, Song and Carbonell, arXiv 1712.05577, section 4, measure
-        backward size beside forward size for the same reason), and kept from layer to layer at
-        critical initialisations whatever the widths. The norm alone where no output is known.
+        Norm of the gradient times size of the output (Philipp, Song and Carbonell, arXiv
+        1712.05577, section 4, measure both too); the norm alone where no output is known.
         """
-        norm = self.gradient * math.sqrt(self.size)
+        norm = self.gradient * math.sqrt(self.size) * self.match
         return norm if math.isnan(self.activation) else norm * self.activation
 
 
@@ -280,6 +280,7 @@ def of_arrays(
         dead=dead(op, x),
         saturated=saturated(op, x),
         index=index,
+        match=positions.match(x, g),
     )
 
 

@@ -30,7 +30,7 @@ from pytest_gradcheck.backends.layers import (
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
 from pytest_gradcheck.backends.torch_ops import CHANNELS_FIRST, Ops
-from pytest_gradcheck.backends.torch_sizes import finite, parameters, size
+from pytest_gradcheck.backends.torch_sizes import finite, parameters, size, sizes
 from pytest_gradcheck.backends.torch_time import Times
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -50,6 +50,7 @@ class _Seen:
     dead: Tensor | None = None
     saturated: Tensor | None = None
     gradients: list[Tensor] = field(default_factory=list)
+    flows: list[Tensor] = field(default_factory=list)  # position by position
     given: Tensor | None = None
     nodes: list[Any] = field(default_factory=list)  # of autograd, at its output
     is_op: bool = False
@@ -130,7 +131,7 @@ class Watch:
             return
         seen = self._noted(name or kind, "other", kind, tensors[0], -1)
         for extra in tensors[1:]:
-            self._hook(seen, extra)
+            self._hook(seen, extra, extra.ndim - 1)
 
     def _operation(self, kind: Kind, op: str, given: Any, output: Any, index: int) -> None:
         if self._is_backward or not isinstance(output, Tensor) or not output.numel():
@@ -161,19 +162,23 @@ class Watch:
                 slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
                 seen.saturated = (slope.double().mean(others) < FLAT).double().mean()
         self.seen.append(seen)
-        self._hook(seen, x)
+        self._hook(seen, x, axis)
         self._latest = x
         return seen
 
-    def _hook(self, seen: _Seen, x: Tensor) -> None:
+    def _hook(self, seen: _Seen, x: Tensor, axis: int) -> None:
         if not x.requires_grad:
             return
         if x.grad_fn is not None:
             seen.nodes.append(x.grad_fn)
 
+        with torch._C.DisableTorchFunction():
+            here = sizes(x, axis)
+
         def hook(gradient: Tensor) -> None:
             with torch.no_grad():
                 seen.gradients.append(size(gradient))
+                seen.flows.append(size(here * sizes(gradient, axis)))
 
         x.register_hook(hook)
 
@@ -260,4 +265,12 @@ def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
             index=s.index if n <= last else -1,  # an activation after it belongs to the loss
             given=math.nan if s.given is None else finite(float(s.given)),
             parents=parents[n],
+            match=_match(s),
         )
+
+
+def _match(seen: _Seen) -> float:
+    """Flow of all positions, each by itself, over the whole."""
+    whole = float(seen.activation) * math.hypot(*map(float, seen.gradients))
+    flow = math.hypot(*map(float, seen.flows))
+    return flow / whole if 0 < whole < math.inf and math.isfinite(flow) else 1.0

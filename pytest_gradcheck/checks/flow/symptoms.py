@@ -96,6 +96,7 @@ def _dead_network(passes: Passes, seen: Statistics, count: int, hits: int) -> li
 
 def _first_dead(seen: Statistics) -> str:
     known = [y for y in seen.layers if y.dead and not math.isnan(y.dead[0])]
+    known = [y for y in known if y.name not in seen.bypassed] or known
     return max(known, key=lambda y: sum(y.dead)).name if known else ""
 
 
@@ -124,11 +125,13 @@ def _beyond(
     known = [y for y in seen.layers if y.index >= 0 or y.kind != "activation"]
     known = [y for y in known if read(y) and not math.isnan(read(y)[0])]
     shares = [(y, of_mean(read(y), 0.0 if passes.is_single else math.inf)) for y in known]
-    certain = [(y, s) for y, s in shares if s.side(limit) > 0]
+    # A gate, or a branch beside a skip connection, may lose more: others do its work.
+    limits = {y.name: (1 + limit) / 2 if y.name in seen.bypassed else limit for y in known}
+    certain = [(y, s) for y, s in shares if s.side(limits[y.name]) > 0]
     if certain:
         layer, share = certain[0]
         return layer, share, False
-    possible = [(y, s) for y, s in shares if s.side(limit) == 0 and s.mean > limit]
+    possible = [(y, s) for y, s in shares if s.low <= limits[y.name] < s.mean]
     if possible and not passes.is_single:
         layer, share = max(possible, key=lambda pair: pair[1].mean)
         return layer, share, True
