@@ -44,7 +44,7 @@ class Layer:
         op: Name of the operation or of the module's class.
         size, width: Number of elements of the output, and of units: extent of the feature axis.
         activation, gradient: Size of the output, and of the gradient with respect to it.
-        dead: Share of units that are zero for every sample; NaN unless a rectifier.
+        dead: Share of units that are off for every sample; NaN unless they can be.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
         index: Number among the operations of its kind that a change can be made at.
         given: Size of what an operation is given; NaN where that is not known.

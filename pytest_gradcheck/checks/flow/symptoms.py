@@ -29,7 +29,6 @@ def symptoms(
         *parameters.without(passes, frozen),
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
-        *_saturated(passes, seen, limits),
         *along.attenuated(seen, limits),
         *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
@@ -41,11 +40,11 @@ def symptoms(
 
 
 def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
-    """Dead units, and gradients of zero that these do not explain."""
-    dead = _dead(passes, seen, limits)
-    if any(s.severity == "fail" and not s.is_open for s in dead):
-        return dead
-    return [*parameters.zero(passes, frozen), *dead]
+    """Dead and saturated units, and gradients of zero that these do not explain."""
+    units = [*_dead(passes, seen, limits), *_saturated(passes, seen, limits)]
+    if any(s.severity == "fail" and not s.is_open for s in units):
+        return units
+    return [*parameters.zero(passes, frozen), *units]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
@@ -63,7 +62,7 @@ def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
             Symptom(
                 "dead",
                 layer.name,
-                f"{share.mean:.0%} of the units of {layer.name} are zero for every sample",
+                f"{share.mean:.0%} of the units of {layer.name} are off for every sample",
                 (("share", share.mean), ("low", share.low), ("high", share.high)),
                 is_open=is_open,
             )
