@@ -16,9 +16,9 @@ import numpy as np
 from pytest_gradcheck.backends import jax_origin, layers
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
-from pytest_gradcheck.backends.jax_eval import CHANGES, Run, replaced
+from pytest_gradcheck.backends.jax_eval import CHANGES, replaced
 from pytest_gradcheck.backends.jax_modules import flatten
-from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, _quickly
+from pytest_gradcheck.backends.jax_programs import Programs
 from pytest_gradcheck.backends.jax_sites import Site, Walk, ordered
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
@@ -72,13 +72,13 @@ class JaxProbe:
         self._names = [leaf.path or "params" for leaf in spots]
         self.dtype, self.device = spots[0].dtype, spots[0].device
         self.label = type(model).__name__ if callable(model) else getattr(loss, "__name__", "loss")
-        self._programs: dict[Any, Any] = {}
         with enable_x64(self._user_mode):
             self._jaxpr = self._traced()
         self._walk = Walk()
         made = self._jaxpr.jaxpr
         self._walk.through(made, self._names, [f"parameter {n}" for n in self._names])
         self._sites = ordered(self._walk.sites)
+        self._programs = Programs(self._jaxpr, self._sites, [leaf.value for leaf in spots])
 
     def _opened(self, model: Any) -> Flat:
         return flatten(model)
@@ -135,24 +135,21 @@ class JaxProbe:
         self.count += 1
         with enable_x64(self._user_mode):
             values = self._values(state)
-            loss, seen, adjoints, gradients = self._run(values, change, factor)
-            plain = math.nan
-            is_plain = change is None and factor == 1.0
-            if is_plain and any(s.kind == "linear" for s in self._sites.values()):
-                plain = float(self._program(("zero", -1), forward=True)(values))
+            told = self._programs.run(values, change, factor)
+        is_plain = change is None and factor == 1.0
         made = Pass(
-            loss=float(loss),
-            layers=tuple(_layers(self._sites, seen, adjoints, change)),
+            loss=float(told.loss),
+            layers=tuple(_layers(self._sites, told.seen, told.adjoints, change)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
-                {n: np.asarray(g) for n, g in zip(self._names, gradients, strict=True)},
+                {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
             ),
-            plain_loss=plain,
-            fades=tuple(_fades(self._sites, adjoints)),
+            plain_loss=told.plain if is_plain else math.nan,
+            fades=tuple(_fades(self._sites, told.adjoints)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
         if self._optimizer is not None and is_plain:
-            return self._updated(made, values, gradients)
+            return self._updated(made, values, told.gradients)
         return made
 
     def _detached(self, p: layers.Parameter) -> layers.Parameter:
@@ -161,53 +158,6 @@ class JaxProbe:
         var = self._jaxpr.jaxpr.invars[position]
         used = any(v is var for eqn in self._jaxpr.jaxpr.eqns for v in eqn.invars)
         return p if used else replace(p, gradient=math.nan)
-
-    def _run(self, values: list[Any], change: Change | None, factor: float) -> Any:
-        program = self._program(change)
-        zeros = self._zeros(values, change)
-        (loss, seen), (gradients, adjoints) = program(values, zeros, factor)
-        return loss, seen, adjoints, gradients
-
-    def _zeros(self, values: list[Any], change: Change | None) -> dict[str, Any]:
-        key = ("zeros", change)
-        if key not in self._programs:
-            shapes = jax.eval_shape(lambda v: self._forward(v, {}, change)[1], values)
-            self._programs[key] = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
-        found: dict[str, Any] = self._programs[key]
-        return found
-
-    def _forward(
-        self, values: Sequence[Any], zeros: Mapping[str, Any], change: Change | None
-    ) -> tuple[Any, dict[str, Any]]:
-        run = Run(self._sites, zeros, change)
-        (loss,), seen = run.evaluate(self._jaxpr.jaxpr, self._jaxpr.consts, values)
-        return loss, {k: v for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
-
-    def _program(self, change: Change | None, forward: bool = False) -> Any:
-        key = ("program", change, forward)
-        if key not in self._programs:
-            size = sum(leaf.size for leaf in self._flat.leaves if leaf.dtype)
-            options = _quickly() if size <= QUICK_SIZE else {}
-            self._programs[key] = jax.jit(
-                self._only(change) if forward else self._both(change), **options
-            )
-        return self._programs[key]
-
-    def _only(self, change: Change | None) -> Callable[..., Any]:
-        return lambda values: self._forward(values, {}, change)[0]
-
-    def _both(self, change: Change | None) -> Callable[..., Any]:
-        def total(values: Any, zeros: Any, factor: Any) -> Any:
-            loss, seen = self._forward(values, zeros, change)
-            return loss * jnp.asarray(factor, loss.dtype), (loss, seen)
-
-        graded = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
-
-        def run(values: Any, zeros: Any, factor: Any) -> Any:
-            (_, told), pulled = graded(values, zeros, factor)
-            return told, pulled
-
-        return run
 
     def _updated(self, seen: Pass, values: list[Any], gradients: list[Any]) -> Pass:
         state = self._optimizer.init(values)
@@ -224,10 +174,11 @@ class JaxProbe:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            loss, _, _, gradients = self._run(values, None, 1.0)
-            total = sum(float(np.sum(np.square(np.asarray(g, np.float64)))) for g in gradients)
-            rate = STEP * abs(float(loss)) / total if total else 0.0
-            pairs = zip(values, gradients, strict=True)
+            told = self._programs.run(values)
+            wide = [np.asarray(g, np.float64) for g in told.gradients]
+            total = sum(float(np.sum(np.square(g))) for g in wide)
+            rate = STEP * abs(float(told.loss)) / total if total else 0.0
+            pairs = zip(values, told.gradients, strict=True)
             return _Stepped([v - (g * rate).astype(v.dtype) for v, g in pairs])
 
     def origin(self, state: Any) -> Origin | None:
