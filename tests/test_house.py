@@ -25,11 +25,13 @@ JAX = {
     "backends.jax_modes",
     "backends.jax_eval",
     "backends.jax_origin",
+    "backends.jax_loss",
     "backends.jax_primitives",
     "backends.jax_probe",
     "backends.jax_programs",
     "backends.jax_sites",
     "backends.jax_tape",
+    "backends.jax_updates",
     "backends.jax_clips",
     "backends.jax_steps",
 }

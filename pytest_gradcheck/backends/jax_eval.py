@@ -24,7 +24,7 @@ _FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
 
-class Run:
+class Evaluation:
     """One run of a jaxpr.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers
+from pytest_gradcheck.backends import jax_origin, layers, samples
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
 from pytest_gradcheck.backends.jax_eval import CHANGES, replaced
+from pytest_gradcheck.backends.jax_loss import traced
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_programs import Programs
 from pytest_gradcheck.backends.jax_sites import Site, Walk, ordered
+from pytest_gradcheck.backends.jax_updates import Updates
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
@@ -69,46 +71,23 @@ class JaxProbe:
         spots = [leaf for leaf in self._flat.leaves if leaf.dtype]
         if not spots:
             raise UsageError("the model has no parameters: nothing can be trained")
-        self._names = [leaf.path or "params" for leaf in spots]
         self.dtype, self.device = spots[0].dtype, spots[0].device
         self.label = type(model).__name__ if callable(model) else getattr(loss, "__name__", "loss")
-        with enable_x64(self._user_mode):
-            self._jaxpr = self._traced()
+        self._updates = None if optimizer is None else Updates(optimizer, self._flat)
+        with self.guard(), enable_x64(self._user_mode):
+            self._traced = traced(self._loss, self._flat, self._batch)
+        self._names = self._traced.names
         self._walk = Walk()
-        made = self._jaxpr.jaxpr
-        self._walk.through(made, self._names, [f"parameter {n}" for n in self._names])
+        self._walk.through(self._traced.jaxpr.jaxpr, self._traced.inputs, self._traced.makers)
         self._sites = ordered(self._walk.sites)
-        self._programs = Programs(self._jaxpr, self._sites, [leaf.value for leaf in spots])
+        self._programs = Programs(self._traced, self._sites, [leaf.value for leaf in spots])
 
     def _opened(self, model: Any) -> Flat:
         return flatten(model)
 
-    def _traced(self) -> Any:
-        values = [leaf.value for leaf in self._flat.leaves if leaf.dtype]
-        try:
-            return jax.make_jaxpr(self._value)(values)
-        except UsageError:
-            raise
-        except Exception as error:  # whatever the user's code raises, told with its own words
-            raise UsageError(
-                f"loss(model, batch) raised {type(error).__name__}: {error}"
-            ) from error
-
-    def _value(self, values: Sequence[Any]) -> Any:
-        filled = iter(values)
-        every = [next(filled) if leaf.dtype else leaf.value for leaf in self._flat.leaves]
-        out = self._loss(self._flat.rebuild(every), self._batch)
-        if not hasattr(out, "dtype") or jnp.size(out) != 1 or jnp.iscomplexobj(out):
-            shape = jnp.shape(out) if hasattr(out, "dtype") else type(out).__name__
-            raise UsageError(
-                f"loss(model, batch) must give a real number, it gave {shape}; "
-                f"try jnp.mean or jnp.sum"
-            )
-        return jnp.reshape(out, ())
-
     def guard(self) -> AbstractContextManager[Any]:
         """Hold generators and modules that loss, make and model carry."""
-        return BACKEND.guard(self._given, self._loss, self._make, self._batch)
+        return BACKEND.guard(self._given, self._loss, self._make, self._batch, self._optimizer)
 
     def draw(self, seed: int) -> Any:
         """What ``make`` gives; the model itself without one."""
@@ -148,27 +127,23 @@ class JaxProbe:
             fades=tuple(_fades(self._sites, told.adjoints)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
-        if self._optimizer is not None and is_plain:
+        if self._updates is not None and is_plain:
             return self._updated(made, values, told.gradients)
         return made
 
     def _detached(self, p: layers.Parameter) -> layers.Parameter:
         """JAX gives zeros where a parameter is not used; what no equation uses has no gradient."""
         position = self._names.index(p.name)
-        var = self._jaxpr.jaxpr.invars[position]
-        used = any(v is var for eqn in self._jaxpr.jaxpr.eqns for v in eqn.invars)
+        var = self._traced.jaxpr.jaxpr.invars[position]
+        used = any(v is var for eqn in self._traced.jaxpr.jaxpr.eqns for v in eqn.invars)
         return p if used else replace(p, gradient=math.nan)
 
     def _updated(self, seen: Pass, values: list[Any], gradients: list[Any]) -> Pass:
-        state = self._optimizer.init(values)
-        updates, _ = self._optimizer.update(gradients, state, values)
-        moved = {
-            name: float(np.linalg.norm(np.asarray(u, np.float64)))
-            / (float(np.linalg.norm(np.asarray(v, np.float64))) or math.nan)
-            for name, u, v in zip(self._names, updates, values, strict=True)
-        }
-        parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
-        return replace(seen, parameters=parameters)
+        assert self._updates is not None
+        with enable_x64(self._user_mode):
+            ratios = self._updates.ratios(values, gradients)
+        pairs = zip(seen.parameters, ratios, strict=True)
+        return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
@@ -184,11 +159,16 @@ class JaxProbe:
     def origin(self, state: Any) -> Origin | None:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
-            return jax_origin.origin(self._jaxpr, self._walk, self._values(state), self._names)
+            return jax_origin.origin(self._traced, self._walk, self._values(state))
 
     def strangers(self, state: Any) -> float:
-        """Not known: the answers for single samples are not to be seen from outside the loss."""
-        return math.nan
+        """Change of the answers for other samples, over their size, when one sample is replaced.
+
+        The answer is what the last product with weights gives.
+        """
+        with enable_x64(self._user_mode):
+            answers = self._programs.answers(self._values(state))
+        return math.nan if answers is None else samples.moved(*answers)
 
 
 class _Stepped:

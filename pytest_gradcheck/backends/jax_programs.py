@@ -13,9 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pytest_gradcheck.backends import samples
 from pytest_gradcheck.backends.jax_arrays import can_host, hosted
-from pytest_gradcheck.backends.jax_eval import Run
+from pytest_gradcheck.backends.jax_eval import Evaluation
+from pytest_gradcheck.backends.jax_loss import Traced
 from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, _quickly
 from pytest_gradcheck.backends.jax_sites import Site
 from pytest_gradcheck.backends.jax_tape import Tape, is_small
@@ -25,6 +28,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 ZERO: Change = ("zero", -1)  # the last product with weights gives zero
 Values = dict[str, Any]  # by the key of a site
+Run = Callable[[list[Any], Sequence[Any], float], "Told"]  # of parameters, batch, factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,100 +54,124 @@ class Programs:
     """A traced loss, run in any of its forms.
 
     Args:
-        jaxpr: The loss as a closed jaxpr of its parameters.
+        traced: The loss.
         sites: The values that are looked at.
         values: Parameters of the shapes that are to come.
     """
 
-    def __init__(self, jaxpr: Any, sites: Mapping[str, Site], values: Sequence[Any]) -> None:
-        self._jaxpr, self._sites = jaxpr, sites
-        self._has_products = any(s.kind == "linear" for s in sites.values())
+    def __init__(self, traced: Traced, sites: Mapping[str, Site], values: Sequence[Any]) -> None:
+        self._traced, self._sites = traced, sites
+        self._last = max(
+            (s for s in sites.values() if s.kind == "linear"), key=lambda s: s.index, default=None
+        )
         self._is_quick = sum(x.size for x in values) <= QUICK_SIZE
-        self.is_near = is_near(jaxpr, values)
-        self._made: dict[Any, Callable[..., Told]] = {}
+        self._is_near = is_near(traced, values)
+        self._made: dict[Any, Run] = {}
 
     def run(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
         """One pass forward and backward."""
+        return self._program(values, change)(values, self._traced.batch, factor)
+
+    def answers(self, values: list[Any]) -> tuple[Any, Any] | None:
+        """What the last product with weights gives for the batch, and with a sample replaced.
+
+        None where it has no axis of samples, as far as can be told.
+        """
+        if self._last is None or self._last.stacks:
+            return None
+        run, batch = self._program(values, None), self._traced.batch
+        answer = np.asarray(run(values, batch, 1.0).seen[self._last.key])
+        rows = len(answer) if answer.ndim else 0
+        other = samples.exchanged([np.asarray(x) for x in batch], rows)
+        if other is None:
+            return None
+        told = run(values, [jnp.asarray(x) for x in other], 1.0)
+        return answer, np.asarray(told.seen[self._last.key])
+
+    def _program(self, values: list[Any], change: Change | None) -> Run:
         if change not in self._made:
             self._made[change] = self._tape(values, change) or self._compiled(values, change)
-        return self._made[change](values, factor)
+        return self._made[change]
 
-    def _tape(self, values: list[Any], change: Change | None) -> Callable[..., Told] | None:
-        if not self.is_near:
+    def _tape(self, values: list[Any], change: Change | None) -> Run | None:
+        if not self._is_near:
             return None
-        run = by_numpy(self._jaxpr, self._sites, values, change)
-        if run is None or change is not None or not self._has_products:
+        run = by_numpy(self._traced, self._sites, values, change)
+        if run is None or change is not None or self._last is None:
             return run
-        plain = Tape(jax.make_jaxpr(self._plain)(values))
-        return lambda values, factor: replace(
-            run(values, factor), plain=plain.value(list(map(hosted, values)))
+        plain = Tape(jax.make_jaxpr(self._plain)(values, self._traced.batch), len(values))
+        return lambda values, batch, factor: replace(
+            run(values, batch, factor), plain=plain.value(list(map(hosted, (*values, *batch))))
         )
 
-    def _plain(self, values: Sequence[Any]) -> Any:
+    def _plain(self, values: Sequence[Any], batch: Sequence[Any]) -> Any:
         held = [jax.lax.stop_gradient(x) for x in values]
-        return forward(self._jaxpr, self._sites, held, {}, ZERO)[0]
+        return forward(self._traced, self._sites, (*held, *batch), {}, ZERO)[0]
 
-    def _compiled(self, values: list[Any], change: Change | None) -> Callable[..., Told]:
+    def _compiled(self, values: list[Any], change: Change | None) -> Run:
+        every = (*values, *self._traced.batch)
         shapes = jax.eval_shape(
-            lambda v: forward(self._jaxpr, self._sites, v, {}, change)[1], values
+            lambda given: forward(self._traced, self._sites, given, {}, change)[1], every
         )
         zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
         program = jax.jit(self._both(change), **(_quickly() if self._is_quick else {}))
 
-        def run(values: list[Any], factor: float) -> Told:
-            (loss, plain, seen), (gradients, adjoints) = program(values, zeros, factor)
+        def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:
+            told, (gradients, adjoints) = program(values, zeros, list(batch), factor)
+            loss, plain, seen = told
             return Told(loss, float(plain), seen, adjoints, gradients)
 
         return run
 
     def _both(self, change: Change | None) -> Callable[..., Any]:
-        wants_plain = change is None and self._has_products
+        wants_plain = change is None and self._last is not None
 
-        def total(values: Any, zeros: Any, factor: Any) -> Any:
-            loss, seen = forward(self._jaxpr, self._sites, values, zeros, change)
-            plain = self._plain(values) if wants_plain else math.nan
+        def total(values: Any, zeros: Any, batch: Any, factor: Any) -> Any:
+            loss, seen = forward(self._traced, self._sites, (*values, *batch), zeros, change)
+            plain = self._plain(values, batch) if wants_plain else math.nan
             return loss * jnp.asarray(factor, loss.dtype), (loss, plain, seen)
 
         graded = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
 
-        def run(values: Any, zeros: Any, factor: Any) -> Any:
-            (_, told), pulled = graded(values, zeros, factor)
+        def run(*given: Any) -> Any:
+            (_, told), pulled = graded(*given)
             return told, pulled
 
         return run
 
 
-def is_near(jaxpr: Any, values: Sequence[Any]) -> bool:
+def is_near(traced: Traced, values: Sequence[Any]) -> bool:
     """Whether NumPy may stand in: the program is small, and the arrays lie on the CPU."""
-    return all(map(can_host, values)) and is_small(jaxpr)
+    return all(map(can_host, (*values, *traced.batch))) and is_small(traced.jaxpr)
 
 
 def forward(
-    jaxpr: Any,
+    traced: Traced,
     sites: Mapping[str, Site],
-    values: Sequence[Any],
+    given: Sequence[Any],
     zeros: Mapping[str, Any],
     change: Change | None = None,
 ) -> tuple[Any, Values]:
     """The loss, and the values at the sites that have a gradient."""
-    run = Run(sites, zeros, change)
-    (loss,), seen = run.evaluate(jaxpr.jaxpr, jaxpr.consts, values)
+    run = Evaluation(sites, zeros, change)
+    (loss,), seen = run.evaluate(traced.jaxpr.jaxpr, traced.jaxpr.consts, given)
     return loss, {k: v for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
 
 
 def by_numpy(
-    jaxpr: Any, sites: Mapping[str, Site], values: list[Any], change: Change | None = None
-) -> Callable[..., Told] | None:
+    traced: Traced, sites: Mapping[str, Site], values: list[Any], change: Change | None = None
+) -> Run | None:
     """A pass by NumPy; None where the change does what is left to the compiler."""
     closed, shape = jax.make_jaxpr(
-        lambda v: forward(jaxpr, sites, v, {}, change), return_shape=True
-    )(values)
+        lambda given: forward(traced, sites, given, {}, change), return_shape=True
+    )((*values, *traced.batch))
     if not is_small(closed):
         return None
-    tape, keys = Tape(closed), sorted(shape[1])
+    tape, keys = Tape(closed, len(values)), sorted(shape[1])
 
-    def run(values: list[Any], factor: float = 1.0) -> Told:
-        (loss, *seen), adjoints, gradients = tape.run(list(map(hosted, values)), factor)
+    def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:
+        given = list(map(hosted, (*values, *batch)))
+        (loss, *seen), adjoints, gradients = tape.run(given, factor)
         values_of = dict(zip(keys, seen, strict=True))
         return Told(loss, math.nan, values_of, dict(zip(keys, adjoints, strict=True)), gradients)
 

@@ -137,14 +137,16 @@ class Tape:
     Args:
         closed: Its jaxpr. The first output is what is differentiated; adjoints of the others, which
             are values on the way, come with it.
+        count: Inputs with respect to which it is differentiated; those after them are held.
     """
 
-    def __init__(self, closed: Any) -> None:
+    def __init__(self, closed: Any, count: int) -> None:
+        self._count = count
         self._program = Program(closed.jaxpr, closed.consts)
         self._shapes = [(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
         self._pulls: dict[int, Program] = {}
         program = self._program
-        active = {*program.inputs, *program.outputs}
+        active = {*program.inputs[:count], *program.outputs}
         self._floats: list[tuple[bool, ...]] = []
         self._masks: list[tuple[bool, ...]] = []
         for call in program.calls:
@@ -177,7 +179,7 @@ class Tape:
         ]
         gradients = [
             adjoints.get(n, np.zeros(*shape))
-            for n, shape in zip(self._program.inputs, self._shapes, strict=True)
+            for n, shape in zip(self._program.inputs, self._shapes[: self._count], strict=False)
         ]
         return outs, pulled, gradients
 

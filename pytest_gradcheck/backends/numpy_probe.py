@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, tree
+from pytest_gradcheck.backends import layers, samples, tree
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.numpy_records import (
@@ -33,6 +33,7 @@ from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+_STEP = "optimizer= must be a function of value and gradient that gives the step of a parameter"
 STEP = 0.1  # share of the loss that a first-order step is to take away
 
 
@@ -79,7 +80,7 @@ class NumpyProbe:
 
     def guard(self) -> AbstractContextManager[Any]:
         """Hold generators and the arrays that loss, make and model carry."""
-        return BACKEND.guard(self._model, self._loss, self._make, self._batch)
+        return BACKEND.guard(self._model, self._loss, self._make, self._batch, self._optimizer)
 
     def draw(self, seed: int) -> Any:
         """Fresh parameters; the next record of a list."""
@@ -100,7 +101,7 @@ class NumpyProbe:
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """What the record of one pass shows."""
         if self._loss is None:
-            return of_record(state)
+            return self._recorded(state)
         self.count += 1
         batch = _standardised(self._batch) if change == ("input", -1) else self._batch
         state = _scaled(state, 1 / self._gain) if change == ("init", -1) else state
@@ -111,6 +112,11 @@ class NumpyProbe:
                 f"loss(params, batch) raised {type(error).__name__}: {error}"
             ) from error
         value, record, gradients = parts(told)
+        if self._optimizer is not None and gradients is None:
+            raise UsageError(
+                "optimizer= needs the gradients of the parameters: let loss(params, batch) return "
+                "(value, layers, gradients of the parameters)"
+            )
         seen = of_record(record)
         if change is None:
             self._gain = _gain(seen.layers)
@@ -123,13 +129,31 @@ class NumpyProbe:
             seen = replace(seen, parameters=parameters)
         return replace(seen, loss=value)
 
+    def _recorded(self, record: Any) -> Pass:
+        seen = of_record(record)
+        if self._optimizer is None:
+            return seen
+        entries = list(entries_of(record))
+        if not isinstance(record, Mapping) or any(x is None for _, x, _ in entries):
+            raise UsageError("optimizer= needs values too: {name: (value, gradient), ...}")
+        values, pulled = ({e[0]: e[n] for e in entries} for n in (1, 2))
+        parameters = tuple(self._updated(p, values, pulled) for p in seen.parameters)
+        return replace(seen, parameters=parameters)
+
     def _updated(
         self, p: layers.Parameter, values: Mapping[str, Any], pulled: Mapping[str, Any]
     ) -> layers.Parameter:
         if self._optimizer is None or pulled.get(p.name) is None:
             return p
-        step = layers.rms(np.asarray(self._optimizer(values[p.name], pulled[p.name])))
-        return replace(p, update=step / p.value if p.value else math.nan)
+        try:
+            step = np.asarray(self._optimizer(values[p.name], pulled[p.name]))
+        except Exception as error:  # whatever the user's code raises, told with its own words
+            raise UsageError(
+                f"{_STEP}; for {p.name!r} it raised {type(error).__name__}: {error}"
+            ) from error
+        if step.shape != p.shape or step.dtype.kind not in "fi":
+            raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
+        return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a small step, where the loss gives their gradients."""
@@ -164,8 +188,29 @@ class NumpyProbe:
         return None
 
     def strangers(self, state: Any) -> float:
-        """Not known: there is no model to ask."""
-        return math.nan
+        """Change of the last layer for other samples, over its size, when one is replaced."""
+        if self._loss is None:
+            return math.nan
+        flat = tree.flatten(self._batch, Leaf, lambda node: None)
+        spots = [n for n, leaf in enumerate(flat.leaves) if _is_floats(leaf.value)]
+        answer = self._answer(state, self._batch)
+        other = samples.exchanged([flat.leaves[n].value for n in spots], len(answer))
+        if other is None:
+            return math.nan
+        values = [leaf.value for leaf in flat.leaves]
+        for n, x in zip(spots, other, strict=True):
+            values[n] = x
+        return samples.moved(answer, self._answer(state, flat.rebuild(values)))
+
+    def _answer(self, state: Any, batch: Any) -> np.ndarray:
+        """Output of the last layer that is recorded; empty where none is."""
+        assert self._loss is not None
+        outs = [x for _, x, _ in entries_of(parts(self._loss(state, batch))[1]) if x is not None]
+        return np.atleast_1d(outs[-1]) if outs else np.empty(0)
+
+
+def _is_floats(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 0
 
 
 def _gain(seen: Sequence[Layer]) -> float:

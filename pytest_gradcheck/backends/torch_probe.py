@@ -24,6 +24,7 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 STEP = 0.1  # share of the loss that a first-order step is to take away
+LOST = 1e-300  # a step of which rounding leaves nothing; zero is that of a learning rate of zero
 ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
 FEW_ALIKE = 30.0  # the same for fewer than eight numbers
 
@@ -170,6 +171,8 @@ class TorchProbe:
             ) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
+        if any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
+            moved = {n: max(ratio, LOST) for n, ratio in moved.items()}
         parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
         return replace(seen, parameters=parameters)
 

@@ -61,7 +61,7 @@ def test_value_and_gradient_are_jaxs_own(name):
     f = total(FUNCTIONS[name])
     closed = jax.make_jaxpr(f)([X, Y])
     assert is_small(closed)
-    (value,), _, gradients = Tape(closed).run([X, Y], 3.0)
+    (value,), _, gradients = Tape(closed, 2).run([X, Y], 3.0)
     expected, pulled = jax.value_and_grad(f)([jnp.asarray(X), jnp.asarray(Y)])
     np.testing.assert_allclose(value, expected, rtol=2e-5, atol=1e-5)
     assert value.dtype == np.float32
@@ -86,7 +86,7 @@ def test_whole_numbers_are_left_to_jax():
         whole = jnp.arange(3) // 2 - jnp.int32(-7) // 2 + 2 ** jnp.arange(3)
         return jnp.sum(v[0]) * whole.sum()
 
-    (value,), _, _ = Tape(jax.make_jaxpr(f)([X])).run([X], 1.0)
+    (value,), _, _ = Tape(jax.make_jaxpr(f)([X]), 1).run([X], 1.0)
     assert value == pytest.approx(float(f([X])), rel=1e-6)
 
 

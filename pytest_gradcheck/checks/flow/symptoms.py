@@ -35,7 +35,7 @@ def symptoms(
         *_level(seen, limits),
         *time.symptoms(passes.finite),
         *_excessive(seen),
-        *parameters.updates(passes, limits),
+        *parameters.updates(passes, limits, frozen),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
