@@ -227,7 +227,7 @@ LIMITS: tuple[Limit, ...] = (
         source="six depth scales (Schoenholz et al. 2017) leave 2.5e-3; healthy networks 1.4e-2",
         low=0.0,
         high=1.0,
-        unit="ratio; twice its decades for the loss's dependence on any layer",
+        unit="ratio; twice its decades for the size of the data on their way forward",
     ),
     Limit(
         name="explode",

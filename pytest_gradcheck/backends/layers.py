@@ -46,7 +46,9 @@ class Layer:
         gradient: Size of the gradient of the loss with respect to the output.
         dead: Share of units that are zero for every sample; NaN unless a rectifier.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
-        index: Number of the operation among those of its kind that a change can be made at.
+        index: Number among the operations of its kind that a change can be made at.
+        given: Size of what an operation is given; NaN where that is not known.
+        parents: Positions of the layers that feed it; None where not known: the one before.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Layer:
     dead: float = math.nan
     saturated: float = math.nan
     index: int = -1
+    given: float = math.nan
+    parents: tuple[int, ...] | None = None
 
     @property
     def flow(self) -> float:
@@ -288,12 +292,8 @@ def of_parameters(
             name=name,
             shape=tuple(value.shape),
             value=rms(value),
-            gradient=math.nan if gradients.get(name) is None else rms(_array(gradients[name])),
-            symmetric=symmetric(value, gradients.get(name)),
+            gradient=math.nan if (g := gradients.get(name)) is None else rms(g),
+            symmetric=symmetric(value, g),
         )
         for name, value in values.items()
     )
-
-
-def _array(x: np.ndarray | None) -> np.ndarray:
-    return np.asarray(x)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import layers, tree
+from pytest_gradcheck.backends import layers, torch_graph, tree
 from pytest_gradcheck.backends.layers import (
     BOUNDED,
     FLAT,
@@ -50,6 +50,8 @@ class _Seen:
     dead: Tensor | None = None
     saturated: Tensor | None = None
     gradients: list[Tensor] = field(default_factory=list)
+    given: Tensor | None = None
+    nodes: list[Any] = field(default_factory=list)  # of autograd, at its output
     is_op: bool = False
 
 
@@ -134,16 +136,18 @@ class Watch:
         if self._is_backward or not isinstance(output, Tensor) or not output.numel():
             return
         # A function has no name of its own: it goes by the layer that feeds it, else by its place.
-        if kind == "linear" and index == 0 and isinstance(given, Tensor):
+        fed_by = None
+        if isinstance(given, Tensor) and given is not output:
             with torch._C.DisableTorchFunction():
-                self.source = size(given)
+                fed_by = size(given)
+            self.source = fed_by if (kind, index) == ("linear", 0) else self.source
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
         if kind == "activation" and fed and not is_leaf:
             path = self.seen[-1].name
         seen = self._noted(f"{path}.{op}".lstrip("."), kind, op, output, index)
-        seen.is_op = True
+        seen.is_op, seen.given = True, fed_by
 
     def _noted(self, name: str, kind: Kind, op: str, x: Tensor, index: int) -> _Seen:
         axis = 1 if op in CHANNELS_FIRST or (x.ndim > 3 and kind != "linear") else x.ndim - 1
@@ -164,6 +168,8 @@ class Watch:
     def _hook(self, seen: _Seen, x: Tensor) -> None:
         if not x.requires_grad:
             return
+        if x.grad_fn is not None:
+            seen.nodes.append(x.grad_fn)
 
         def hook(gradient: Tensor) -> None:
             with torch.no_grad():
@@ -237,6 +243,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
     names = layers.numbered(s.name for s in seen)
+    parents = torch_graph.parents([s.nodes for s in seen])
     last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)
     for n, (name, s) in enumerate(zip(names, seen, strict=True)):
         sizes = [float(g) for g in s.gradients]
@@ -251,4 +258,6 @@ def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
             dead=math.nan if s.dead is None else float(s.dead),
             saturated=math.nan if s.saturated is None else float(s.saturated),
             index=s.index if n <= last else -1,  # an activation after it belongs to the loss
+            given=math.nan if s.given is None else finite(float(s.given)),
+            parents=parents[n],
         )

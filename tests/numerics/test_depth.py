@@ -60,6 +60,7 @@ def test_a_dead_network_has_the_probability_of_a_dead_layer():
 
 
 def test_gains_are_those_of_products_alone():
-    layers = [(True, [2.0]), (False, [1.0]), (True, [3.0])]
+    layers = [(True, 2.0, math.nan), (False, 1.0, math.nan), (True, 3.0, math.nan)]
     assert depth.gains(layers, 4.0) == {0: 0.5, 2: 3.0}
     assert depth.gains(layers, math.nan) == {2: 3.0}
+    assert depth.gains([*layers, (True, 3.0, 6.0)], math.nan) == {2: 3.0, 3: 0.5}

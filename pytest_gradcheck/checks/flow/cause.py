@@ -8,17 +8,17 @@ what they cost a user, and of what the symptom suggests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pytest_gradcheck.backends.layers import Change
-from pytest_gradcheck.checks.flow import gains
+from pytest_gradcheck.backends.layers import Change, Pass
+from pytest_gradcheck.checks.flow import along, gains
 from pytest_gradcheck.checks.flow.gains import ODD
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import EXCESS, RISK
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import depth
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -101,27 +101,25 @@ def _trial(
         return Trial(change[0], math.nan, math.nan, math.nan, False, where)
     seen = statistics(finite)
     before = statistics(passes.seen[:PAIRED]) if passes.seen[0].is_finite else None
-    is_idle = before is not None and before.attenuations == seen.attenuations
-    mean = seen.attenuation.mean
+    is_idle = before is not None and before.branches == seen.branches
     shares = [max(y.dead) for y in seen.layers if y.dead and not math.isnan(y.dead[0])]
     return Trial(
         change=change[0],
-        attenuation=mean,
-        growth=depth.growth(mean, seen.depth) if math.isfinite(mean) else math.nan,
+        attenuation=seen.mean,
+        growth=seen.growth,
         dead=max(shares, default=math.nan),
         restored=len(finite) == len(measured)
         and not is_idle
-        and _is_healthy(seen, symptom, limits),
+        and _is_healthy(finite, seen, symptom, limits),
         where=where,
     )
 
 
-def _is_healthy(seen: Statistics, symptom: Symptom, limits: Limits) -> bool:
-    mean = seen.attenuation.mean
+def _is_healthy(passes: Sequence[Pass], seen: Statistics, symptom: Symptom, limits: Limits) -> bool:
     low, high = (math.log10(limits.number(name)) for name in ("vanish", "explode"))
-    if not low < mean < high:
+    if not seen.branches or not all(low < b.attenuation.mean < high for b in seen.branches):
         return False
-    if seen.levels and sum(seen.levels) / len(seen.levels) < 2 * low:
+    if along.faded(passes, seen, limits):
         return False
     if symptom.kind in ("first-loss", "exploding") and seen.excess and max(seen.excess) > EXCESS:
         return False

@@ -154,7 +154,7 @@ def _may_wake(symptom: Symptom, passes: Passes) -> bool:
     seen = statistics(passes.finite)
     odd = gains.odd(seen, passes.finite[0].source)
     where = symptom.where if odd is None else odd.name
-    return bool(seen.flowing) and where == seen.flowing[-1].name
+    return where in {b.layers[-1] for b in seen.branches}
 
 
 def _moves(passes: Passes, stepped: Passes) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks.flow import parameters, time
+from pytest_gradcheck.checks.flow import along, parameters, time
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import Interval, of_mean, of_rate
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -31,8 +30,8 @@ def symptoms(
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
         *_saturated(passes, seen, limits),
-        *_attenuated(passes, seen, limits),
-        *_level(seen, limits),
+        *along.attenuated(seen, limits),
+        *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
         *_excessive(seen),
         *parameters.updates(passes, limits, frozen),
@@ -134,65 +133,6 @@ def _beyond(
         layer, share = max(possible, key=lambda pair: pair[1].mean)
         return layer, share, True
     return None
-
-
-def _attenuated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
-    found: list[Symptom] = []
-    for kind, sign in (("vanishing", -1), ("exploding", 1)):
-        limit = math.log10(limits.number("vanish" if sign < 0 else "explode"))
-        side = seen.attenuation.side(limit)
-        if side == sign or (side == 0 and not math.isnan(seen.attenuation.mean)):
-            found.append(_depth_symptom(kind, sign, seen, side == 0))
-    return found
-
-
-def _depth_symptom(kind: str, sign: int, seen: Statistics, is_open: bool) -> Symptom:
-    mean, low, high = seen.attenuation
-    flowing = seen.flowing
-    spot = depth.culprit(seen.profiles, sign) if len(flowing) > 1 else None
-    ends = f"from {flowing[-1].name} back to {flowing[0].name}"
-    factor = depth.growth(mean, seen.depth)
-    verb = "fades" if sign < 0 else "grows"
-    how = f"by {factor:.2g} per layer" if spot is None else f"at {flowing[spot].name}"
-    return Symptom(
-        kind,
-        flowing[0].name if spot is None else flowing[spot].name,
-        f"the gradient {verb} {how}: {10.0**mean:.1e} in all {ends}",
-        (
-            ("attenuation", 10.0**mean),
-            ("low", 10.0 ** max(low, -300.0)),
-            ("high", 10.0 ** min(high, 300.0)),
-            ("growth", factor),
-            ("growth_low", depth.growth(max(low, -300.0), seen.depth)),
-            ("growth_high", depth.growth(min(high, 300.0), seen.depth)),
-            ("depth", seen.depth),
-        ),
-        is_open=is_open,
-    )
-
-
-def _level(seen: Statistics, limits: Limits) -> list[Symptom]:
-    """The answer hardly depends on any layer: activations fade on the way forward."""
-    limit = 2 * math.log10(limits.number("vanish"))
-    levels = [x for x in seen.levels if math.isfinite(x)]
-    if not levels or of_mean(levels, 0.3).side(limit) >= 0:
-        return []
-    layers = seen.flowing
-    rows = zip(*(y.activations for y in layers), strict=True)
-    sizes = [list(row) for row in rows]
-    spot = depth.culprit([row[::-1] for row in sizes], -1)
-    fades = [depth.log_ratio(row[-1], row[0]) for row in sizes]
-    factor = depth.growth(of_mean(fades, 0.0).mean, seen.depth)
-    mean = 10.0 ** of_mean(levels, 0.3).mean
-    return [
-        Symptom(
-            "vanishing",
-            layers[0].name if spot is None else layers[-spot].name,
-            f"activations fade by {factor:.2g} per layer: a change of all of a layer moves the "
-            f"loss by {mean:.0e} of its value",
-            (("attenuation", mean), ("growth", factor), ("depth", seen.depth)),
-        )
-    ]
 
 
 def _excessive(seen: Statistics) -> list[Symptom]:
