@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends import jax_origin, layers, samples
+from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
 from pytest_gradcheck.backends.jax_eval import CHANGES, replaced
@@ -27,8 +28,6 @@ from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-STEP = 0.1  # share of the loss that a first-order step is to take away
 
 
 class JaxProbe:
@@ -150,11 +149,9 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             values = self._values(state)
             told = self._programs.run(values)
-            wide = [np.asarray(g, np.float64) for g in told.gradients]
-            total = sum(float(np.sum(np.square(g))) for g in wide)
-            rate = STEP * abs(float(told.loss)) / total if total else 0.0
-            pairs = zip(values, told.gradients, strict=True)
-            return _Stepped([v - (g * rate).astype(v.dtype) for v, g in pairs])
+            steps = descent([np.asarray(g) for g in told.gradients], float(told.loss))
+            pairs = zip(values, steps, strict=True)
+            return _Stepped([v + jnp.asarray(step, v.dtype) for v, step in pairs])
 
     def origin(self, state: Any) -> Origin | None:
         """The first birth of a value that is not finite."""

@@ -13,6 +13,7 @@ from pytest_gradcheck.backends.jax_arrays import hosted
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_tape import Program, is_small
+from pytest_gradcheck.backends.layers import rms
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -79,5 +80,5 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _ratio(update: Any, value: Any) -> float:
-    step, size = (float(np.linalg.norm(np.asarray(x, np.float64))) for x in (update, value))
-    return step / size if size else math.nan
+    size = rms(np.asarray(value))
+    return rms(np.asarray(update)) / size if size else math.nan

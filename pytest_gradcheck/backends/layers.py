@@ -64,18 +64,6 @@ class Layer:
     given: float = math.nan
     parents: tuple[int, ...] | None = None
 
-    @property
-    def flow(self) -> float:
-        """How much the loss moves when noise as large as the output is added to it, to first order.
-
-        Norm of the gradient times size of the output: unchanged by a rescaling of layers that
-        keeps the function (Philipp, Song and Carbonell, arXiv 1712.05577, section 4, measure
-        backward size beside forward size for the same reason), and kept from layer to layer at
-        critical initialisations whatever the widths. The norm alone where no output is known.
-        """
-        norm = self.gradient * math.sqrt(self.size)
-        return norm if math.isnan(self.activation) else norm * self.activation
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:

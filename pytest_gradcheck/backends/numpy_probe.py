@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import layers, samples, tree
+from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.numpy_records import (
@@ -34,7 +35,6 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 _STEP = "optimizer= must be a function of value and gradient that gives the step of a parameter"
-STEP = 0.1  # share of the loss that a first-order step is to take away
 
 
 class NumpyProbe:
@@ -94,9 +94,10 @@ class NumpyProbe:
         return self._make(seed) if takes else self._make()
 
     def same(self, a: Any, b: Any) -> bool:
-        """Whether two initialisations have the same numbers."""
+        """Whether two initialisations have the same numbers, and any besides zeros."""
         one, other = ([x for x in _flat(state).values() if x is not None] for state in (a, b))
-        return len(one) == len(other) and all(map(np.array_equal, one, other))
+        is_same = len(one) == len(other) and all(map(np.array_equal, one, other))
+        return is_same and any(map(np.any, one))
 
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """What the record of one pass shows."""
@@ -163,14 +164,10 @@ class NumpyProbe:
         if gradients is None or value is None:
             return state
         pulled = _flat(gradients)
-        known = [g for g in pulled.values() if g is not None]
-        total = sum(float(np.sum(np.square(g.astype(np.float64)))) for g in known)
-        rate = STEP * abs(value) / total if total else 0.0
+        known = {path: g for path, g in pulled.items() if g is not None}
+        steps = dict(zip(known, descent(list(known.values()), value), strict=True))
         flat = tree.flatten(state, Leaf, lambda node: None)
-        moved = [
-            y.value if pulled.get(y.path) is None else y.value - rate * np.asarray(pulled[y.path])
-            for y in flat.leaves
-        ]
+        moved = [_added(y.value, steps.get(y.path)) for y in flat.leaves]
         return flat.rebuild(moved)
 
     def origin(self, state: Any) -> Origin | None:
@@ -233,14 +230,20 @@ def _times(value: Any, factor: float) -> Any:
     return value * value.dtype.type(factor) if is_matrix else value
 
 
+def _added(value: Any, step: np.ndarray | None) -> Any:
+    return value if step is None else value + step.astype(np.asarray(value).dtype)
+
+
 def _standardised(batch: Any) -> Any:
     """The batch with the features of its first matrix at mean 0 and standard deviation 1."""
     flat = tree.flatten(batch, Leaf, lambda node: None)
     values = [leaf.value for leaf in flat.leaves]
     for number, x in enumerate(values):
         if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind == "f":
-            spread = x.std(axis=0, keepdims=True)
-            values[number] = (x - x.mean(axis=0, keepdims=True)) / np.where(spread > 0, spread, 1)
+            unit = x / (np.abs(x).max() or 1.0)  # whose squares are numbers yet
+            spread = unit.std(axis=0, keepdims=True)
+            centred = unit - unit.mean(axis=0, keepdims=True)
+            values[number] = (centred / np.where(spread > 0, spread, 1)).astype(x.dtype)
             break
     return flat.rebuild(values)
 
