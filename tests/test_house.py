@@ -32,6 +32,7 @@ JAX = {
     "backends.jax_sites",
     "backends.jax_tape",
     "backends.jax_updates",
+    "backends.jax_walk",
     "backends.jax_clips",
     "backends.jax_steps",
 }

@@ -20,6 +20,7 @@ from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = dict[str, Any]  # by the key of a site
+SOURCE = "source"  # key of what the first product with weights is given
 _FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
@@ -42,7 +43,6 @@ class Evaluation:
         self._owners = {s.owner: s for s in sites.values() if s.owner}
         self._previous: Any = None
         self._is_loss = False
-        self.source: Any = None
 
     def evaluate(
         self,
@@ -84,6 +84,9 @@ class Evaluation:
             return self._scan(eqn, key, given, zeros, seen)
         site = self._sites.get(key)
         owned = self._owners.get(key)
+        product = owned or (site if site is not None and not site.owner else None)
+        if product is not None and product.kind == "linear" and product.index == 0:
+            seen[SOURCE] = given[product.operand]
         if self._kind and (site is not None or owned is not None):
             outs = self._changed(eqn, site or owned, given, is_product=site is None)
         else:
@@ -126,7 +129,8 @@ class Evaluation:
         if site.kind != "linear":
             return bound(eqn, given)
         if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
-            given = [_standardised(given[0]), *given[1:]]
+            given = list(given)
+            given[site.operand] = _standardised(given[site.operand])
         if is_product:
             return bound(eqn, given)
         if self._kind == "bias" and site.owner:

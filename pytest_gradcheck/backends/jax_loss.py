@@ -37,11 +37,6 @@ class Traced:
         """Path of each input that is a parameter, and nothing for those of the batch."""
         return [*self.names, *[""] * len(self.batch)]
 
-    @property
-    def makers(self) -> list[str]:
-        """Where each input comes from, as a key beside those of equations."""
-        return [f"parameter {name}" if name else "" for name in self.inputs]
-
 
 def traced(loss: Loss, flat: Flat, batch: Any) -> Traced:
     """The loss with its batch as an input, else with the batch inside.

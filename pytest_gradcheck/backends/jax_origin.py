@@ -18,7 +18,8 @@ import numpy as np
 
 from pytest_gradcheck.backends.jax_loss import Traced
 from pytest_gradcheck.backends.jax_programs import Told, by_numpy, forward, is_near
-from pytest_gradcheck.backends.jax_sites import Site, Walk, number
+from pytest_gradcheck.backends.jax_sites import Site, number
+from pytest_gradcheck.backends.jax_walk import Walk, walked
 from pytest_gradcheck.backends.layers import Origin
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -36,8 +37,8 @@ def origin(traced: Traced, walk: Walk, values: Sequence[Any]) -> Origin | None:
     is_lost = bool(_bad(loss))
     reaches = "loss" if is_lost else "gradient" if any(map(_bad, gradients)) else "nothing"
     if is_lost:
-        (start,) = walk_ends(traced)
-        return _birth(walk, bad, start, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
+        (end,) = walked(traced)[1]
+        return _birth(walk, bad, end.maker, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
     if reaches == "gradient":
         return _backward(walk, adjoints)
     first = min(bad, key=number, default="")
@@ -54,11 +55,6 @@ def _told_of(traced: Traced, sites: Mapping[str, Site], values: list[Any]) -> To
     of_both = lambda v, z: forward(traced, sites, (*v, *traced.batch), z)[0]  # noqa: E731  # short
     gradients, adjoints = jax.grad(of_both, argnums=(0, 1))(values, zeros)
     return Told(loss, math.nan, seen, adjoints, gradients)
-
-
-def walk_ends(traced: Traced) -> list[str]:
-    """Keys of the equations that make the outputs."""
-    return Walk().through(traced.jaxpr.jaxpr, traced.inputs, traced.makers)
 
 
 def _when(x: Any, stacks: tuple[bool, ...]) -> int:

@@ -17,12 +17,13 @@ from pytest_gradcheck.backends import jax_origin, layers, samples
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
-from pytest_gradcheck.backends.jax_eval import CHANGES, replaced
+from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
 from pytest_gradcheck.backends.jax_loss import traced
 from pytest_gradcheck.backends.jax_modules import flatten
-from pytest_gradcheck.backends.jax_programs import Programs
-from pytest_gradcheck.backends.jax_sites import Site, Walk, ordered
+from pytest_gradcheck.backends.jax_programs import Programs, Told
+from pytest_gradcheck.backends.jax_sites import Site, ordered
 from pytest_gradcheck.backends.jax_updates import Updates
+from pytest_gradcheck.backends.jax_walk import Walk, parents, walked
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
@@ -76,8 +77,7 @@ class JaxProbe:
         with self.guard(), enable_x64(self._user_mode):
             self._traced = traced(self._loss, self._flat, self._batch)
         self._names = self._traced.names
-        self._walk = Walk()
-        self._walk.through(self._traced.jaxpr.jaxpr, self._traced.inputs, self._traced.makers)
+        self._walk, _ = walked(self._traced)
         self._sites = ordered(self._walk.sites)
         self._programs = Programs(self._traced, self._sites, [leaf.value for leaf in spots])
 
@@ -117,12 +117,13 @@ class JaxProbe:
         is_plain = change is None and factor == 1.0
         made = Pass(
             loss=float(told.loss),
-            layers=tuple(_layers(self._sites, told.seen, told.adjoints, change)),
+            layers=tuple(_layers(self._sites, self._walk, told, change)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
                 {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
             ),
             plain_loss=told.plain if is_plain else math.nan,
+            source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
             fades=tuple(_fades(self._sites, told.adjoints)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
@@ -176,17 +177,14 @@ class _Stepped:
 
 
 def _layers(
-    sites: Mapping[str, Site],
-    seen: Mapping[str, Any],
-    adjoints: Mapping[str, Any],
-    change: Change | None,
+    sites: Mapping[str, Site], walk: Walk, told: Told, change: Change | None
 ) -> list[Layer]:
     """The records in the order of the data; iterations over stacked layers one by one."""
     made: list[tuple[tuple[Any, ...], Layer]] = []
     for number, (key, site) in enumerate(sites.items()):
-        if key not in seen:
+        if key not in told.seen:
             continue
-        x, g = np.asarray(seen[key]), np.asarray(adjoints[key])
+        x, g = np.asarray(told.seen[key]), np.asarray(told.adjoints[key])
         op = replaced(site.op, change) if site.index >= 0 else site.op
         if site.stacks and site.stacks[0]:
             for i in range(len(x)):
@@ -198,7 +196,11 @@ def _layers(
             made.append(((_first(key), 0, number), layer))
     ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
     names = layers.numbered(layer.name for layer in ordered)
-    return [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
+    named = [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
+    fed = parents(walk, [key for key in sites if key in told.seen])
+    if fed is None:
+        return named
+    return [replace(layer, parents=before) for layer, before in zip(named, fed, strict=True)]
 
 
 def _first(key: str) -> int:
