@@ -47,6 +47,8 @@ TORCH = {
     "backends.torch_ops",
     "backends.torch_origin",
     "backends.torch_probe",
+    "backends.torch_samples",
+    "backends.torch_widths",
     "backends.torch_sizes",
     "backends.torch_time",
     "backends.torch_clips",

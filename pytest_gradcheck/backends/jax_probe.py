@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers, samples
+from pytest_gradcheck.backends import jax_origin, layers, samples, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
@@ -144,6 +144,25 @@ class JaxProbe:
             ratios = self._updates.ratios(values, gradients)
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
+
+    def widened(self, factor: int) -> JaxProbe | None:
+        """The same parameters drawn wider."""
+        make = widths.asked(self._make, factor)
+        if make is None and self._wider(self.draw(0), factor, 0) is not None:
+            make = lambda seed: self._wider(self.draw(seed), factor, seed)  # noqa: E731  # short
+        if make is None:
+            return None
+        return JaxProbe(None, self._loss, self._batch, make, device=self._device)
+
+    def _wider(self, state: Any, factor: int, seed: int) -> Any:
+        flat = flatten(state)
+        paths = [leaf.path for leaf in flat.leaves]
+        arrays = {y.path: np.asarray(y.value) for y in flat.leaves if y.dtype}
+        fresh = widths.widened(arrays, factor, seed)
+        if fresh is None or flat.is_module:  # whose own attributes tell its widths
+            return None
+        pairs = zip(paths, flat.leaves, strict=True)
+        return flat.rebuild([fresh.get(path, leaf.value) for path, leaf in pairs])
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a step that takes away a tenth of the loss, to first order."""

@@ -193,6 +193,9 @@ class Probe(Protocol):
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
 
+    def widened(self, factor: int) -> Probe | None:
+        """The same model with wider layers, drawn anew; None where it cannot be had."""
+
     def stepped(self, state: Any) -> Any:
         """The state after one small step down the gradient."""
 

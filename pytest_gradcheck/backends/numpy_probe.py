@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, samples, tree
+from pytest_gradcheck.backends import layers, samples, tree, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
@@ -155,6 +155,23 @@ class NumpyProbe:
         if step.shape != p.shape or step.dtype.kind not in "fi":
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
+
+    def widened(self, factor: int) -> NumpyProbe | None:
+        """The same parameters drawn wider."""
+        if self._loss is None:
+            return None
+        make = widths.asked(self._make, factor)
+        if make is None and self._wider(self.draw(0), factor, 0) is not None:
+            make = lambda seed: self._wider(self.draw(seed), factor, seed)  # noqa: E731  # short
+        return None if make is None else NumpyProbe(None, self._loss, self._batch, make)
+
+    def _wider(self, state: Any, factor: int, seed: int) -> Any:
+        flat = tree.flatten(state, Leaf, lambda node: None)
+        arrays = {y.path: y.value for y in flat.leaves if _is_floats(y.value)}
+        fresh = widths.widened(arrays, factor, seed)
+        if fresh is None:
+            return None
+        return flat.rebuild([fresh.get(leaf.path, leaf.value) for leaf in flat.leaves])
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a small step, where the loss gives their gradients."""
