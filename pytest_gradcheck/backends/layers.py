@@ -66,16 +66,6 @@ class Layer:
     parents: tuple[int, ...] | None = None
     match: float = 1.0
 
-    @property
-    def flow(self) -> float:
-        """How much the loss moves when noise as large as the output is added to it.
-
-        Norm of the gradient times size of the output (Philipp, Song and Carbonell, arXiv
-        1712.05577, section 4, measure both too); the norm alone where no output is known.
-        """
-        norm = self.gradient * math.sqrt(self.size) * self.match
-        return norm if math.isnan(self.activation) else norm * self.activation
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
@@ -204,6 +194,9 @@ class Probe(Protocol):
 
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
+
+    def widened(self, factor: int) -> Probe | None:
+        """The same model with wider layers, drawn anew; None where it cannot be had."""
 
     def stepped(self, state: Any) -> Any:
         """The state after one small step down the gradient."""

@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_flow, torch_loss, torch_origin
+from pytest_gradcheck.backends import (
+    torch_flow,
+    torch_loss,
+    torch_origin,
+    torch_samples,
+    torch_widths,
+    widths,
+)
 from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.torch_ops import CHANGES
 from pytest_gradcheck.backends.torch_state import guard
@@ -24,6 +31,7 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 STEP = 0.1  # share of the loss that a first-order step is to take away
+LOST = 1e-300  # a step of which rounding leaves nothing; zero is that of a learning rate of zero
 ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
 FEW_ALIKE = 30.0  # the same for fewer than eight numbers
 
@@ -170,8 +178,17 @@ class TorchProbe:
             ) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
+        if any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
+            moved = {n: max(ratio, LOST) for n, ratio in moved.items()}
         parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
         return replace(seen, parameters=parameters)
+
+    def widened(self, factor: int) -> TorchProbe | None:
+        """The same model drawn wider, on its own device."""
+        make = widths.asked(self._make, factor)
+        if make is None and torch_widths.widened(self._model, factor, 0) is not None:
+            make = lambda seed: torch_widths.widened(self.draw(seed), factor, seed)  # noqa: E731
+        return None if make is None else TorchProbe(None, self._loss, self._batch, make)
 
     def stepped(self, state: nn.Module) -> nn.Module:
         """A copy after a step that takes away a tenth of the loss, to first order."""
@@ -195,10 +212,10 @@ class TorchProbe:
     def strangers(self, state: nn.Module) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced."""
         answers = []
-        for batch in (self._batch, _exchanged(self._batch)):
+        for batch in (self._batch, torch_samples.exchanged(self._batch)):
             _seed(0)
             try:
-                answers.append(_answer(state, self._loss, batch))
+                answers.append(torch_samples.answer(state, self._loss, batch))
             except UsageError:  # the loss refuses two equal samples
                 return math.nan
         one, other = answers
@@ -264,30 +281,3 @@ def _moved(batch: Any, device: str) -> Any:
     if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
         return type(batch)(_moved(value, device) for value in batch)
     return batch
-
-
-def _exchanged(batch: Any) -> Any:
-    """The batch with a copy of its second sample in the place of its first."""
-    if isinstance(batch, Tensor) and batch.ndim and len(batch) > 2 and batch.is_floating_point():
-        fresh = batch.detach().clone()
-        fresh[0] = batch[1]  # a sample of the user's own, whatever its values mean
-        return fresh
-    if isinstance(batch, dict):
-        return {key: _exchanged(value) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return type(batch)(_exchanged(value) for value in batch)
-    return batch
-
-
-def _answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None:
-    answers: list[Any] = []
-    handle = model.register_forward_hook(lambda module, args, output: answers.append(output))
-    try:
-        with torch.enable_grad():  # a loss may differentiate inside
-            torch_loss.value_of(loss, model, batch)
-    finally:
-        handle.remove()
-    answer = answers[0] if len(answers) == 1 else None
-    if not isinstance(answer, Tensor) or not answer.is_floating_point():
-        return None
-    return answer.detach()

@@ -222,6 +222,16 @@ def test_an_optimizer_that_steps_too_far_fails():
         assert codes(result) == (["update"] if verdict == "fail" else [])
 
 
+def test_a_warm_up_from_zero_is_no_fault():
+    def optimizer(parameters):
+        made = torch.optim.Adam(parameters, 1e-3)
+        torch.optim.lr_scheduler.LambdaLR(made, lambda step: min(1.0, step / 100))
+        return made
+
+    result = check(net(3), optimizer=optimizer)
+    assert (result.verdict, codes(result, "warn")) == ("pass", ["update"])
+
+
 class Adds(torch.autograd.Function):
     """A backward that adds a constant."""
 

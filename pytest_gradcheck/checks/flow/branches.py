@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gradcheck.backends.layers import Layer, Pass
+from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.numerics import depth, paths
 from pytest_gradcheck.numerics.intervals import Interval, of_mean
 
@@ -83,7 +84,7 @@ def _branch(names: tuple[str, ...], rows: Sequence[Rows], count: int, spread: fl
     alive = [a for a in attenuations if math.isfinite(a)]
     return Branch(
         layers=names,
-        profiles=tuple(tuple(_power(row[name][0]) for name in names) for row in rows),
+        profiles=tuple(tuple(power(row[name][0]) for name in names) for row in rows),
         attenuations=tuple(attenuations),
         attenuation=of_mean(alive, spread),
         depth=count,
@@ -91,7 +92,7 @@ def _branch(names: tuple[str, ...], rows: Sequence[Rows], count: int, spread: fl
 
 
 def _ends(logs: Sequence[float]) -> float:
-    return depth.profile([_power(x) for x in logs]).attenuation
+    return depth.profile([power(x) for x in logs]).attenuation
 
 
 def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
@@ -99,7 +100,7 @@ def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
     nodes = graph(one)
     if nodes is None:
         return _chain(one.layers, _may_end(one))
-    logs = {n: _log(one.layers[n].flow) for n in nodes.parents}
+    logs = {n: log_flow(one.layers[n]) for n in nodes.parents}
     kept, grown = paths.kept(nodes, logs), paths.grown(nodes, logs)
     if all(logs[n] == -math.inf for n in nodes.ends):  # nothing leaves, so nothing can arrive
         kept = grown = logs
@@ -113,7 +114,7 @@ def graph(one: Pass) -> paths.Graph | None:
     parents = [y.parents for y in one.layers if y.parents is not None]
     if len(parents) < len(one.layers):
         return None
-    return paths.graph(parents, [not math.isnan(y.flow) for y in one.layers], _may_end(one))
+    return paths.graph(parents, [not math.isnan(log_flow(y)) for y in one.layers], _may_end(one))
 
 
 def _may_end(one: Pass) -> list[bool]:
@@ -166,21 +167,8 @@ def _chain(layers: Sequence[Layer], may_end: Sequence[bool]) -> tuple[dict[str, 
     last = max((n for n, is_end in enumerate(may_end) if is_end), default=-1)
     flows: dict[str, list[float]] = {}
     for layer in layers[: last + 1]:
-        flows.setdefault(base(layer.name), []).append(layer.flow)
-    logs = {name: _log(together(f)) for name, f in flows.items() if not math.isnan(together(f))}
-    made = {name: (x, x) for name, x in logs.items()}
+        flows.setdefault(base(layer.name), []).append(log_flow(layer))
+    logs = {name: x for name, f in flows.items() if not math.isnan(x := in_squares(f))}
+    top = max(logs.values(), default=0.0)
+    made = {name: (x - top, x - top) for name, x in logs.items() if top > -math.inf}
     return {"all": made}, {base(y.name) for y in layers[last : last + 1]}
-
-
-def together(values: Sequence[float]) -> float:
-    """Root of the sum of squares of what is known; NaN where nothing is."""
-    known = [v for v in values if not math.isnan(v)]
-    return math.sqrt(math.fsum(v * v for v in known)) if known else math.nan
-
-
-def _power(log: float) -> float:
-    return math.pow(10.0, min(log, 300.0))
-
-
-def _log(flow: float) -> float:
-    return math.log10(flow) if flow > 0 else -math.inf

@@ -23,12 +23,13 @@ from pytest_gradcheck.limits import Limits
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 PAIRED = 2  # initialisations on which a change is measured
+WIDER = {"twice as wide": 2, "four times as wide": 4}
 ORDERS = {
     "nonfinite": ("activation", "smooth", "init", "input", "normalise"),
-    "dead": ("bias", "input", "leak", "init", "normalise", "skip"),
+    "dead": ("bias", "input", "leak", "init", *WIDER, "normalise", "skip"),
     "saturated": ("bias", "input", "init", "normalise", "activation"),
-    "exploding": ("init", "input", "activation", "normalise", "skip"),
-    "vanishing": ("activation", "init", "smooth", "input", "normalise", "skip"),
+    "exploding": ("init", "input", "activation", *WIDER, "normalise", "skip"),
+    "vanishing": ("activation", "init", "smooth", "input", *WIDER, "normalise", "skip"),
     "first-loss": ("input", "init"),
 }
 
@@ -64,7 +65,7 @@ def trials(
     others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in suspects}]
     tried: list[Trial] = []
     for change, where in (*suspects, *others):
-        if change[0] not in passes.probe.changes:
+        if change[0] not in (*passes.probe.changes, *WIDER):
             continue
         made = _trial(change, where, passes, symptom, limits)
         if made is not None:
@@ -91,8 +92,10 @@ def _trial(
     change: Change, where: str, passes: Passes, symptom: Symptom, limits: Limits
 ) -> Trial | None:
     try:
-        measured = [passes.probe.measure(state, change) for state in passes.states[:PAIRED]]
+        measured = _wider(passes, WIDER[change[0]]) if change[0] in WIDER else _on(passes, change)
     except UsageError:  # the changed model does not run
+        return None
+    if not measured:
         return None
     pairs = zip(measured, passes.seen, strict=False)
     measured = [replace(one, plain_loss=plain.plain_loss) for one, plain in pairs]
@@ -113,6 +116,19 @@ def _trial(
         and _is_healthy(finite, seen, symptom, limits),
         where=where,
     )
+
+
+def _on(passes: Passes, change: Change) -> list[Pass]:
+    return [passes.probe.measure(state, change) for state in passes.states[:PAIRED]]
+
+
+def _wider(passes: Passes, factor: int) -> list[Pass]:
+    """The same seeds with wider layers; nothing where the model cannot be had wider."""
+    probe = passes.probe.widened(factor)
+    if probe is None:
+        return []
+    seeds = range(passes.seed, passes.seed + min(PAIRED, len(passes.states)))
+    return [probe.measure(probe.draw(seed)) for seed in seeds]
 
 
 def _is_healthy(passes: Sequence[Pass], seen: Statistics, symptom: Symptom, limits: Limits) -> bool:

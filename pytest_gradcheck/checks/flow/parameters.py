@@ -107,10 +107,19 @@ def _is_moved(p: Parameter) -> bool:
     return len(p.shape) > 1 and p.gradient > 0 and p.update >= 0
 
 
-def updates(passes: Passes, limits: Limits) -> list[Symptom]:
+def updates(passes: Passes, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
     """Steps of an optimizer that are out of proportion."""
     rows = [{p.name: p.update for p in one.parameters if _is_moved(p)} for one in passes.finite]
     names = [n for n in rows[0] if all(n in row for row in rows)] if rows else []
+    still = [n for n in names if all(row[n] == 0 for row in rows)]
+    if names and still == names:
+        told = "the first step of the optimizer moves nothing, as a learning rate of zero does"
+        return [Symptom("update", "", told, (("ratio", 0.0),), "warn")]
+    still = [n for n in still if not is_declared(n, frozen)]
+    if still:
+        told = f"the first step of the optimizer does not move {_several(still, verb='')}"
+        return [Symptom("update", still[0], told, (("ratio", 0.0),))]
+    names = [n for n in names if any(row[n] > 0 for row in rows)]
     if not names:
         return []
     sizes = {

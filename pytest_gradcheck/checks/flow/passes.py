@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
-from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed, together
+from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed
+from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import depth
 
@@ -115,13 +116,19 @@ def _group(name: str, calls: list[list[Layer]]) -> Grouped:
         op=first.op,
         width=first.width,
         index=first.index,
-        flows=tuple(together([y.flow for y in one]) for one in calls),
+        flows=tuple(power(in_squares(list(map(log_flow, one)))) for one in calls),
         activations=tuple(_mean([y.activation for y in one]) for one in calls),
         given=tuple(_mean([y.given for y in one]) for one in calls),
-        gradients=tuple(together([y.gradient for y in one]) for one in calls),
+        gradients=tuple(_together([y.gradient for y in one]) for one in calls),
         dead=tuple(_mean([y.dead for y in one]) for one in calls),
         saturated=tuple(_mean([y.saturated for y in one]) for one in calls),
     )
+
+
+def _together(values: list[float]) -> float:
+    """Root of the sum of squares of what is known; NaN where nothing is."""
+    known = [v for v in values if not math.isnan(v)]
+    return math.hypot(*known) if known else math.nan
 
 
 def _mean(values: list[float]) -> float:

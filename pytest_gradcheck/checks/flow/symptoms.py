@@ -33,7 +33,7 @@ def symptoms(
         *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
         *_excessive(seen),
-        *parameters.updates(passes, limits),
+        *parameters.updates(passes, limits, frozen),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
