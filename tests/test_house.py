@@ -44,6 +44,7 @@ TORCH = {
     "backends.torch_sparse",
     "backends.torch_flow",
     "backends.torch_graph",
+    "backends.torch_input",
     "backends.torch_loss",
     "backends.torch_ops",
     "backends.torch_origin",

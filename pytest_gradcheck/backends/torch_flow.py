@@ -124,6 +124,7 @@ class Watch:
     def _module(self, name: str, kind: str, is_leaf: bool, output: Any) -> None:
         tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))
         tensors = [t for t in tensors if t.is_floating_point() and t.numel()]
+        tensors = [t for t in tensors if not torch._C._functorch.is_functorch_wrapped_tensor(t)]
         if not tensors:
             return
         if tensors[0] is self._latest:
@@ -140,6 +141,8 @@ class Watch:
     ) -> None:
         if self._is_backward or not isinstance(output, Tensor) or not output.numel():
             return
+        if torch._C._functorch.is_functorch_wrapped_tensor(output):
+            return  # inside vmap or a transform of torch.func: no number can be read there
         # A function has no name of its own: it goes by the layer that feeds it, else by its place.
         fed_by = None
         if isinstance(given, Tensor) and given is not output:

@@ -27,9 +27,10 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        told = f"{given} of {value.dtype}" if given == () else given  # one number, but complex
         raise UsageError(
-            f"loss(model, batch) must give a real tensor of one element, it gave {shape}; "
+            f"loss(model, batch) must give a real tensor of one element, it gave {told}; "
             f"try .mean() or .sum()"
         )
     return value.reshape(())
@@ -44,23 +45,36 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
 
     Raises:
         ReentrantError: A checkpoint asks for ``backward``; the graph is used up.
+        UsageError: The loss ran ``backward`` itself, or a backward of the user's raises.
     """
     if not value.requires_grad or not wanted:
         return [None] * len(wanted)
     try:
         return list(torch.autograd.grad(value, list(wanted), allow_unused=True))
-    except RuntimeError as error:
-        if "checkpoint" not in str(error).lower():
-            raise
-        raise ReentrantError from error
+    except Exception as error:  # whatever the user's code raises, told with its own words
+        if "checkpoint" in str(error).lower():
+            raise ReentrantError from error
+        raise _refused(error) from error
 
 
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients by ``backward``; ``.grad`` is set back by the guard around."""
     for p in wanted:
         p.grad = None
-    value.backward()
+    try:
+        value.backward()
+    except Exception as error:  # likewise
+        raise _refused(error) from error
     return [p.grad for p in wanted]
+
+
+def _refused(error: Exception) -> UsageError:
+    if "second time" in str(error):
+        return UsageError(
+            "the graph of the loss is used up: loss(model, batch) must return the loss and leave "
+            "backward and the optimizer's step to the check"
+        )
+    return UsageError(f"the backward pass raised {type(error).__name__}: {error}")
 
 
 def plain(model: nn.Module, loss: Loss, batch: Any) -> float:

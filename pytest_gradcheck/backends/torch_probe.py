@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import (
     torch_flow,
+    torch_input,
     torch_loss,
     torch_origin,
     torch_samples,
@@ -65,26 +66,21 @@ class TorchProbe:
         optimizer: Any = None,
         device: str = "",
     ) -> None:
+        device = torch_input.require_device(device)
         self._loss, self._make, self._optimizer, self._device = loss, make, optimizer, device
         self._given, self._original_batch = model, batch
         self._last = -1
         self.count = 0
-        self._batch = _moved(batch, device)
+        with torch.inference_mode(False):
+            self._batch = torch_input.moved(batch, device)
+        if model is not None:
+            torch_input.require_module(model)
         if make is not None:
             with self.guard():
                 model = self._made(0)
-        if not isinstance(model, nn.Module):
-            kind = type(model).__name__
-            raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
-        self._model = model
-        if isinstance(model, torch.jit.ScriptModule):
-            raise UsageError("a scripted module shows no layers: give the module it was made from")
+        self._model = model = torch_input.require_module(model)
         parameters = list(model.parameters())
-        if any(map(nn.parameter.is_lazy, parameters)):
-            raise UsageError("the module has parameters without a shape: run it once before")
-        if not parameters:
-            raise UsageError(f"{type(model).__name__} has no parameters: nothing can be trained")
-        self.device = str(torch.device(device)) if device else str(parameters[0].device)
+        self.device = device or str(parameters[0].device)
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
         self.label = type(getattr(model, "_orig_mod", model)).__name__
         self.replicates = "make" if make is not None else self._resets()
@@ -100,21 +96,24 @@ class TorchProbe:
             return self._made(seed)
         if not self.replicates:
             return self._model
-        fresh = copy.deepcopy(self._model)
-        _seed(seed)
-        _reset(fresh)
-        return fresh.to(self._device) if self._device else fresh
+        with torch.inference_mode(False):
+            fresh = copy.deepcopy(self._model)
+            _seed(seed)
+            _reset(fresh)
+            return fresh.to(self._device) if self._device else fresh
 
     def _made(self, seed: int) -> nn.Module:
         _seed(seed)
         assert self._make is not None
         try:
-            model = self._make(seed) if _takes_seed(self._make) else self._make()
+            with torch.inference_mode(False):
+                model = self._make(seed) if _takes_seed(self._make) else self._make()
         except Exception as error:  # whatever the user's code raises, told with its own words
             raise UsageError(f"make raised {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
             raise UsageError(f"make must build an nn.Module, it gave a {kind}")
+        torch_input.require_module(model)
         return model.to(self._device) if self._device else model
 
     def _resets(self) -> str:
@@ -158,10 +157,11 @@ class TorchProbe:
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
         if callable(self._optimizer):
-            model = copy.deepcopy(state)
+            model = torch_input.copied(state)
             optimizer = self._optimizer(model.parameters())
         else:
-            model, optimizer = copy.deepcopy((self._model, self._optimizer))
+            torch_input.require_owned(self._optimizer, self._model)
+            model, optimizer = torch_input.copied(self._model, self._optimizer)
             with torch.no_grad():
                 for mine, drawn in zip(model.parameters(), state.parameters(), strict=True):
                     mine.copy_(drawn)
@@ -178,8 +178,9 @@ class TorchProbe:
             ) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
-        if any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
-            moved = {n: max(ratio, LOST) for n, ratio in moved.items()}
+        groups = [group for group in optimizer.param_groups if float(group.get("lr", 1.0))]
+        held = {id(p) for group in groups for p in group["params"]}
+        moved = {n: max(r, LOST) if id(after[n]) in held else r for n, r in moved.items()}
         parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
         return replace(seen, parameters=parameters)
 
@@ -195,7 +196,7 @@ class TorchProbe:
         _seed(0)
         seen, gradients = torch_flow.measure(state, self._loss, self._batch)
         total = sum(float(g.double().square().sum()) for g in gradients.values() if g is not None)
-        fresh = copy.deepcopy(state)
+        fresh = torch_input.copied(state)
         rate = STEP * abs(seen.loss or 0.0) / total if total else 0.0
         with torch.no_grad():
             for name, p in fresh.named_parameters():
@@ -269,15 +270,3 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def _ratio(step: Tensor, value: Tensor) -> float:
     size = float(torch.linalg.vector_norm(value.double()))
     return float(torch.linalg.vector_norm(step.double())) / size if size else math.nan
-
-
-def _moved(batch: Any, device: str) -> Any:
-    if not device:
-        return batch
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return type(batch)(_moved(value, device) for value in batch)
-    return batch

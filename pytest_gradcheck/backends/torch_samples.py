@@ -35,6 +35,8 @@ def answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None
     finally:
         handle.remove()
     told = answers[0] if len(answers) == 1 else None
-    if not isinstance(told, Tensor) or not told.is_floating_point():
+    if not isinstance(told, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(told):
+        return None
+    if not told.is_floating_point():
         return None
     return told.detach()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Parameter
+from pytest_gradcheck.checks.flow.frozen import is_declared
 from pytest_gradcheck.checks.flow.passes import Passes, constant
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
@@ -18,11 +18,6 @@ FEEBLE = 1e-7  # relative updates below this are lost in the rounding of float32
 
 
 OUTLIER = 100.0  # times the median relative update
-
-
-def is_declared(name: str, frozen: Sequence[str]) -> bool:
-    """Whether a parameter is declared frozen, by name or path glob."""
-    return any(fnmatch.fnmatchcase(name, p) or name.startswith(f"{p}.") for p in frozen)
 
 
 def without(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:

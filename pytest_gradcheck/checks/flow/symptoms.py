@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from pytest_gradcheck.checks.flow import along, parameters, time
+from pytest_gradcheck.checks.flow import frozen as thaw
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
@@ -27,6 +28,7 @@ def symptoms(
     """Everything that the passes show, worst first."""
     found = [
         *parameters.without(passes, frozen),
+        *thaw.moving(passes, frozen),
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
         *along.attenuated(seen, limits),

@@ -8,6 +8,7 @@ CODES = {
     "detached": "flow-detached",
     "missing": "flow-missing",
     "frozen": "flow-frozen",
+    "thawed": "flow-thawed",
     "zero": "flow-zero",
     "asleep": "flow-asleep",
     "dead": "flow-dead",
@@ -30,6 +31,7 @@ TITLES = {
     "detached": "a loss without gradient",
     "missing": "missing gradient",
     "frozen": "frozen parameters",
+    "thawed": "parameters that are not frozen",
     "zero": "zero gradient",
     "dead": "dead units",
     "saturated": "saturated units",
@@ -90,6 +92,7 @@ ADVICE = {
     "detached": "return a loss that is computed from the model's outputs, without detach or item",
     "missing": "look for detach, no_grad or stop_gradient after {where}, or a layer that forward "
     "leaves out; declare what is meant with frozen=",
+    "thawed": "set requires_grad=False, leave it out of the optimizer, or do not declare it",
     "frozen": "set requires_grad, or declare what is meant: frozen=['{where}']",
     "zero": "look for a mask or an initialisation of zeros, or a layer that is multiplied by zero",
     "dead": "look at biases and learning rate; a leaky ReLU lets gradients through",
