@@ -15,8 +15,6 @@ import numpy as np
 
 WINDOWS = 8
 DIGITS = 6.0  # decades of a jump that count as much as any more
-# One jump makes the whole difference where it is this share of it, and this many times the next.
-SHARE, LEAD = 0.6, 3.0
 
 
 class Profile(NamedTuple):
@@ -60,24 +58,6 @@ def jumps(profiles: Sequence[Sequence[float]]) -> np.ndarray:
         logs = np.log10(np.maximum(np.array(profiles, dtype=np.float64), 1e-300))
     steps = np.diff(logs, axis=1)
     return np.asarray(-np.clip(np.nan_to_num(steps), -DIGITS, DIGITS).mean(axis=0))
-
-
-def culprit(profiles: Sequence[Sequence[float]], sign: int) -> int | None:
-    """The layer across which most of the change happens; None where it is spread evenly.
-
-    Args:
-        profiles: Flow of each layer, one row a pass.
-        sign: -1 for a loss of gradient towards the first layer, 1 for a gain.
-    """
-    steps = jumps(profiles) * sign
-    if not len(steps):
-        return None
-    order = np.argsort(-steps, kind="stable")
-    best = int(order[0])
-    total = max(float(steps.sum()), 1e-12)
-    others = float(steps[order[1]]) if len(order) > 1 else 0.0
-    is_alone = steps[best] > SHARE * total and steps[best] > LEAD * max(others, 0.05)
-    return best + 1 if is_alone else None
 
 
 def spread(widths: Sequence[float]) -> float:

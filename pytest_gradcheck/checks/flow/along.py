@@ -9,9 +9,9 @@ from pytest_gradcheck.backends.layers import Pass
 from pytest_gradcheck.checks.flow import gains
 from pytest_gradcheck.checks.flow.branches import Branch
 from pytest_gradcheck.checks.flow.passes import Statistics
-from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import depth
+from pytest_gradcheck.numerics import breaks, depth
 from pytest_gradcheck.numerics.intervals import Interval, of_mean
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -39,7 +39,8 @@ def attenuated(seen: Statistics, limits: Limits) -> list[Symptom]:
 def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom:
     mean, low, high = branch.attenuation
     names = branch.layers
-    spot = depth.culprit(branch.profiles, sign) if len(names) > 1 else None
+    step = breaks.largest(branch.profiles, sign)
+    spot = step.layer if step is not None and step.is_single else None
     factor = depth.growth(mean, branch.depth)
     verb = "fades" if sign < 0 else "grows"
     how = f"by {factor:.2g} per layer" if spot is None else f"at {names[spot]}"
@@ -55,9 +56,18 @@ def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom
             ("growth_low", depth.growth(max(low, -300.0), branch.depth)),
             ("growth_high", depth.growth(min(high, 300.0), branch.depth)),
             ("depth", branch.depth),
+            *_broken(step),
         ),
         is_open=is_open,
     )
+
+
+def _broken(step: breaks.Break | None) -> Numbers:
+    """What speaks for one culprit, or for a uniform decay."""
+    if step is None:
+        return ()
+    p = () if math.isnan(step.p) else (("break_p", step.p),)
+    return (("break_share", step.share), *p)
 
 
 def faded(passes: Sequence[Pass], seen: Statistics, limits: Limits) -> list[Symptom]:
@@ -73,7 +83,8 @@ def faded(passes: Sequence[Pass], seen: Statistics, limits: Limits) -> list[Symp
     mean, branch = min(((f.mean, b) for f, b in certain), key=lambda pair: pair[0])
     layers = seen.of(branch.layers)
     sizes = [list(row)[::-1] for row in zip(*(y.activations for y in layers), strict=True)]
-    spot = depth.culprit(sizes, -1)
+    step = breaks.largest(sizes, -1)
+    spot = step.layer if step is not None and step.is_single else None
     factor = depth.growth(mean, branch.depth + 1)
     return [
         Symptom(
@@ -81,7 +92,12 @@ def faded(passes: Sequence[Pass], seen: Statistics, limits: Limits) -> list[Symp
             layers[0].name if spot is None else layers[-spot].name,
             f"activations fade by {factor:.2g} per layer: {10.0**mean:.0e} in all from what "
             f"{layers[0].name} is given to {layers[-1].name}",
-            (("attenuation", 10.0**mean), ("growth", factor), ("depth", branch.depth)),
+            (
+                ("attenuation", 10.0**mean),
+                ("growth", factor),
+                ("depth", branch.depth),
+                *_broken(step),
+            ),
         )
     ]
 
