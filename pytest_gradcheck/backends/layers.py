@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pytest_gradcheck.backends import positions
+
 # Activations by the name of their operation: what is exactly zero where it is off, and what has a
 # slope that can be read off its output (the largest slope, and the slope at output ``a``).
 RECTIFIERS = frozenset({"relu", "relu6", "clamp", "threshold", "hardtanh_relu"})
@@ -40,15 +42,14 @@ class Layer:
         name: Path, with ``#2`` for the second call of a shared layer.
         kind: Whether it multiplies by weights, is an activation, or is anything else.
         op: Name of the operation or of the module's class.
-        size: Number of elements of the output.
-        width: Number of units: extent of the feature axis.
-        activation: Size of the output.
-        gradient: Size of the gradient of the loss with respect to the output.
-        dead: Share of units that are zero for every sample; NaN unless a rectifier.
+        size, width: Number of elements of the output, and of units: extent of the feature axis.
+        activation, gradient: Size of the output, and of the gradient with respect to it.
+        dead: Share of units that are off for every sample; NaN unless they can be.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
         index: Number among the operations of its kind that a change can be made at.
         given: Size of what an operation is given; NaN where that is not known.
         parents: Positions of the layers that feed it; None where not known: the one before.
+        match: Flow of all positions, each by itself, over that of gradient and size as a whole.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Layer:
     index: int = -1
     given: float = math.nan
     parents: tuple[int, ...] | None = None
+    match: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +273,7 @@ def of_arrays(
         dead=dead(op, x),
         saturated=saturated(op, x),
         index=index,
+        match=positions.match(x, g),
     )
 
 

@@ -9,7 +9,7 @@ child. What is lost on the way is therefore measured from child to the best of i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 LOWEST = -math.inf
@@ -41,6 +41,14 @@ class Graph:
             if not found.isdisjoint(before):
                 found.add(n)
         return tuple(n for n in self.parents if n in found)
+
+    def has_way_round(self, some: Collection[int]) -> bool:
+        """Whether every start reaches all its ends without them."""
+        found = {n: 1 << self.ends.index(n) if n in self.ends else 0 for n in self.parents}
+        for n in reversed(list(self.parents)):
+            for p in self.parents[n] if n not in some else ():
+                found[p] |= found[n]
+        return all(found[n] == self.reach[n] and n not in some for n in self.starts)
 
 
 def graph(parents: Sequence[Sequence[int]], kept: Sequence[bool], ends: Sequence[bool]) -> Graph:

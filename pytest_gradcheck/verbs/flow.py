@@ -61,7 +61,7 @@ def check_flow(
         label: Name in messages and reports; that of the model's class by default.
         vanish: Smallest flow at the first layers over that at the last that passes.
         explode: Largest flow at the first layers over that at the last that passes.
-        dead: Largest share of a layer's units that may be zero for every sample.
+        dead: Largest share of a layer's units that may be off for every sample.
         saturated: Largest share of a layer's outputs that may be saturated.
         update_ratio: Largest step of the optimizer over the size of the weights.
         undecided: ``warn`` or ``fail``: what ``assert_flow`` does with that verdict.

@@ -205,3 +205,74 @@ class Dense(nn.Module):
 def test_densely_connected_layers_pass(act):
     result = check(lambda: Dense(12, act), lambda m, b: classified(m(b[0]), b[1]))
     assert result.verdict == "pass", result.headline
+
+
+class Padded(nn.Module):
+    """A causal transformer of sentences that are padded on the left, without positions."""
+
+    def __init__(self, is_first, padding):
+        super().__init__()
+        self.embed = nn.Embedding(50, 32, padding_idx=padding)
+        block = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=is_first)
+        self.body = nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 50)
+
+    def forward(self, x):
+        mask = torch.triu(torch.full((x.shape[1], x.shape[1]), -torch.inf), 1)
+        return self.head(self.body(self.embed(x), mask=mask))
+
+
+@pytest.mark.parametrize("padding", [0, None])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_takes_part_in_no_flow(is_first, padding, side):
+    generator = torch.Generator().manual_seed(3)
+    words = torch.randint(1, 50, (32, 16), generator=generator)
+    count = torch.randint(0, 10, (32, 1), generator=generator)
+    place = torch.arange(16) if side == "left" else torch.arange(15, -1, -1)
+    words[place < count] = 0
+    targets = torch.where(words == 0, -100, words.roll(-1, 1))
+
+    def loss(m, b):
+        return nn.functional.cross_entropy(m(b[0]).flatten(0, 1), b[1].flatten())
+
+    result = check_flow(
+        None, loss, (words, targets), make=lambda: Padded(is_first, padding), seed=1
+    )
+    assert (result.verdict, codes(result)) == ("pass", []), result.headline
+
+
+class Squeezed(nn.Module):
+    """A network with a gate of four units (Hu et al. 2018)."""
+
+    def __init__(self, bias=0.0):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.down, self.up, self.head = nn.Linear(16, 4), nn.Linear(4, 16), nn.Linear(16, 10)
+        nn.init.constant_(self.down.bias, bias)
+
+    def forward(self, x):
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        gate = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3))))))
+        return self.head((x * gate[:, :, None, None]).mean((2, 3)))
+
+
+IMAGES = (torch.randn(32, 3, 8, 8, generator=G), torch.randint(0, 10, (32,), generator=G))
+
+
+def see(make, seed=0):
+    return check_flow(None, lambda m, b: classified(m(b[0]), b[1]), IMAGES, make=make, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_gate_that_may_start_dead_is_no_dead_network(seed):
+    result = see(Squeezed, 100 * seed)
+    assert result.verdict == "pass", result.headline
+
+
+def test_a_gate_that_always_starts_dead_is_a_dead_layer_and_no_dead_network():
+    result = see(lambda: Squeezed(-10.0))
+    assert codes(result, "fail") == ["dead"]
+    assert result.findings[0].where == "down.relu"
+    assert "100% of the units" in result.findings[0].message
+    assert "the network is dead" not in result.findings[0].message

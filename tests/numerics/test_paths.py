@@ -68,3 +68,12 @@ def test_the_scale_does_not_matter_and_one_end_has_all_that_arrives(logs, shift,
     _, same, more = made(parents, [10.0 ** (x + shift) for x in logs])
     assert kept == pytest.approx(same, abs=1e-6)
     assert grown == pytest.approx(more, abs=1e-6)
+
+
+def test_a_way_round_is_seen():
+    # 0 -> 1 -> 2 -> 4 and 1 -> 4; 3 -> 4
+    graph, _, _ = made([(), (0,), (1,), (), (1, 2, 3)], [1.0] * 5)
+    assert graph.has_way_round([2])
+    assert not graph.has_way_round([1])
+    assert not graph.has_way_round([3])
+    assert not graph.has_way_round([4])

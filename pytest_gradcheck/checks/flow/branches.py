@@ -97,23 +97,43 @@ def _ends(logs: Sequence[float]) -> float:
 
 def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
     """The branches of one pass by what makes them, calls of a layer put together; and the ends."""
-    # What follows the last product (a softmax, a sigmoid) belongs to the loss: the gradient with
-    # respect to a probability near zero is as large as its inverse.
-    has_product = any(y.kind == "linear" for y in one.layers)
-    may_end = [y.kind == "linear" or not has_product for y in one.layers]
-    if any(y.parents is None for y in one.layers):
-        return _chain(one.layers, may_end)
-    flows = list(map(log_flow, one.layers))
-    nodes = paths.graph(
-        [y.parents or () for y in one.layers], [not math.isnan(f) for f in flows], may_end
-    )
-    logs = {n: flows[n] for n in nodes.parents}
+    nodes = graph(one)
+    if nodes is None:
+        return _chain(one.layers, _may_end(one))
+    logs = {n: log_flow(one.layers[n]) for n in nodes.parents}
     kept, grown = paths.kept(nodes, logs), paths.grown(nodes, logs)
     if all(logs[n] == -math.inf for n in nodes.ends):  # nothing leaves, so nothing can arrive
         kept = grown = logs
     names = {n: base(one.layers[n].name) for n in nodes.parents}
     made = {key: _put(some, names, kept, grown) for key, some in _sections(nodes, names).items()}
     return made, {names[n] for n in nodes.ends}
+
+
+def graph(one: Pass) -> paths.Graph | None:
+    """The layers that a gradient reaches, up to the last products; None for a chain."""
+    parents = [y.parents for y in one.layers if y.parents is not None]
+    if len(parents) < len(one.layers):
+        return None
+    return paths.graph(parents, [not math.isnan(log_flow(y)) for y in one.layers], _may_end(one))
+
+
+def _may_end(one: Pass) -> list[bool]:
+    # What follows the last product (a softmax, a sigmoid) belongs to the loss: the gradient with
+    # respect to a probability near zero is as large as its inverse.
+    has_product = any(y.kind == "linear" for y in one.layers)
+    return [y.kind == "linear" or not has_product for y in one.layers]
+
+
+def bypassed(one: Pass) -> frozenset[str]:
+    """Names of rectifiers that another path goes round, as those of a gate or a residual branch."""
+    nodes = graph(one)
+    if nodes is None:
+        return frozenset()
+    names = {n: base(one.layers[n].name) for n in nodes.parents}
+    dead = dict.fromkeys(name for n, name in names.items() if one.layers[n].dead > 0)
+    return frozenset(
+        d for d in dead if nodes.has_way_round({n for n, name in names.items() if name == d})
+    )
 
 
 def _sections(nodes: paths.Graph, names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ FAR = 300.0  # decades that a float can hold
 
 def log_flow(layer: Layer) -> float:
     """Log10 of the flow; that of the norm where no output is known, NaN where no gradient is."""
-    sizes = [layer.gradient, math.sqrt(layer.size)]
+    sizes = [layer.gradient, math.sqrt(layer.size), layer.match]
     sizes += [] if math.isnan(layer.activation) else [layer.activation]
     if any(map(math.isnan, sizes)):
         return math.nan

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.backends.layers import RECTIFIERS, Pass
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import SAMPLES
@@ -37,7 +37,8 @@ def _circumstances(passes: Passes) -> list[Symptom]:
         )
         told.append(Symptom("single", "", message, (), "note"))
     rows = passes.seen[0].rows if passes.seen else 0
-    rectified = any(not math.isnan(y.dead) for one in passes.seen for y in one.layers)
+    layers = [y for one in passes.seen for y in one.layers]
+    rectified = any(y.op.lower() in RECTIFIERS and not math.isnan(y.dead) for y in layers)
     if rows and rows < SAMPLES and rectified:
         message = f"{rows} samples cannot tell dead units from unlucky ones; {SAMPLES} can"
         told.append(Symptom("small", "", message, (("samples", rows),), "warn"))

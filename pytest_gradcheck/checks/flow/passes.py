@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
-from pytest_gradcheck.checks.flow.branches import Branch, base, branches
+from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed
 from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import depth
@@ -144,6 +144,7 @@ class Statistics:
         layers: Layer by layer.
         branches: From each beginning to its ends.
         excess: Log10 of the loss over that of a zero answer, where both are positive.
+        bypassed: Rectifiers that another path goes round.
         dead_networks: Passes in which no gradient arrives at some layer.
         dead_risk: Probability of a dead network as the dead units predict it.
     """
@@ -151,6 +152,7 @@ class Statistics:
     layers: tuple[Grouped, ...]
     branches: tuple[Branch, ...]
     excess: tuple[float, ...]
+    bypassed: frozenset[str]
     dead_networks: int
     dead_risk: float
 
@@ -187,12 +189,15 @@ class Statistics:
 def statistics(passes: Sequence[Pass]) -> Statistics:
     """The statistics of finite passes."""
     layers = grouped(passes)
+    beside = frozenset().union(*map(bypassed, passes))
     rectified = [y for y in layers if y.dead and not math.isnan(y.dead[0])]
+    rectified = [y for y in rectified if y.name not in beside]
     return Statistics(
         layers=layers,
         branches=branches(passes),
         excess=_excess(passes),
-        dead_networks=sum(map(_is_dead, passes)),
+        bypassed=beside,
+        dead_networks=sum(_is_dead(one, beside) for one in passes),
         dead_risk=depth.dead_network(
             list(zip(*(y.dead for y in rectified), strict=True)), [y.width for y in rectified]
         ),
@@ -204,9 +209,9 @@ def _excess(passes: Sequence[Pass]) -> tuple[float, ...]:
     return tuple(depth.log_ratio(one.loss or 1.0, one.plain_loss) for one in known)
 
 
-def _is_dead(one: Pass) -> bool:
-    """Whether a rectifier is off for every sample, and nothing arrives before it."""
-    off = [number for number, y in enumerate(one.layers) if y.dead == 1.0]
+def _is_dead(one: Pass, beside: frozenset[str]) -> bool:
+    """Whether a rectifier that all goes through is off for every sample, with nothing before it."""
+    off = [n for n, y in enumerate(one.layers) if y.dead == 1.0 and base(y.name) not in beside]
     return bool(off) and any(y.gradient == 0 for y in one.layers[: off[0] + 1])
 
 

@@ -29,7 +29,6 @@ def symptoms(
         *parameters.without(passes, frozen),
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
-        *_saturated(passes, seen, limits),
         *along.attenuated(seen, limits),
         *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
@@ -41,11 +40,11 @@ def symptoms(
 
 
 def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
-    """Dead units, and gradients of zero that these do not explain."""
-    dead = _dead(passes, seen, limits)
-    if any(s.severity == "fail" and not s.is_open for s in dead):
-        return dead
-    return [*parameters.zero(passes, frozen), *dead]
+    """Dead and saturated units, and gradients of zero that these do not explain."""
+    units = [*_dead(passes, seen, limits), *_saturated(passes, seen, limits)]
+    if any(s.severity == "fail" and not s.is_open for s in units):
+        return units
+    return [*parameters.zero(passes, frozen), *units]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
@@ -63,7 +62,7 @@ def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
             Symptom(
                 "dead",
                 layer.name,
-                f"{share.mean:.0%} of the units of {layer.name} are zero for every sample",
+                f"{share.mean:.0%} of the units of {layer.name} are off for every sample",
                 (("share", share.mean), ("low", share.low), ("high", share.high)),
                 is_open=is_open,
             )
@@ -96,6 +95,7 @@ def _dead_network(passes: Passes, seen: Statistics, count: int, hits: int) -> li
 
 def _first_dead(seen: Statistics) -> str:
     known = [y for y in seen.layers if y.dead and not math.isnan(y.dead[0])]
+    known = [y for y in known if y.name not in seen.bypassed] or known
     return max(known, key=lambda y: sum(y.dead)).name if known else ""
 
 
@@ -124,11 +124,13 @@ def _beyond(
     known = [y for y in seen.layers if y.index >= 0 or y.kind != "activation"]
     known = [y for y in known if read(y) and not math.isnan(read(y)[0])]
     shares = [(y, of_mean(read(y), 0.0 if passes.is_single else math.inf)) for y in known]
-    certain = [(y, s) for y, s in shares if s.side(limit) > 0]
+    # A gate, or a branch beside a skip connection, may lose more: others do its work.
+    limits = {y.name: (1 + limit) / 2 if y.name in seen.bypassed else limit for y in known}
+    certain = [(y, s) for y, s in shares if s.side(limits[y.name]) > 0]
     if certain:
         layer, share = certain[0]
         return layer, share, False
-    possible = [(y, s) for y, s in shares if s.side(limit) == 0 and s.mean > limit]
+    possible = [(y, s) for y, s in shares if s.low <= limits[y.name] < s.mean]
     if possible and not passes.is_single:
         layer, share = max(possible, key=lambda pair: pair[1].mean)
         return layer, share, True
