@@ -63,13 +63,16 @@ def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     return [p.grad for p in wanted]
 
 
-def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The loss of a model that answers zero; NaN where the answer is no single tensor."""
-    changed: list[bool] = []
+def plain(model: nn.Module, loss: Loss, batch: Any) -> tuple[float, Tensor | None]:
+    """The loss of a model that answers zero, and what it does answer.
+
+    NaN and None where the answer is no single tensor.
+    """
+    changed: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         if isinstance(output, Tensor) and output.is_floating_point():
-            changed.append(True)
+            changed.append(output.detach())
             return torch.zeros_like(output)
         return None
 
@@ -78,7 +81,7 @@ def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
         with torch.no_grad():
             value = float(value_of(loss, model, batch))
     except UsageError:
-        return math.nan
+        return math.nan, None
     finally:
         handle.remove()
-    return value if len(changed) == 1 else math.nan
+    return (value, changed[0]) if len(changed) == 1 else (math.nan, None)
