@@ -85,6 +85,14 @@ def test_records_of_zeros_are_dead():
     assert first(check_flow(records([(0.0, 0.0)] * 4))) == "dead"
 
 
+def test_a_last_layer_of_zeros_is_seen_as_one():
+    """No flow anywhere, and gradients that are: a choice that one step of training wakes."""
+    zero = lambda seed: scaled(1.0, seed) | {"b": np.zeros((32, 1))}  # noqa: E731  # one layer
+    result = check_flow(None, loss_times(1.0), BATCH, make=zero, backend="numpy")
+    assert (result.verdict, first(result)) == ("pass", "pass")
+    assert result.findings[0].code == "flow-asleep"
+
+
 def scaled(factor, seed):
     rng = np.random.default_rng(seed)
     return {
