@@ -92,6 +92,7 @@ ROOMS = {
         {"backends", "verbs", "tqdm"},  # a bar on the terminal is drawn by a library
     ),
     "testing": ({*SHARED, "numerics"}, ()),
+    "testing_flow": (SHARED, ()),
 }
 
 

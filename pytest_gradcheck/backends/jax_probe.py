@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers, samples, widths
+from pytest_gradcheck.backends import jax_origin, layers, samples, targets, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
@@ -123,6 +123,7 @@ class JaxProbe:
                 {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
             ),
             plain_loss=told.plain if is_plain else math.nan,
+            constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
             fades=tuple(_fades(self._sites, told.adjoints)),
         )
@@ -130,6 +131,14 @@ class JaxProbe:
         if self._updates is not None and is_plain:
             return self._updated(made, values, told.gradients)
         return made
+
+    def _constant(self, told: Told) -> targets.Constant | None:
+        answer = self._programs.answer(told)
+        if answer is None or answer.size > targets.MOST:
+            return None
+        arrays = [leaf.value for leaf in flatten(self._batch).leaves]
+        known = [np.asarray(x) for x in arrays if isinstance(x, (jax.Array, np.ndarray))]
+        return targets.constant(float(told.loss), np.asarray(answer), known)
 
     def _detached(self, p: layers.Parameter) -> layers.Parameter:
         """JAX gives zeros where a parameter is not used; what no equation uses has no gradient."""

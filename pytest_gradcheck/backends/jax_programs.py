@@ -72,15 +72,22 @@ class Programs:
         """One pass forward and backward."""
         return self._program(values, change)(values, self._traced.batch, factor)
 
+    def answer(self, told: Told) -> Any:
+        """What the last product with weights gave; None where there is none, or one in a loop."""
+        if self._last is None or self._last.stacks:
+            return None
+        return told.seen.get(self._last.key)
+
     def answers(self, values: list[Any]) -> tuple[Any, Any] | None:
         """What the last product with weights gives for the batch, and with a sample replaced.
 
         None where it has no axis of samples, as far as can be told.
         """
-        if self._last is None or self._last.stacks:
-            return None
         run, batch = self._program(values, None), self._traced.batch
-        answer = np.asarray(run(values, batch, 1.0).seen[self._last.key])
+        answer = self.answer(run(values, batch, 1.0))
+        if answer is None or self._last is None:
+            return None
+        answer = np.asarray(answer)
         rows = len(answer) if answer.ndim else 0
         other = samples.exchanged([np.asarray(x) for x in batch], rows)
         if other is None:

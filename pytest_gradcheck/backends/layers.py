@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from pytest_gradcheck.backends import positions
+from pytest_gradcheck.backends.targets import Constant
 
 # Activations by the name of their operation: what is exactly zero where it is off, and what has a
 # slope that can be read off its output (the largest slope, and the slope at output ``a``).
@@ -99,6 +100,7 @@ class Pass:
         layers: In the order in which data flows.
         parameters: In the order of their owner.
         plain_loss: The loss of a model that answers zero; NaN where that cannot be had.
+        constant: What the best constant answer costs; None where that is not certain.
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
     """
@@ -107,6 +109,7 @@ class Pass:
     layers: tuple[Layer, ...]
     parameters: tuple[Parameter, ...] = ()
     plain_loss: float = math.nan
+    constant: Constant | None = None
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, samples, tree, widths
+from pytest_gradcheck.backends import layers, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
@@ -128,7 +128,11 @@ class NumpyProbe:
             parameters = layers.of_parameters(known, pulled)
             parameters = tuple(self._updated(p, known, pulled) for p in parameters)
             seen = replace(seen, parameters=parameters)
-        return replace(seen, loss=value)
+        outs = [x for _, x, _ in entries_of(record) if x is not None]
+        arrays = [y.value for y in tree.flatten(self._batch, Leaf, lambda node: None).leaves]
+        numbers = [x for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"]
+        constant = targets.constant(value, outs[-1] if outs else None, numbers)
+        return replace(seen, loss=value, constant=constant)
 
     def _recorded(self, record: Any) -> Pass:
         seen = of_record(record)

@@ -77,13 +77,17 @@ def _refused(error: Exception) -> UsageError:
     return UsageError(f"the backward pass raised {type(error).__name__}: {error}")
 
 
-def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The loss of a model that answers zero; NaN where the answer is no single tensor."""
-    changed: list[bool] = []
+def plain(model: nn.Module, loss: Loss, batch: Any) -> tuple[float, Tensor | None]:
+    """The loss of a model that answers zero, and what it does answer.
+
+    NaN and None where the answer is no single tensor.
+    """
+    changed: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            changed.append(True)
+        is_inside = torch._C._functorch.is_functorch_wrapped_tensor  # of vmap: no value of its own
+        if isinstance(output, Tensor) and output.is_floating_point() and not is_inside(output):
+            changed.append(output.detach())
             return torch.zeros_like(output)
         return None
 
@@ -92,7 +96,7 @@ def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
         with torch.no_grad():
             value = float(value_of(loss, model, batch))
     except UsageError:
-        return math.nan
+        return math.nan, None
     finally:
         handle.remove()
-    return value if len(changed) == 1 else math.nan
+    return (value, changed[0]) if len(changed) == 1 else (math.nan, None)

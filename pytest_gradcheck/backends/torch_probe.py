@@ -150,8 +150,9 @@ class TorchProbe:
             return seen
         self._last = max((y.index for y in seen.layers if y.kind == "linear"), default=-1)
         _seed(0)
-        plain = torch_loss.plain(state, self._loss, self._batch)
-        seen = replace(seen, plain_loss=plain)
+        plain, answer = torch_loss.plain(state, self._loss, self._batch)
+        constant = torch_samples.constant(seen.loss, answer, self._batch)
+        seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:

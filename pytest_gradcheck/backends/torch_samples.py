@@ -1,4 +1,4 @@
-"""One sample of a torch batch replaced, and the answers of a model before the loss."""
+"""The samples of a torch batch and the answers to them: one replaced, or all told by the loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_loss
+from pytest_gradcheck.backends import targets, torch_loss, tree
+from pytest_gradcheck.backends.protocol import Leaf
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -40,3 +41,17 @@ def answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None
     if not told.is_floating_point():
         return None
     return told.detach()
+
+
+def constant(loss: float | None, told: Tensor | None, batch: Any) -> targets.Constant | None:
+    """What the best constant answer costs, where that is certain."""
+    if told is None or told.numel() > targets.MOST:
+        return None
+    leaves = tree.flatten(batch, Leaf, lambda node: None).leaves
+    arrays = [_array(y.value) for y in leaves if isinstance(y.value, Tensor)]
+    return targets.constant(loss, _array(told), arrays)
+
+
+def _array(x: Tensor) -> Any:
+    x = x.detach().cpu()
+    return x.float().numpy() if x.is_floating_point() and x.itemsize < 4 else x.numpy()

@@ -169,6 +169,7 @@ def _chain(layers: Sequence[Layer], may_end: Sequence[bool]) -> tuple[dict[str, 
     for layer in layers[: last + 1]:
         flows.setdefault(base(layer.name), []).append(log_flow(layer))
     logs = {name: x for name, f in flows.items() if not math.isnan(x := in_squares(f))}
-    top = max(logs.values(), default=0.0)
-    made = {name: (x - top, x - top) for name, x in logs.items() if top > -math.inf}
+    top = max(logs.values(), default=-math.inf)
+    start = top if top > -math.inf else 0.0  # where all are zero
+    made = {name: (x - start, x - start) for name, x in logs.items()}
     return {"all": made}, {base(y.name) for y in layers[last : last + 1]}

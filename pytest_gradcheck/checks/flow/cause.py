@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends.layers import Change, Pass
 from pytest_gradcheck.checks.flow import along, gains
+from pytest_gradcheck.checks.flow.first import EXCESS
 from pytest_gradcheck.checks.flow.gains import ODD
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
-from pytest_gradcheck.checks.flow.symptoms import EXCESS, RISK
+from pytest_gradcheck.checks.flow.symptoms import RISK
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks.flow import along, parameters, time
+from pytest_gradcheck.checks.flow import along, first, parameters, time
 from pytest_gradcheck.checks.flow import frozen as thaw
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
@@ -19,7 +19,6 @@ CERTAIN = 4.0  # times that, which needs no dead network to be seen
 SAMPLES = (
     16  # positions that tell a dead unit from an unlucky one: 2**-16 for a unit that is on half
 )
-EXCESS = 1.0  # decades by which a first loss may exceed that of a zero answer
 
 
 def symptoms(
@@ -34,7 +33,7 @@ def symptoms(
         *along.attenuated(seen, limits),
         *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
-        *_excessive(seen),
+        *first.symptoms(passes, seen),
         *parameters.updates(passes, limits, frozen),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
@@ -137,13 +136,3 @@ def _beyond(
         layer, share = max(possible, key=lambda pair: pair[1].mean)
         return layer, share, True
     return None
-
-
-def _excessive(seen: Statistics) -> list[Symptom]:
-    if not seen.excess:
-        return []
-    ratio = of_mean(seen.excess, 0.1)
-    if ratio.side(EXCESS) <= 0:
-        return []
-    told = f"the first loss is {10**ratio.mean:.2g} times that of a model which answers zero"
-    return [Symptom("first-loss", "", told, (("ratio", 10.0**ratio.mean),), "warn")]

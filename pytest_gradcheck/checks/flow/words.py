@@ -17,6 +17,8 @@ CODES = {
     "vanishing": "flow-vanishing",
     "exploding": "flow-exploding",
     "first-loss": "flow-first-loss",
+    "offset": "flow-constant",
+    "known": "flow-label-leak",
     "update": "flow-update",
     "fading": "flow-time-fading",
     "growing": "flow-time-growing",
