@@ -24,6 +24,7 @@ from corpora import (
     flow_networks,
     flow_rivals,
     healthy,
+    healthy_branches,
     healthy_more,
     origins,
     planted,
@@ -110,8 +111,16 @@ def _published_rivals() -> None:
 
 def healthy_models(listing: bool) -> None:
     """Models that train."""
-    models = [*healthy.models(), *healthy_more.models()]
-    print(f"\n### Healthy models: {len(models)} models, {RUNS} sets of seeds each\n")
+    _healthy("Healthy models", [*healthy.models(), *healthy_more.models()], listing)
+
+
+def branches(listing: bool) -> None:
+    """Models of several heads, branches or networks that train."""
+    _healthy("Healthy models of several branches", [*healthy_branches.models()], listing)
+
+
+def _healthy(title: str, models: list[healthy.Model], listing: bool) -> None:
+    print(f"\n### {title}: {len(models)} models, {RUNS} sets of seeds each\n")
     alarms: Counter[str] = Counter()
     news, runs, ends = [], 0, []
     began = time.perf_counter()
@@ -325,6 +334,7 @@ def cost(listing: bool) -> None:
 SECTIONS = {
     "published": published,
     "healthy": healthy_models,
+    "branches": branches,
     "planted": faults,
     "invariances": invariances,
     "agreement": agreement,

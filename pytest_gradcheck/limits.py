@@ -230,7 +230,7 @@ LIMITS: tuple[Limit, ...] = (
         source="six depth scales (Schoenholz et al. 2017) leave 2.5e-3; healthy networks 1.4e-2",
         low=0.0,
         high=1.0,
-        unit="ratio; twice its decades for the loss's dependence on any layer",
+        unit="ratio; twice its decades for the size of the data on their way forward",
     ),
     Limit(
         name="explode",
@@ -246,7 +246,7 @@ LIMITS: tuple[Limit, ...] = (
         name="dead",
         checks=("gradflow",),
         default=DEAD,
-        help="Largest share of a layer's units that may be zero for every sample",
+        help="Largest share of a layer's units that may be off for every sample",
         source="half of them in healthy deep rectifier networks, as samples become parallel",
         low=0.0,
         high=1.0,

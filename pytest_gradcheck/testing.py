@@ -7,6 +7,8 @@ Example, in a test suite::
     @pytest.mark.parametrize("law", LAWS)
     def test_backend(law):
         check_backend(BackendCase(MINE, array=mine.asarray), law)
+
+A backend that shows the flow of gradients passes the kit of ``pytest_gradcheck.testing_flow`` too.
 """
 
 from __future__ import annotations

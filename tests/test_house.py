@@ -25,11 +25,17 @@ JAX = {
     "backends.jax_modes",
     "backends.jax_eval",
     "backends.jax_origin",
+    "backends.jax_loss",
+    "backends.jax_primitives",
     "backends.jax_probe",
+    "backends.jax_programs",
     "backends.jax_sites",
+    "backends.jax_tape",
+    "backends.jax_updates",
+    "backends.jax_walk",
     "backends.jax_clips",
     "backends.jax_places",
-    "backends.jax_programs",
+    "backends.jax_hurry",
     "backends.jax_steps",
 }
 TORCH = {
@@ -42,12 +48,17 @@ TORCH = {
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_fresh",
+    "backends.torch_graph",
+    "backends.torch_input",
     "backends.torch_loss",
     "backends.torch_ops",
     "backends.torch_origin",
     "backends.torch_probe",
     "backends.torch_scene",
+    "backends.torch_samples",
+    "backends.torch_widths",
     "backends.torch_sizes",
+    "backends.torch_slopes",
     "backends.torch_time",
     "backends.torch_tracked",
     "backends.torch_clips",
@@ -90,6 +101,7 @@ ROOMS = {
         {"backends", "verbs", "tqdm"},  # a bar on the terminal is drawn by a library
     ),
     "testing": ({*SHARED, "numerics"}, ()),
+    "testing_flow": (SHARED, ()),
 }
 
 

@@ -20,11 +20,12 @@ from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = dict[str, Any]  # by the key of a site
+SOURCE = "source"  # key of what the first product with weights is given
 _FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
 
-class Run:
+class Evaluation:
     """One run of a jaxpr.
 
     Args:
@@ -42,7 +43,6 @@ class Run:
         self._owners = {s.owner: s for s in sites.values() if s.owner}
         self._previous: Any = None
         self._is_loss = False
-        self.source: Any = None
 
     def evaluate(
         self,
@@ -84,14 +84,19 @@ class Run:
             return self._scan(eqn, key, given, zeros, seen)
         site = self._sites.get(key)
         owned = self._owners.get(key)
+        product = owned or (site if site is not None and not site.owner else None)
+        if product is not None and product.kind == "linear" and product.index == 0:
+            seen[SOURCE] = given[product.operand]
         if self._kind and (site is not None or owned is not None):
             outs = self._changed(eqn, site or owned, given, is_product=site is None)
         else:
-            outs = _bound(eqn, given)
+            outs = bound(eqn, given)
         if site is None:
             return outs
         if key in zeros:
             outs = [outs[0] + zeros[key], *outs[1:]]
+        if site.kind == "activation" and site.index >= 0:
+            self._previous = outs[0]  # with its zero, through which the next skip has a gradient
         seen[key] = outs[0]
         return outs
 
@@ -122,16 +127,17 @@ class Run:
         if site.kind == "activation":
             return self._activation(eqn, site, given)
         if site.kind != "linear":
-            return _bound(eqn, given)
+            return bound(eqn, given)
         if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
-            given = [_standardised(given[0]), *given[1:]]
+            given = list(given)
+            given[site.operand] = _standardised(given[site.operand])
         if is_product:
-            return _bound(eqn, given)
+            return bound(eqn, given)
         if self._kind == "bias" and site.owner:
             wide = given[0] if jnp.size(given[0]) >= jnp.size(given[1]) else given[1]
             outs = [wide]
         else:
-            outs = _bound(eqn, given)
+            outs = bound(eqn, given)
         if self._kind == "zero" and site.index == self._last:
             return [jnp.zeros_like(outs[0])]
         if self._kind in ("init", "layer") and self._at in (-1, site.index):
@@ -142,17 +148,16 @@ class Run:
 
     def _activation(self, eqn: Any, site: Site, given: list[Any]) -> list[Any]:
         if site.index < 0:
-            return _bound(eqn, given)
+            return bound(eqn, given)
         wide = max(given, key=jnp.size)
         other = replaced(site.op, (self._kind, self._at))
         if other != site.op:
             return [_FUNCTIONS[other](wide)]
-        outs = _bound(eqn, given)
+        outs = bound(eqn, given)
         if self._kind == "skip":
             before, out = self._previous, outs[0]
             if before is not None and before.shape == out.shape:
                 outs = [(out + before) / 2**0.5]
-            self._previous = outs[0]
         return outs
 
 
@@ -166,9 +171,10 @@ def replaced(op: str, change: Change | None) -> str:
     return "leaky_relu" if kind == "leak" and op in RECTIFIERS else op
 
 
-def _bound(eqn: Any, given: list[Any]) -> list[Any]:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = ((), bound) if isinstance(bound, dict) else bound  # the latter before 0.8
+def bound(eqn: Any, given: list[Any]) -> list[Any]:
+    """Outputs of an equation by its own primitive."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = ((), params) if isinstance(params, dict) else params  # latter before 0.8
     outs = eqn.primitive.bind(*functions, *given, **params)
     return list(outs) if eqn.primitive.multiple_results else [outs]
 

@@ -8,6 +8,7 @@ never reach the loss (jax#5698).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends.jax_eval import Run
-from pytest_gradcheck.backends.jax_sites import Site, Walk, number
+from pytest_gradcheck.backends.jax_loss import Traced
+from pytest_gradcheck.backends.jax_programs import Told, by_numpy, forward, is_near
+from pytest_gradcheck.backends.jax_sites import Site, number
+from pytest_gradcheck.backends.jax_walk import Walk, walked
 from pytest_gradcheck.backends.layers import Origin
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -25,37 +28,33 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 _BY_HAND = frozenset({"select_n", "_where", "convert_element_type", "broadcast_in_dim", "copy"})
 
 
-def origin(jaxpr: Any, walk: Walk, values: Sequence[Any], names: Sequence[str]) -> Origin | None:
+def origin(traced: Traced, walk: Walk, values: Sequence[Any]) -> Origin | None:
     """The first birth, and how far it reaches; None where every value is finite."""
     sites = {k: Site(k, op[2], "other", op[0], place=op[1]) for k, op in walk.ops.items()}
-    loss, seen = _forward(jaxpr, sites, values, {})
-    zeros = {k: jnp.zeros_like(v) for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
-    pulled = jax.grad(lambda v, z: _forward(jaxpr, sites, v, z)[0], argnums=(0, 1))
-    gradients, adjoints = pulled(list(values), zeros)
+    told = _told_of(traced, sites, list(values))
+    loss, seen, gradients, adjoints = told.loss, told.seen, told.gradients, told.adjoints
     bad = {k: word for k, v in seen.items() if (word := _bad(v))}
     is_lost = bool(_bad(loss))
     reaches = "loss" if is_lost else "gradient" if any(map(_bad, gradients)) else "nothing"
     if is_lost:
-        (start,) = walk_ends(jaxpr, walk, names)
-        return _birth(walk, bad, start, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
+        (end,) = walked(traced)[1]
+        return _birth(walk, bad, end.maker, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
     if reaches == "gradient":
         return _backward(walk, adjoints)
     first = min(bad, key=number, default="")
     return _told(walk, first, "forward", bad[first], reaches) if first else None
 
 
-def _forward(
-    jaxpr: Any, sites: Mapping[str, Site], values: Sequence[Any], zeros: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    run = Run(sites, zeros)
-    (loss,), seen = run.evaluate(jaxpr.jaxpr, jaxpr.consts, values)
-    return loss, seen
-
-
-def walk_ends(jaxpr: Any, walk: Walk, names: Sequence[str]) -> list[str]:
-    """Keys of the equations that make the outputs."""
-    makers = [f"parameter {name}" for name in names]
-    return Walk().through(jaxpr.jaxpr, list(names), makers)
+def _told_of(traced: Traced, sites: Mapping[str, Site], values: list[Any]) -> Told:
+    """Every value and adjoint, each primitive by itself: a compiler may simplify a birth away."""
+    run = by_numpy(traced, sites, values) if is_near(traced, values) else None
+    if run is not None:
+        return run(values, traced.batch, 1.0)
+    loss, seen = forward(traced, sites, (*values, *traced.batch), {})
+    zeros = {k: jnp.zeros_like(v) for k, v in seen.items()}
+    of_both = lambda v, z: forward(traced, sites, (*v, *traced.batch), z)[0]  # noqa: E731  # short
+    gradients, adjoints = jax.grad(of_both, argnums=(0, 1))(values, zeros)
+    return Told(loss, math.nan, seen, adjoints, gradients)
 
 
 def _when(x: Any, stacks: tuple[bool, ...]) -> int:

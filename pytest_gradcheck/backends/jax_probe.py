@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,20 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers
+from pytest_gradcheck.backends import jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
-from pytest_gradcheck.backends.jax_eval import CHANGES, Run, replaced
+from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
+from pytest_gradcheck.backends.jax_loss import traced
 from pytest_gradcheck.backends.jax_modules import flatten
-from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, _quickly
-from pytest_gradcheck.backends.jax_sites import Site, Walk, ordered
+from pytest_gradcheck.backends.jax_programs import Programs, Told
+from pytest_gradcheck.backends.jax_sites import Site, ordered
+from pytest_gradcheck.backends.jax_updates import Updates
+from pytest_gradcheck.backends.jax_walk import Walk, parents, walked
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-STEP = 0.1  # share of the loss that a first-order step is to take away
 
 
 class JaxProbe:
@@ -69,46 +71,22 @@ class JaxProbe:
         spots = [leaf for leaf in self._flat.leaves if leaf.dtype]
         if not spots:
             raise UsageError("the model has no parameters: nothing can be trained")
-        self._names = [leaf.path or "params" for leaf in spots]
         self.dtype, self.device = spots[0].dtype, spots[0].device
         self.label = type(model).__name__ if callable(model) else getattr(loss, "__name__", "loss")
-        self._programs: dict[Any, Any] = {}
-        with enable_x64(self._user_mode):
-            self._jaxpr = self._traced()
-        self._walk = Walk()
-        made = self._jaxpr.jaxpr
-        self._walk.through(made, self._names, [f"parameter {n}" for n in self._names])
+        self._updates = None if optimizer is None else Updates(optimizer, self._flat)
+        with self.guard(), enable_x64(self._user_mode):
+            self._traced = traced(self._loss, self._flat, self._batch)
+        self._names = self._traced.names
+        self._walk, _ = walked(self._traced)
         self._sites = ordered(self._walk.sites)
+        self._programs = Programs(self._traced, self._sites, [leaf.value for leaf in spots])
 
     def _opened(self, model: Any) -> Flat:
         return flatten(model)
 
-    def _traced(self) -> Any:
-        values = [leaf.value for leaf in self._flat.leaves if leaf.dtype]
-        try:
-            return jax.make_jaxpr(self._value)(values)
-        except UsageError:
-            raise
-        except Exception as error:  # whatever the user's code raises, told with its own words
-            raise UsageError(
-                f"loss(model, batch) raised {type(error).__name__}: {error}"
-            ) from error
-
-    def _value(self, values: Sequence[Any]) -> Any:
-        filled = iter(values)
-        every = [next(filled) if leaf.dtype else leaf.value for leaf in self._flat.leaves]
-        out = self._loss(self._flat.rebuild(every), self._batch)
-        if not hasattr(out, "dtype") or jnp.size(out) != 1 or jnp.iscomplexobj(out):
-            shape = jnp.shape(out) if hasattr(out, "dtype") else type(out).__name__
-            raise UsageError(
-                f"loss(model, batch) must give a real number, it gave {shape}; "
-                f"try jnp.mean or jnp.sum"
-            )
-        return jnp.reshape(out, ())
-
     def guard(self) -> AbstractContextManager[Any]:
         """Hold generators and modules that loss, make and model carry."""
-        return BACKEND.guard(self._given, self._loss, self._make, self._batch)
+        return BACKEND.guard(self._given, self._loss, self._make, self._batch, self._optimizer)
 
     def draw(self, seed: int) -> Any:
         """What ``make`` gives; the model itself without one."""
@@ -135,109 +113,88 @@ class JaxProbe:
         self.count += 1
         with enable_x64(self._user_mode):
             values = self._values(state)
-            loss, seen, adjoints, gradients = self._run(values, change, factor)
-            plain = math.nan
-            is_plain = change is None and factor == 1.0
-            if is_plain and any(s.kind == "linear" for s in self._sites.values()):
-                plain = float(self._program(("zero", -1), forward=True)(values))
+            told = self._programs.run(values, change, factor)
+        is_plain = change is None and factor == 1.0
         made = Pass(
-            loss=float(loss),
-            layers=tuple(_layers(self._sites, seen, adjoints, change)),
+            loss=float(told.loss),
+            layers=tuple(_layers(self._sites, self._walk, told, change)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
-                {n: np.asarray(g) for n, g in zip(self._names, gradients, strict=True)},
+                {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
             ),
-            plain_loss=plain,
-            fades=tuple(_fades(self._sites, adjoints)),
+            plain_loss=told.plain if is_plain else math.nan,
+            constant=self._constant(told) if is_plain else None,
+            source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
+            fades=tuple(_fades(self._sites, told.adjoints)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
-        if self._optimizer is not None and is_plain:
-            return self._updated(made, values, gradients)
+        if self._updates is not None and is_plain:
+            return self._updated(made, values, told.gradients)
         return made
+
+    def _constant(self, told: Told) -> targets.Constant | None:
+        answer = self._programs.answer(told)
+        if answer is None or answer.size > targets.MOST:
+            return None
+        arrays = [leaf.value for leaf in flatten(self._batch).leaves]
+        known = [np.asarray(x) for x in arrays if isinstance(x, (jax.Array, np.ndarray))]
+        return targets.constant(float(told.loss), np.asarray(answer), known)
 
     def _detached(self, p: layers.Parameter) -> layers.Parameter:
         """JAX gives zeros where a parameter is not used; what no equation uses has no gradient."""
         position = self._names.index(p.name)
-        var = self._jaxpr.jaxpr.invars[position]
-        used = any(v is var for eqn in self._jaxpr.jaxpr.eqns for v in eqn.invars)
+        var = self._traced.jaxpr.jaxpr.invars[position]
+        used = any(v is var for eqn in self._traced.jaxpr.jaxpr.eqns for v in eqn.invars)
         return p if used else replace(p, gradient=math.nan)
 
-    def _run(self, values: list[Any], change: Change | None, factor: float) -> Any:
-        program = self._program(change)
-        zeros = self._zeros(values, change)
-        (loss, seen), (gradients, adjoints) = program(values, zeros, factor)
-        return loss, seen, adjoints, gradients
-
-    def _zeros(self, values: list[Any], change: Change | None) -> dict[str, Any]:
-        key = ("zeros", change)
-        if key not in self._programs:
-            shapes = jax.eval_shape(lambda v: self._forward(v, {}, change)[1], values)
-            self._programs[key] = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
-        found: dict[str, Any] = self._programs[key]
-        return found
-
-    def _forward(
-        self, values: Sequence[Any], zeros: Mapping[str, Any], change: Change | None
-    ) -> tuple[Any, dict[str, Any]]:
-        run = Run(self._sites, zeros, change)
-        (loss,), seen = run.evaluate(self._jaxpr.jaxpr, self._jaxpr.consts, values)
-        return loss, {k: v for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
-
-    def _program(self, change: Change | None, forward: bool = False) -> Any:
-        key = ("program", change, forward)
-        if key not in self._programs:
-            size = sum(leaf.size for leaf in self._flat.leaves if leaf.dtype)
-            options = _quickly() if size <= QUICK_SIZE else {}
-            self._programs[key] = jax.jit(
-                self._only(change) if forward else self._both(change), **options
-            )
-        return self._programs[key]
-
-    def _only(self, change: Change | None) -> Callable[..., Any]:
-        return lambda values: self._forward(values, {}, change)[0]
-
-    def _both(self, change: Change | None) -> Callable[..., Any]:
-        def total(values: Any, zeros: Any, factor: Any) -> Any:
-            loss, seen = self._forward(values, zeros, change)
-            return loss * jnp.asarray(factor, loss.dtype), (loss, seen)
-
-        graded = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
-
-        def run(values: Any, zeros: Any, factor: Any) -> Any:
-            (_, told), pulled = graded(values, zeros, factor)
-            return told, pulled
-
-        return run
-
     def _updated(self, seen: Pass, values: list[Any], gradients: list[Any]) -> Pass:
-        state = self._optimizer.init(values)
-        updates, _ = self._optimizer.update(gradients, state, values)
-        moved = {
-            name: float(np.linalg.norm(np.asarray(u, np.float64)))
-            / (float(np.linalg.norm(np.asarray(v, np.float64))) or math.nan)
-            for name, u, v in zip(self._names, updates, values, strict=True)
-        }
-        parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
-        return replace(seen, parameters=parameters)
+        assert self._updates is not None
+        with enable_x64(self._user_mode):
+            ratios = self._updates.ratios(values, gradients)
+        pairs = zip(seen.parameters, ratios, strict=True)
+        return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
+
+    def widened(self, factor: int) -> JaxProbe | None:
+        """The same parameters drawn wider."""
+        make = widths.asked(self._make, factor)
+        if make is None and self._wider(self.draw(0), factor, 0) is not None:
+            make = lambda seed: self._wider(self.draw(seed), factor, seed)  # noqa: E731  # short
+        if make is None:
+            return None
+        return JaxProbe(None, self._loss, self._batch, make, device=self._device)
+
+    def _wider(self, state: Any, factor: int, seed: int) -> Any:
+        flat = flatten(state)
+        paths = [leaf.path for leaf in flat.leaves]
+        arrays = {y.path: np.asarray(y.value) for y in flat.leaves if y.dtype}
+        fresh = widths.widened(arrays, factor, seed)
+        if fresh is None or flat.is_module:  # whose own attributes tell its widths
+            return None
+        pairs = zip(paths, flat.leaves, strict=True)
+        return flat.rebuild([fresh.get(path, leaf.value) for path, leaf in pairs])
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            loss, _, _, gradients = self._run(values, None, 1.0)
-            total = sum(float(np.sum(np.square(np.asarray(g, np.float64)))) for g in gradients)
-            rate = STEP * abs(float(loss)) / total if total else 0.0
-            pairs = zip(values, gradients, strict=True)
-            return _Stepped([v - (g * rate).astype(v.dtype) for v, g in pairs])
+            told = self._programs.run(values)
+            steps = descent([np.asarray(g) for g in told.gradients], float(told.loss))
+            pairs = zip(values, steps, strict=True)
+            return _Stepped([v + jnp.asarray(step, v.dtype) for v, step in pairs])
 
     def origin(self, state: Any) -> Origin | None:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
-            return jax_origin.origin(self._jaxpr, self._walk, self._values(state), self._names)
+            return jax_origin.origin(self._traced, self._walk, self._values(state))
 
     def strangers(self, state: Any) -> float:
-        """Not known: the answers for single samples are not to be seen from outside the loss."""
-        return math.nan
+        """Change of the answers for other samples, over their size, when one sample is replaced.
+
+        The answer is what the last product with weights gives.
+        """
+        with enable_x64(self._user_mode):
+            answers = self._programs.answers(self._values(state))
+        return math.nan if answers is None else samples.moved(*answers)
 
 
 class _Stepped:
@@ -248,17 +205,14 @@ class _Stepped:
 
 
 def _layers(
-    sites: Mapping[str, Site],
-    seen: Mapping[str, Any],
-    adjoints: Mapping[str, Any],
-    change: Change | None,
+    sites: Mapping[str, Site], walk: Walk, told: Told, change: Change | None
 ) -> list[Layer]:
     """The records in the order of the data; iterations over stacked layers one by one."""
     made: list[tuple[tuple[Any, ...], Layer]] = []
     for number, (key, site) in enumerate(sites.items()):
-        if key not in seen:
+        if key not in told.seen:
             continue
-        x, g = np.asarray(seen[key]), np.asarray(adjoints[key])
+        x, g = np.asarray(told.seen[key]), np.asarray(told.adjoints[key])
         op = replaced(site.op, change) if site.index >= 0 else site.op
         if site.stacks and site.stacks[0]:
             for i in range(len(x)):
@@ -270,7 +224,11 @@ def _layers(
             made.append(((_first(key), 0, number), layer))
     ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
     names = layers.numbered(layer.name for layer in ordered)
-    return [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
+    named = [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
+    fed = parents(walk, [key for key in sites if key in told.seen])
+    if fed is None:
+        return named
+    return [replace(layer, parents=before) for layer, before in zip(named, fed, strict=True)]
 
 
 def _first(key: str) -> int:

@@ -1,15 +1,10 @@
-"""Which values inside a traced JAX function are layers, and by which names.
-
-The equations of the jaxpr are walked once, through ``jit``, ``remat`` and ``scan``. A product with
-a parameter starts a layer, which goes by the path of that parameter; what adds a bias to it still
-belongs to it. An activation goes by the layer that feeds it.
-"""
+"""The values inside a traced JAX function that are looked at, and the names of its operations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +21,7 @@ SHAPED = frozenset(
     {"transpose", "reshape", "convert_element_type", "broadcast_in_dim", "squeeze", "slice"}
     | {"dynamic_slice", "copy", "copy_p", "rev", "stop_gradient", "sharding_constraint"}
 )
-WEIGHTS = ("kernel", "weight", "w", "W", "embedding", "scale", "value", "kernel.value")
 GELU = "mul by sqrt(2 / pi)"  # what the approximate GELU gives to its tanh
-_NONE = ("", "", "")
 _HOUSES = (str(Path(jax.__file__).parent), str(Path(__file__).parents[1]))
 
 
@@ -45,6 +38,7 @@ class Site:
         place: ``file:line`` in the user's code.
         stacks: For each ``scan`` around it, whether it runs over stacked layers.
         owner: Key of the product, where a bias is added to it.
+        operand: Position of what the product's weights are multiplied with.
     """
 
     key: str
@@ -55,118 +49,7 @@ class Site:
     place: str = ""
     stacks: tuple[bool, ...] = ()
     owner: str = ""
-
-
-@dataclass(eq=False)
-class Walk:
-    """A walk through a jaxpr.
-
-    Args:
-        sites: The values that are layers, by key.
-        sources: Keys of the values that each value is computed from.
-        ops: Operation, place and layer of every equation, by key.
-    """
-
-    sites: dict[str, Site] = field(default_factory=dict)
-    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    ops: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    stacks: dict[str, tuple[bool, ...]] = field(default_factory=dict)
-    _latest: str = ""
-    _counts: dict[str, int] = field(default_factory=lambda: {"linear": 0, "activation": 0})
-
-    def through(
-        self,
-        jaxpr: Any,
-        names: Sequence[str],
-        makers: Sequence[str],
-        prefix: str = "",
-        stacks: tuple[bool, ...] = (),
-    ) -> list[str]:
-        """Walk; the keys of the outputs' makers.
-
-        Args:
-            jaxpr: An open jaxpr.
-            names: For each of its inputs the path of the parameter that it is, or nothing.
-            makers: For each of its inputs the key of the equation that made it, or nothing.
-            prefix: Key of the equation around it.
-            stacks: As for a site.
-        """
-        params = {id(v): n for v, n in zip(jaxpr.invars, names, strict=True) if n}
-        made = {id(v): m for v, m in zip(jaxpr.invars, makers, strict=True) if m}
-        for number, eqn in enumerate(jaxpr.eqns):
-            key = f"{prefix}{number}"
-            given = [params.get(id(v), "") for v in eqn.invars]
-            origin = [made.get(id(v), "") for v in eqn.invars]
-            inner = inlined(eqn)
-            if inner is not None:
-                ends = self.through(inner, given, origin, f"{key}/", stacks)
-            elif eqn.primitive.name == "scan":
-                ends = self._scan(eqn, given, origin, key, stacks)
-            else:
-                self._note(eqn, key, given, origin, stacks)
-                ends = [key] * len(eqn.outvars)
-            for var, end in zip(eqn.outvars, ends, strict=True):
-                if end:
-                    made[id(var)] = end
-                if eqn.primitive.name in SHAPED and given and given[0]:
-                    params[id(var)] = given[0]
-        return [made.get(id(v), "") for v in jaxpr.outvars]
-
-    def _scan(
-        self,
-        eqn: Any,
-        given: list[str],
-        origin: list[str],
-        key: str,
-        stacks: tuple[bool, ...],
-    ) -> list[str]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
-        body = eqn.params["jaxpr"].jaxpr
-        names = given[:fixed] + [""] * carried + given[fixed + carried :]
-        is_stack = any(given[fixed + carried :])
-        return self.through(body, names, origin, f"{key}/", (*stacks, is_stack))
-
-    def _note(
-        self, eqn: Any, key: str, given: list[str], origin: list[str], stacks: tuple[bool, ...]
-    ) -> None:
-        op, place = operation(eqn), _place(eqn)
-        self.sources[key] = tuple(o for o in origin if o)
-        weight = next((name for name in given if name), "")
-        if op in PRODUCTS and weight:
-            self._latest = _layer(weight)
-            self._add(key, self._latest, "linear", op, place, stacks)
-        elif op == "add" and weight and (owner := self._product(origin)):
-            moved = self.sites.pop(owner)
-            self.sites[key] = Site(
-                key, moved.name, "linear", moved.op, moved.index, moved.place, stacks, owner
-            )
-        elif op == "tanh" and any(self.ops.get(o, _NONE)[0] == GELU for o in origin):
-            self._add(key, f"{self._latest}.gelu".lstrip("."), "other", "gelu", place, stacks)
-        elif op in ACTIVATIONS and (op != "exp" or self._product(origin)):
-            self._add(key, f"{self._latest}.{op}".lstrip("."), "activation", op, place, stacks)
-        elif op in ("gather", "take") and weight:
-            self._add(key, _layer(weight), "other", op, place, stacks)
-        self.ops[key] = (op, place, self._latest or str(eqn.source_info.name_stack))
-        self.stacks[key] = stacks
-
-    def _product(self, origin: list[str]) -> str:
-        """The key of a product among the makers of an equation's inputs, through mere shapes."""
-        for start in origin:
-            key = start
-            while key and key not in self.sites and self.ops.get(key, _NONE)[0] in SHAPED:
-                key = next(iter(self.sources.get(key, ())), "")
-            if key in self.sites and self.sites[key].kind == "linear":
-                return key
-        return ""
-
-    def _add(
-        self, key: str, name: str, kind: Kind, op: str, place: str, stacks: tuple[bool, ...]
-    ) -> None:
-        index = -1
-        if kind != "other":
-            index = self._counts[kind]
-            self._counts[kind] += 1
-        self.sites[key] = Site(key, name, kind, op, index, place, stacks)
+    operand: int = 0
 
 
 def ordered(sites: Mapping[str, Site]) -> dict[str, Site]:
@@ -226,13 +109,8 @@ def _is(var: Any, number: float) -> bool:
     return abs(float(var.val) - number) <= 4e-3 * number
 
 
-def _layer(path: str) -> str:
-    """Name of the layer that a parameter belongs to."""
-    head, _, tail = path.rpartition(".")
-    return head if head and tail in WEIGHTS else path
-
-
-def _place(eqn: Any) -> str:
+def place_of(eqn: Any) -> str:
+    """``file:line`` in the user's code; empty where that is not known."""
     for file, line in _frames(eqn.source_info.traceback):
         if not file.startswith((*_HOUSES, "<")):
             return f"{Path(file).name}:{line}"

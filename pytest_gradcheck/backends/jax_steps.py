@@ -12,8 +12,8 @@ import numpy as np
 
 from pytest_gradcheck.backends import jax_modules, jax_places
 from pytest_gradcheck.backends.jax_clips import is_transformation
+from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_places import replaced, with_update
-from pytest_gradcheck.backends.jax_programs import can_hurry, compiled
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.steps import Call, Training, Update, scalar

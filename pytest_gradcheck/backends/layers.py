@@ -15,6 +15,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pytest_gradcheck.backends import positions
+from pytest_gradcheck.backends.targets import Constant
+
 # Activations by the name of their operation: what is exactly zero where it is off, and what has a
 # slope that can be read off its output (the largest slope, and the slope at output ``a``).
 RECTIFIERS = frozenset({"relu", "relu6", "clamp", "threshold", "hardtanh_relu"})
@@ -40,13 +43,14 @@ class Layer:
         name: Path, with ``#2`` for the second call of a shared layer.
         kind: Whether it multiplies by weights, is an activation, or is anything else.
         op: Name of the operation or of the module's class.
-        size: Number of elements of the output.
-        width: Number of units: extent of the feature axis.
-        activation: Size of the output.
-        gradient: Size of the gradient of the loss with respect to the output.
-        dead: Share of units that are zero for every sample; NaN unless a rectifier.
+        size, width: Number of elements of the output, and of units: extent of the feature axis.
+        activation, gradient: Size of the output, and of the gradient with respect to it.
+        dead: Share of units that are off for every sample; NaN unless they can be.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
-        index: Number of the operation among those of its kind that a change can be made at.
+        index: Number among the operations of its kind that a change can be made at.
+        given: Size of what an operation is given; NaN where that is not known.
+        parents: Positions of the layers that feed it; None where not known: the one before.
+        match: Flow of all positions, each by itself, over that of gradient and size as a whole.
     """
 
     name: str
@@ -59,18 +63,9 @@ class Layer:
     dead: float = math.nan
     saturated: float = math.nan
     index: int = -1
-
-    @property
-    def flow(self) -> float:
-        """How much the loss moves when noise as large as the output is added to it, to first order.
-
-        Norm of the gradient times size of the output: unchanged by a rescaling of layers that
-        keeps the function (Philipp, Song and Carbonell, arXiv 1712.05577, section 4, measure
-        backward size beside forward size for the same reason), and kept from layer to layer at
-        critical initialisations whatever the widths. The norm alone where no output is known.
-        """
-        norm = self.gradient * math.sqrt(self.size)
-        return norm if math.isnan(self.activation) else norm * self.activation
+    given: float = math.nan
+    parents: tuple[int, ...] | None = None
+    match: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +100,7 @@ class Pass:
         layers: In the order in which data flows.
         parameters: In the order of their owner.
         plain_loss: The loss of a model that answers zero; NaN where that cannot be had.
+        constant: What the best constant answer costs; None where that is not certain.
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
     """
@@ -113,6 +109,7 @@ class Pass:
     layers: tuple[Layer, ...]
     parameters: tuple[Parameter, ...] = ()
     plain_loss: float = math.nan
+    constant: Constant | None = None
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
 
@@ -201,6 +198,9 @@ class Probe(Protocol):
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
 
+    def widened(self, factor: int) -> Probe | None:
+        """The same model with wider layers, drawn anew; None where it cannot be had."""
+
     def stepped(self, state: Any) -> Any:
         """The state after one small step down the gradient."""
 
@@ -276,6 +276,7 @@ def of_arrays(
         dead=dead(op, x),
         saturated=saturated(op, x),
         index=index,
+        match=positions.match(x, g),
     )
 
 
@@ -288,12 +289,8 @@ def of_parameters(
             name=name,
             shape=tuple(value.shape),
             value=rms(value),
-            gradient=math.nan if gradients.get(name) is None else rms(_array(gradients[name])),
-            symmetric=symmetric(value, gradients.get(name)),
+            gradient=math.nan if (g := gradients.get(name)) is None else rms(g),
+            symmetric=symmetric(value, g),
         )
         for name, value in values.items()
     )
-
-
-def _array(x: np.ndarray | None) -> np.ndarray:
-    return np.asarray(x)

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, tree
+from pytest_gradcheck.backends import layers, samples, targets, tree, widths
+from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.numpy_records import (
@@ -33,7 +34,7 @@ from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-STEP = 0.1  # share of the loss that a first-order step is to take away
+_STEP = "optimizer= must be a function of value and gradient that gives the step of a parameter"
 
 
 class NumpyProbe:
@@ -79,7 +80,7 @@ class NumpyProbe:
 
     def guard(self) -> AbstractContextManager[Any]:
         """Hold generators and the arrays that loss, make and model carry."""
-        return BACKEND.guard(self._model, self._loss, self._make, self._batch)
+        return BACKEND.guard(self._model, self._loss, self._make, self._batch, self._optimizer)
 
     def draw(self, seed: int) -> Any:
         """Fresh parameters; the next record of a list."""
@@ -93,14 +94,15 @@ class NumpyProbe:
         return self._make(seed) if takes else self._make()
 
     def same(self, a: Any, b: Any) -> bool:
-        """Whether two initialisations have the same numbers."""
+        """Whether two initialisations have the same numbers, and any besides zeros."""
         one, other = ([x for x in _flat(state).values() if x is not None] for state in (a, b))
-        return len(one) == len(other) and all(map(np.array_equal, one, other))
+        is_same = len(one) == len(other) and all(map(np.array_equal, one, other))
+        return is_same and any(map(np.any, one))
 
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """What the record of one pass shows."""
         if self._loss is None:
-            return of_record(state)
+            return self._recorded(state)
         self.count += 1
         batch = _standardised(self._batch) if change == ("input", -1) else self._batch
         state = _scaled(state, 1 / self._gain) if change == ("init", -1) else state
@@ -111,6 +113,11 @@ class NumpyProbe:
                 f"loss(params, batch) raised {type(error).__name__}: {error}"
             ) from error
         value, record, gradients = parts(told)
+        if self._optimizer is not None and gradients is None:
+            raise UsageError(
+                "optimizer= needs the gradients of the parameters: let loss(params, batch) return "
+                "(value, layers, gradients of the parameters)"
+            )
         seen = of_record(record)
         if change is None:
             self._gain = _gain(seen.layers)
@@ -121,15 +128,54 @@ class NumpyProbe:
             parameters = layers.of_parameters(known, pulled)
             parameters = tuple(self._updated(p, known, pulled) for p in parameters)
             seen = replace(seen, parameters=parameters)
-        return replace(seen, loss=value)
+        outs = [x for _, x, _ in entries_of(record) if x is not None]
+        arrays = [y.value for y in tree.flatten(self._batch, Leaf, lambda node: None).leaves]
+        numbers = [x for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"]
+        constant = targets.constant(value, outs[-1] if outs else None, numbers)
+        return replace(seen, loss=value, constant=constant)
+
+    def _recorded(self, record: Any) -> Pass:
+        seen = of_record(record)
+        if self._optimizer is None:
+            return seen
+        entries = list(entries_of(record))
+        if not isinstance(record, Mapping) or any(x is None for _, x, _ in entries):
+            raise UsageError("optimizer= needs values too: {name: (value, gradient), ...}")
+        values, pulled = ({e[0]: e[n] for e in entries} for n in (1, 2))
+        parameters = tuple(self._updated(p, values, pulled) for p in seen.parameters)
+        return replace(seen, parameters=parameters)
 
     def _updated(
         self, p: layers.Parameter, values: Mapping[str, Any], pulled: Mapping[str, Any]
     ) -> layers.Parameter:
         if self._optimizer is None or pulled.get(p.name) is None:
             return p
-        step = layers.rms(np.asarray(self._optimizer(values[p.name], pulled[p.name])))
-        return replace(p, update=step / p.value if p.value else math.nan)
+        try:
+            step = np.asarray(self._optimizer(values[p.name], pulled[p.name]))
+        except Exception as error:  # whatever the user's code raises, told with its own words
+            raise UsageError(
+                f"{_STEP}; for {p.name!r} it raised {type(error).__name__}: {error}"
+            ) from error
+        if step.shape != p.shape or step.dtype.kind not in "fi":
+            raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
+        return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
+
+    def widened(self, factor: int) -> NumpyProbe | None:
+        """The same parameters drawn wider."""
+        if self._loss is None:
+            return None
+        make = widths.asked(self._make, factor)
+        if make is None and self._wider(self.draw(0), factor, 0) is not None:
+            make = lambda seed: self._wider(self.draw(seed), factor, seed)  # noqa: E731  # short
+        return None if make is None else NumpyProbe(None, self._loss, self._batch, make)
+
+    def _wider(self, state: Any, factor: int, seed: int) -> Any:
+        flat = tree.flatten(state, Leaf, lambda node: None)
+        arrays = {y.path: y.value for y in flat.leaves if _is_floats(y.value)}
+        fresh = widths.widened(arrays, factor, seed)
+        if fresh is None:
+            return None
+        return flat.rebuild([fresh.get(leaf.path, leaf.value) for leaf in flat.leaves])
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a small step, where the loss gives their gradients."""
@@ -139,14 +185,10 @@ class NumpyProbe:
         if gradients is None or value is None:
             return state
         pulled = _flat(gradients)
-        known = [g for g in pulled.values() if g is not None]
-        total = sum(float(np.sum(np.square(g.astype(np.float64)))) for g in known)
-        rate = STEP * abs(value) / total if total else 0.0
+        known = {path: g for path, g in pulled.items() if g is not None}
+        steps = dict(zip(known, descent(list(known.values()), value), strict=True))
         flat = tree.flatten(state, Leaf, lambda node: None)
-        moved = [
-            y.value if pulled.get(y.path) is None else y.value - rate * np.asarray(pulled[y.path])
-            for y in flat.leaves
-        ]
+        moved = [_added(y.value, steps.get(y.path)) for y in flat.leaves]
         return flat.rebuild(moved)
 
     def origin(self, state: Any) -> Origin | None:
@@ -164,8 +206,29 @@ class NumpyProbe:
         return None
 
     def strangers(self, state: Any) -> float:
-        """Not known: there is no model to ask."""
-        return math.nan
+        """Change of the last layer for other samples, over its size, when one is replaced."""
+        if self._loss is None:
+            return math.nan
+        flat = tree.flatten(self._batch, Leaf, lambda node: None)
+        spots = [n for n, leaf in enumerate(flat.leaves) if _is_floats(leaf.value)]
+        answer = self._answer(state, self._batch)
+        other = samples.exchanged([flat.leaves[n].value for n in spots], len(answer))
+        if other is None:
+            return math.nan
+        values = [leaf.value for leaf in flat.leaves]
+        for n, x in zip(spots, other, strict=True):
+            values[n] = x
+        return samples.moved(answer, self._answer(state, flat.rebuild(values)))
+
+    def _answer(self, state: Any, batch: Any) -> np.ndarray:
+        """Output of the last layer that is recorded; empty where none is."""
+        assert self._loss is not None
+        outs = [x for _, x, _ in entries_of(parts(self._loss(state, batch))[1]) if x is not None]
+        return np.atleast_1d(outs[-1]) if outs else np.empty(0)
+
+
+def _is_floats(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 0
 
 
 def _gain(seen: Sequence[Layer]) -> float:
@@ -188,14 +251,20 @@ def _times(value: Any, factor: float) -> Any:
     return value * value.dtype.type(factor) if is_matrix else value
 
 
+def _added(value: Any, step: np.ndarray | None) -> Any:
+    return value if step is None else value + step.astype(np.asarray(value).dtype)
+
+
 def _standardised(batch: Any) -> Any:
     """The batch with the features of its first matrix at mean 0 and standard deviation 1."""
     flat = tree.flatten(batch, Leaf, lambda node: None)
     values = [leaf.value for leaf in flat.leaves]
     for number, x in enumerate(values):
         if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind == "f":
-            spread = x.std(axis=0, keepdims=True)
-            values[number] = (x - x.mean(axis=0, keepdims=True)) / np.where(spread > 0, spread, 1)
+            unit = x / (np.abs(x).max() or 1.0)  # whose squares are numbers yet
+            spread = unit.std(axis=0, keepdims=True)
+            centred = unit - unit.mean(axis=0, keepdims=True)
+            values[number] = (centred / np.where(spread > 0, spread, 1)).astype(x.dtype)
             break
     return flat.rebuild(values)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import layers, tree
+from pytest_gradcheck.backends import layers, torch_graph, tree
 from pytest_gradcheck.backends.layers import (
     BOUNDED,
     FLAT,
@@ -29,8 +29,9 @@ from pytest_gradcheck.backends.layers import (
 )
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
-from pytest_gradcheck.backends.torch_ops import CHANNELS_FIRST, Ops
-from pytest_gradcheck.backends.torch_sizes import finite, parameters, size
+from pytest_gradcheck.backends.torch_ops import Ops
+from pytest_gradcheck.backends.torch_sizes import finite, parameters, size, sizes
+from pytest_gradcheck.backends.torch_slopes import TWO_SIDED, unit_axis
 from pytest_gradcheck.backends.torch_time import Times
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -50,6 +51,10 @@ class _Seen:
     dead: Tensor | None = None
     saturated: Tensor | None = None
     gradients: list[Tensor] = field(default_factory=list)
+    flows: list[Tensor] = field(default_factory=list)  # position by position
+    given: Tensor | None = None
+    nodes: list[Any] = field(default_factory=list)  # of autograd, at its output
+    feeder: str = ""  # name of the layer whose output an activation is given
     is_op: bool = False
 
 
@@ -119,6 +124,7 @@ class Watch:
     def _module(self, name: str, kind: str, is_leaf: bool, output: Any) -> None:
         tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))
         tensors = [t for t in tensors if t.is_floating_point() and t.numel()]
+        tensors = [t for t in tensors if not torch._C._functorch.is_functorch_wrapped_tensor(t)]
         if not tensors:
             return
         if tensors[0] is self._latest:
@@ -128,28 +134,41 @@ class Watch:
             return
         seen = self._noted(name or kind, "other", kind, tensors[0], -1)
         for extra in tensors[1:]:
-            self._hook(seen, extra)
+            self._hook(seen, extra, sizes(extra, extra.ndim - 1), extra.ndim - 1)
 
-    def _operation(self, kind: Kind, op: str, given: Any, output: Any, index: int) -> None:
+    def _operation(
+        self, kind: Kind, op: str, given: Any, output: Any, index: int, share: Tensor | None
+    ) -> None:
         if self._is_backward or not isinstance(output, Tensor) or not output.numel():
             return
+        if torch._C._functorch.is_functorch_wrapped_tensor(output):
+            return  # inside vmap or a transform of torch.func: no number can be read there
         # A function has no name of its own: it goes by the layer that feeds it, else by its place.
-        if kind == "linear" and index == 0 and isinstance(given, Tensor):
+        fed_by = None
+        if isinstance(given, Tensor) and given is not output:
+            is_latest = bool(self.seen) and given is self._latest
             with torch._C.DisableTorchFunction():
-                self.source = size(given)
+                fed_by = self.seen[-1].activation if is_latest else size(given)
+            self.source = fed_by if (kind, index) == ("linear", 0) else self.source
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
-        if kind == "activation" and fed and not is_leaf:
-            path = self.seen[-1].name
+        feeder = self.seen[-1].name if kind == "activation" and fed else ""
+        if feeder and not is_leaf:
+            path = feeder
         seen = self._noted(f"{path}.{op}".lstrip("."), kind, op, output, index)
-        seen.is_op = True
+        seen.is_op, seen.given, seen.feeder = True, fed_by, feeder
+        if share is not None and op in TWO_SIDED:
+            seen.saturated = share
+        elif share is not None:
+            seen.dead = share
 
     def _noted(self, name: str, kind: Kind, op: str, x: Tensor, index: int) -> _Seen:
-        axis = 1 if op in CHANNELS_FIRST or (x.ndim > 3 and kind != "linear") else x.ndim - 1
-        axis = min(axis, x.ndim - 1)
+        axis = unit_axis(kind, op, x)
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            seen = _Seen(name, kind, op, x.numel(), x.shape[axis] if x.ndim else 1, index, size(x))
+            here = sizes(x, axis)
+            width = x.shape[axis] if x.ndim else 1
+            seen = _Seen(name, kind, op, x.numel(), width, index, size(here))
             others = [a for a in range(x.ndim) if a != axis]
             if op in RECTIFIERS and others:
                 seen.dead = (~(x != 0).any(others)).double().mean()
@@ -157,17 +176,21 @@ class Watch:
                 slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
                 seen.saturated = (slope.double().mean(others) < FLAT).double().mean()
         self.seen.append(seen)
-        self._hook(seen, x)
+        self._hook(seen, x, here, axis)
         self._latest = x
         return seen
 
-    def _hook(self, seen: _Seen, x: Tensor) -> None:
+    def _hook(self, seen: _Seen, x: Tensor, here: Tensor, axis: int) -> None:
         if not x.requires_grad:
             return
+        if x.grad_fn is not None:
+            seen.nodes.append(x.grad_fn)
 
         def hook(gradient: Tensor) -> None:
             with torch.no_grad():
-                seen.gradients.append(size(gradient))
+                there = sizes(gradient, axis)
+                seen.gradients.append(size(there))
+                seen.flows.append(size(here * there))
 
         x.register_hook(hook)
 
@@ -236,7 +259,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
-    names = layers.numbered(s.name for s in seen)
+    names = layers.numbered(_names(seen))
+    parents = torch_graph.parents([s.nodes for s in seen])
     last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)
     for n, (name, s) in enumerate(zip(names, seen, strict=True)):
         sizes = [float(g) for g in s.gradients]
@@ -251,4 +275,24 @@ def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
             dead=math.nan if s.dead is None else float(s.dead),
             saturated=math.nan if s.saturated is None else float(s.saturated),
             index=s.index if n <= last else -1,  # an activation after it belongs to the loss
+            given=math.nan if s.given is None else finite(float(s.given)),
+            parents=parents[n],
+            match=_match(s),
         )
+
+
+def _names(seen: Sequence[_Seen]) -> Iterator[str]:
+    """Names of the calls; an activation that several layers share goes by each of these."""
+    feeders: dict[str, set[str]] = {}
+    for s in seen:
+        feeders.setdefault(s.name, set()).add(s.feeder)
+    for s in seen:
+        is_shared = bool(s.feeder) and len(feeders[s.name]) > 1
+        yield f"{s.feeder}.{s.op}" if is_shared else s.name
+
+
+def _match(seen: _Seen) -> float:
+    """Flow of all positions, each by itself, over the whole."""
+    whole = float(seen.activation) * math.hypot(*map(float, seen.gradients))
+    flow = math.hypot(*map(float, seen.flows))
+    return flow / whole if 0 < whole < math.inf and math.isfinite(flow) else 1.0

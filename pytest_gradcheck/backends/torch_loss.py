@@ -28,9 +28,10 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        told = f"{given} of {value.dtype}" if given == () else given  # one number, but complex
         raise UsageError(
-            f"loss(model, batch) must give a real tensor of one element, it gave {shape}; "
+            f"loss(model, batch) must give a real tensor of one element, it gave {told}; "
             f"try .mean() or .sum()"
         )
     return value.reshape(())
@@ -70,15 +71,16 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
 
     Raises:
         ReentrantError: A checkpoint asks for ``backward``; the graph is used up.
+        UsageError: The loss ran ``backward`` itself, or a backward of the user's raises.
     """
     if not value.requires_grad or not wanted:
         return [None] * len(wanted)
     try:
         found = list(torch.autograd.grad(value, list(wanted), allow_unused=True))
-    except RuntimeError as error:
-        if "checkpoint" not in str(error).lower():
-            raise
-        raise ReentrantError from error
+    except Exception as error:  # whatever the user's code raises, told with its own words
+        if "checkpoint" in str(error).lower():
+            raise ReentrantError from error
+        raise _refused(error) from error
     # Parameters inside of a checkpoint are in no graph, and then nobody complains.
     if any(g is None for g in found) and _has_checkpoint(value):
         raise ReentrantError
@@ -119,19 +121,34 @@ def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
             hooks.clear()
         value.backward()
         return [p.grad for p in wanted]
+    except Exception as error:  # likewise
+        raise _refused(error) from error
     finally:
         for p, grad, hooks, own in kept:
             p.grad = grad
             hooks.update(own)
 
 
-def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """The loss of a model that answers zero; NaN where the answer is no single tensor."""
-    changed: list[bool] = []
+def _refused(error: Exception) -> UsageError:
+    if "second time" in str(error):
+        return UsageError(
+            "the graph of the loss is used up: loss(model, batch) must return the loss and leave "
+            "backward and the optimizer's step to the check"
+        )
+    return UsageError(f"the backward pass raised {type(error).__name__}: {error}")
+
+
+def plain(model: nn.Module, loss: Loss, batch: Any) -> tuple[float, Tensor | None]:
+    """The loss of a model that answers zero, and what it does answer.
+
+    NaN and None where the answer is no single tensor.
+    """
+    changed: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            changed.append(True)
+        is_inside = torch._C._functorch.is_functorch_wrapped_tensor  # of vmap: no value of its own
+        if isinstance(output, Tensor) and output.is_floating_point() and not is_inside(output):
+            changed.append(output.detach())
             return torch.zeros_like(output)
         return None
 
@@ -140,7 +157,7 @@ def plain(model: nn.Module, loss: Loss, batch: Any) -> float:
         with torch.no_grad():
             value = float(value_of(loss, model, batch))
     except UsageError:
-        return math.nan
+        return math.nan, None
     finally:
         handle.remove()
-    return value if len(changed) == 1 else math.nan
+    return (value, changed[0]) if len(changed) == 1 else (math.nan, None)

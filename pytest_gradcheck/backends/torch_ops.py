@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_gradcheck.backends.layers import ACTIVATIONS, BOUNDED, RECTIFIERS, Change, Kind
+from pytest_gradcheck.backends.torch_slopes import CHANNELS_FIRST, TWO_SIDED, flat, rectified
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -22,12 +23,11 @@ LINEAR = frozenset(
     | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )
 PRODUCTS = frozenset({"matmul", "mm", "bmm", "einsum", "__matmul__", "__rmatmul__"})
-CHANNELS_FIRST = frozenset({f"{k}{n}d" for k in ("conv", "conv_transpose") for n in (1, 2, 3)})
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
-SMOOTH = ACTIVATIONS - RECTIFIERS - BOUNDED - {"exp"}
+SMOOTH = ACTIVATIONS - RECTIFIERS - BOUNDED - TWO_SIDED - {"exp"}
 
-# kind, operation, first argument, output, number among its kind
-Seen = Callable[[Kind, str, Any, Tensor, int], None]
+# kind, operation, first argument, output, number among its kind, share of units without a slope
+Seen = Callable[[Kind, str, Any, Tensor, int, Tensor | None], None]
 
 
 class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
@@ -57,12 +57,16 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        plain = name.removesuffix("_") if not name.startswith("__") else name
+        plain = name.removesuffix("_").removeprefix("_") if not name.startswith("__") else name
         if plain in LINEAR or (plain in PRODUCTS and _has_weight(args)):
             return self._linear(func, plain, args, kwargs)
         if plain in ACTIVATIONS and _is_activation(plain, args, kwargs):
             return self._activation(func, plain, args, kwargs)
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        given = rectified(plain, args, out)
+        if given is not None:
+            return self._activation(lambda *_: out, "relu", (given,), {})
+        return out
 
     def _linear(self, func: Any, name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         index = self._next("linear")
@@ -75,14 +79,16 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
             out = out / _size(out)
         if self._kind == "normalise" and index != self._last:
             out = _normalised(out, name)
-        self._seen("linear", name, args[0], out, index)
+        self._seen("linear", name, args[0], out, index, None)
         return out
 
     def _activation(self, func: Any, name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         index, before_loss = self._next("activation"), self._counts["linear"] <= self._last
         other = self._other(name) if before_loss else None
-        out = func(*args, **kwargs) if other is None else getattr(nn.functional, other)(args[0])
-        name = other or name
+        if other is not None:
+            func, name, args, kwargs = getattr(nn.functional, other), other, args[:1], {}
+        share = flat(func, name, args, kwargs)
+        out = func(*args, **kwargs)
         if (
             before_loss
             and self._kind == "skip"
@@ -91,7 +97,7 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
             out = (out + self._previous) / 2**0.5
         if self._kind == "skip":
             self._previous = out
-        self._seen("activation", name, args[0], out, index)
+        self._seen("activation", name, args[0], out, index, share)
         return out
 
     def _other(self, name: str) -> str | None:
@@ -115,7 +121,8 @@ def _is_activation(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
     if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return False
     if name == "clamp":  # a rectifier only where it is one
-        return bool(kwargs.get("min", args[1] if len(args) > 1 else None) == 0)
+        low = kwargs.get("min", args[1] if len(args) > 1 else None)
+        return not isinstance(low, Tensor) and low == 0
     return True
 
 

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_flow, torch_loss, torch_origin
+from pytest_gradcheck.backends import (
+    torch_flow,
+    torch_input,
+    torch_loss,
+    torch_origin,
+    torch_samples,
+    torch_widths,
+    widths,
+)
 from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.torch_ops import CHANGES
 from pytest_gradcheck.backends.torch_state import guard
@@ -24,6 +32,7 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 STEP = 0.1  # share of the loss that a first-order step is to take away
+LOST = 1e-300  # a step of which rounding leaves nothing; zero is that of a learning rate of zero
 ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
 FEW_ALIKE = 30.0  # the same for fewer than eight numbers
 
@@ -57,26 +66,21 @@ class TorchProbe:
         optimizer: Any = None,
         device: str = "",
     ) -> None:
+        device = torch_input.require_device(device)
         self._loss, self._make, self._optimizer, self._device = loss, make, optimizer, device
         self._given, self._original_batch = model, batch
         self._last = -1
         self.count = 0
-        self._batch = _moved(batch, device)
+        with torch.inference_mode(False):
+            self._batch = torch_input.moved(batch, device)
+        if model is not None:
+            torch_input.require_module(model)
         if make is not None:
             with self.guard():
                 model = self._made(0)
-        if not isinstance(model, nn.Module):
-            kind = type(model).__name__
-            raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
-        self._model = model
-        if isinstance(model, torch.jit.ScriptModule):
-            raise UsageError("a scripted module shows no layers: give the module it was made from")
+        self._model = model = torch_input.require_module(model)
         parameters = list(model.parameters())
-        if any(map(nn.parameter.is_lazy, parameters)):
-            raise UsageError("the module has parameters without a shape: run it once before")
-        if not parameters:
-            raise UsageError(f"{type(model).__name__} has no parameters: nothing can be trained")
-        self.device = str(torch.device(device)) if device else str(parameters[0].device)
+        self.device = device or str(parameters[0].device)
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
         self.label = type(getattr(model, "_orig_mod", model)).__name__
         self.replicates = "make" if make is not None else self._resets()
@@ -92,21 +96,24 @@ class TorchProbe:
             return self._made(seed)
         if not self.replicates:
             return self._model
-        fresh = copy.deepcopy(self._model)
-        _seed(seed)
-        _reset(fresh)
-        return fresh.to(self._device) if self._device else fresh
+        with torch.inference_mode(False):
+            fresh = copy.deepcopy(self._model)
+            _seed(seed)
+            _reset(fresh)
+            return fresh.to(self._device) if self._device else fresh
 
     def _made(self, seed: int) -> nn.Module:
         _seed(seed)
         assert self._make is not None
         try:
-            model = self._make(seed) if _takes_seed(self._make) else self._make()
+            with torch.inference_mode(False):
+                model = self._make(seed) if _takes_seed(self._make) else self._make()
         except Exception as error:  # whatever the user's code raises, told with its own words
             raise UsageError(f"make raised {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
             raise UsageError(f"make must build an nn.Module, it gave a {kind}")
+        torch_input.require_module(model)
         return model.to(self._device) if self._device else model
 
     def _resets(self) -> str:
@@ -143,17 +150,19 @@ class TorchProbe:
             return seen
         self._last = max((y.index for y in seen.layers if y.kind == "linear"), default=-1)
         _seed(0)
-        plain = torch_loss.plain(state, self._loss, self._batch)
-        seen = replace(seen, plain_loss=plain)
+        plain, answer = torch_loss.plain(state, self._loss, self._batch)
+        constant = torch_samples.constant(seen.loss, answer, self._batch)
+        seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
         if callable(self._optimizer):
-            model = copy.deepcopy(state)
+            model = torch_input.copied(state)
             optimizer = self._optimizer(model.parameters())
         else:
-            model, optimizer = copy.deepcopy((self._model, self._optimizer))
+            torch_input.require_owned(self._optimizer, self._model)
+            model, optimizer = torch_input.copied(self._model, self._optimizer)
             with torch.no_grad():
                 for mine, drawn in zip(model.parameters(), state.parameters(), strict=True):
                     mine.copy_(drawn)
@@ -170,15 +179,25 @@ class TorchProbe:
             ) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
+        groups = [group for group in optimizer.param_groups if float(group.get("lr", 1.0))]
+        held = {id(p) for group in groups for p in group["params"]}
+        moved = {n: max(r, LOST) if id(after[n]) in held else r for n, r in moved.items()}
         parameters = tuple(replace(p, update=moved[p.name]) for p in seen.parameters)
         return replace(seen, parameters=parameters)
+
+    def widened(self, factor: int) -> TorchProbe | None:
+        """The same model drawn wider, on its own device."""
+        make = widths.asked(self._make, factor)
+        if make is None and torch_widths.widened(self._model, factor, 0) is not None:
+            make = lambda seed: torch_widths.widened(self.draw(seed), factor, seed)  # noqa: E731
+        return None if make is None else TorchProbe(None, self._loss, self._batch, make)
 
     def stepped(self, state: nn.Module) -> nn.Module:
         """A copy after a step that takes away a tenth of the loss, to first order."""
         _seed(0)
         seen, gradients = torch_flow.measure(state, self._loss, self._batch)
         total = sum(float(g.double().square().sum()) for g in gradients.values() if g is not None)
-        fresh = copy.deepcopy(state)
+        fresh = torch_input.copied(state)
         rate = STEP * abs(seen.loss or 0.0) / total if total else 0.0
         with torch.no_grad():
             for name, p in fresh.named_parameters():
@@ -195,10 +214,10 @@ class TorchProbe:
     def strangers(self, state: nn.Module) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced."""
         answers = []
-        for batch in (self._batch, _exchanged(self._batch)):
+        for batch in (self._batch, torch_samples.exchanged(self._batch)):
             _seed(0)
             try:
-                answers.append(_answer(state, self._loss, batch))
+                answers.append(torch_samples.answer(state, self._loss, batch))
             except UsageError:  # the loss refuses two equal samples
                 return math.nan
         one, other = answers
@@ -252,42 +271,3 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def _ratio(step: Tensor, value: Tensor) -> float:
     size = float(torch.linalg.vector_norm(value.double()))
     return float(torch.linalg.vector_norm(step.double())) / size if size else math.nan
-
-
-def _moved(batch: Any, device: str) -> Any:
-    if not device:
-        return batch
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return type(batch)(_moved(value, device) for value in batch)
-    return batch
-
-
-def _exchanged(batch: Any) -> Any:
-    """The batch with a copy of its second sample in the place of its first."""
-    if isinstance(batch, Tensor) and batch.ndim and len(batch) > 2 and batch.is_floating_point():
-        fresh = batch.detach().clone()
-        fresh[0] = batch[1]  # a sample of the user's own, whatever its values mean
-        return fresh
-    if isinstance(batch, dict):
-        return {key: _exchanged(value) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return type(batch)(_exchanged(value) for value in batch)
-    return batch
-
-
-def _answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None:
-    answers: list[Any] = []
-    handle = model.register_forward_hook(lambda module, args, output: answers.append(output))
-    try:
-        with torch.enable_grad():  # a loss may differentiate inside
-            torch_loss.value_of(loss, model, batch)
-    finally:
-        handle.remove()
-    answer = answers[0] if len(answers) == 1 else None
-    if not isinstance(answer, Tensor) or not answer.is_floating_point():
-        return None
-    return answer.detach()

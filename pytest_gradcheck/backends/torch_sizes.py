@@ -22,6 +22,17 @@ def size(x: Tensor) -> Tensor:
     return made
 
 
+def sizes(x: Tensor, axis: int) -> Tensor:
+    """Root mean square over one axis, at each position; one number where there is no axis."""
+    x = x.detach()
+    if x.layout != torch.strided or not x.ndim:
+        return size(x)
+    x = x.abs() if x.is_complex() else x
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    made: Tensor = torch.linalg.vector_norm(x, dim=axis, dtype=wide) / max(1, x.shape[axis]) ** 0.5
+    return made
+
+
 def finite(size: float) -> float:
     """A size that is not finite as infinity."""
     return math.inf if math.isnan(size) else size

@@ -15,8 +15,6 @@ import numpy as np
 
 WINDOWS = 8
 DIGITS = 6.0  # decades of a jump that count as much as any more
-# One jump makes the whole difference where it is this share of it, and this many times the next.
-SHARE, LEAD = 0.6, 3.0
 
 
 class Profile(NamedTuple):
@@ -62,30 +60,13 @@ def jumps(profiles: Sequence[Sequence[float]]) -> np.ndarray:
     return np.asarray(-np.clip(np.nan_to_num(steps), -DIGITS, DIGITS).mean(axis=0))
 
 
-def culprit(profiles: Sequence[Sequence[float]], sign: int) -> int | None:
-    """The layer across which most of the change happens; None where it is spread evenly.
-
-    Args:
-        profiles: Flow of each layer, one row a pass.
-        sign: -1 for a loss of gradient towards the first layer, 1 for a gain.
-    """
-    steps = jumps(profiles) * sign
-    if not len(steps):
-        return None
-    order = np.argsort(-steps, kind="stable")
-    best = int(order[0])
-    total = max(float(steps.sum()), 1e-12)
-    others = float(steps[order[1]]) if len(order) > 1 else 0.0
-    is_alone = steps[best] > SHARE * total and steps[best] > LEAD * max(others, 0.05)
-    return best + 1 if is_alone else None
-
-
-def spread(widths: Sequence[int]) -> float:
+def spread(widths: Sequence[float]) -> float:
     """Standard deviation of the log10 attenuation over initialisations, as widths predict it.
 
     At criticality the variance of the logarithm of the gradient grows as the sum of the inverse
     widths (Hanin 2018, arXiv 1801.03744, theorem 3). Its square root, for natural logarithms, was
     measured as 1.6 times that sum's for rectifiers of 8 units, and less for wider ones; 2 is used.
+    Widths are those of hidden layers: the answer's, and what goes in, are no part of the product.
     """
     total = sum(1.0 / w for w in widths if w)
     return max(0.1, 2.0 * math.sqrt(total) / math.log(10))
@@ -104,18 +85,19 @@ def dead_network(shares: Sequence[Sequence[float]], widths: Sequence[int]) -> fl
     return float(1 - np.prod(1 - means ** np.array(widths, dtype=np.float64)))
 
 
-def gains(layers: Sequence[tuple[bool, Sequence[float]]], source: float) -> dict[int, float]:
-    """Size of the output over size of the input of each product with weights, by position.
+def gains(layers: Sequence[tuple[bool, float, float]], source: float) -> dict[int, float]:
+    """Size of the output over size of the input of each layer that counts, by position.
 
     Args:
-        layers: Whether each is such a product, and its sizes, one for each pass.
+        layers: Whether each counts, the size of its output, and that of its input: NaN where it
+            is that of the one before.
         source: Size of what the first one is given.
     """
     found: dict[int, float] = {}
     before = source
-    for number, (is_product, sizes) in enumerate(layers):
-        size = sorted(sizes)[len(sizes) // 2]
-        if is_product and before > 0 and not math.isnan(before):
-            found[number] = size / before
+    for number, (counts, size, given) in enumerate(layers):
+        given = before if math.isnan(given) else given
+        if counts and given > 0:
+            found[number] = size / given
         before = size
     return found

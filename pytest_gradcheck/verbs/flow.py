@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pytest_gradcheck import collector as collecting
@@ -61,7 +61,7 @@ def check_flow(
         label: Name in messages and reports; that of the model's class by default.
         vanish: Smallest flow at the first layers over that at the last that passes.
         explode: Largest flow at the first layers over that at the last that passes.
-        dead: Largest share of a layer's units that may be zero for every sample.
+        dead: Largest share of a layer's units that may be off for every sample.
         saturated: Largest share of a layer's outputs that may be saturated.
         update_ratio: Largest step of the optimizer over the size of the weights.
         undecided: ``warn`` or ``fail``: what ``assert_flow`` does with that verdict.
@@ -99,7 +99,7 @@ def check_flow(
         make=make,
         seeds=_count(seeds),
         optimizer=optimizer,
-        frozen=(frozen,) if isinstance(frozen, str) else tuple(frozen),
+        frozen=_names(frozen),
         backend=backend,
         device=device or collector.device or None,
         label=None if label is None else str(label),
@@ -117,3 +117,10 @@ def _count(seeds: int) -> int:
     if isinstance(seeds, bool) or not isinstance(seeds, int):
         raise UsageError(f"seeds={seeds!r} is not allowed; allowed: a number of 1 or more")
     return seeds
+
+
+def _names(frozen: str | Sequence[str]) -> tuple[str, ...]:
+    names = (frozen,) if isinstance(frozen, str) or not isinstance(frozen, Iterable) else frozen
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"frozen={frozen!r} is not allowed; allowed: names or globs of parameters")
+    return tuple(names)

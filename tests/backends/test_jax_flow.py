@@ -174,9 +174,9 @@ def test_equinox_and_flax_modules_go_by_their_names():
 def test_a_change_is_made_on_the_way(change):
     plain, other = seen(loss), seen(loss, change=(change, -1))
     if change == "skip":  # one activation has nothing to skip
-        assert [y.flow for y in other.layers] == [y.flow for y in plain.layers]
+        assert [y.gradient for y in other.layers] == [y.gradient for y in plain.layers]
         return
-    assert [y.flow for y in other.layers] != [y.flow for y in plain.layers]
+    assert [y.gradient for y in other.layers] != [y.gradient for y in plain.layers]
     assert {"init": layer(other, "one").activation}.get(change, 1.0) == pytest.approx(1.0, rel=1e-4)
 
 

@@ -1,5 +1,8 @@
 """What a check of the flow refuses, and what it says where it cannot do all."""
 
+from collections import UserDict
+from types import MappingProxyType
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -136,3 +139,130 @@ def test_the_backend_is_that_of_what_make_gives():
     assert (result.context.backend, result.verdict) == ("jax", "pass")
     with pytest.raises(UsageError, match="name the backend"):
         check_flow(None, loss, None, make=make)
+
+
+# --- what torch would answer with a traceback of its own ----------------------------------------
+
+
+def in_inference(made=make):
+    with torch.inference_mode():
+        return made()
+
+
+def by_itself(model, batch):
+    value = loss(model, batch)
+    value.backward()
+    return value
+
+
+def broken(model, batch):
+    return Broken.apply(model(batch)).mean()
+
+
+class Broken(torch.autograd.Function):
+    """A backward that raises."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise ArithmeticError("no rule")
+
+
+def other():
+    return torch.optim.SGD(make().parameters(), 0.1)
+
+
+MISTAKES = {
+    # name: arguments of the call, part of the message
+    "built in inference mode": ({"model": in_inference()}, "was built in inference mode"),
+    "made in inference mode": ({"model": None, "make": in_inference}, "built in inference mode"),
+    "on the meta device": ({"model": nn.Linear(4, 1, device="meta")}, "on the meta device"),
+    "backward in the loss": ({"loss": by_itself}, "leave backward and the optimizer's step"),
+    "a backward that raises": ({"loss": broken}, "the backward pass raised ArithmeticError"),
+    "no such device": ({"device": "gpu7"}, "device='gpu7' is not there"),
+    "a device of another machine": ({"device": "cuda:63"}, "device='cuda:63' is not there"),
+    "a huge seed": ({"seed": 2**70}, f"seed={2**70} is not allowed"),
+    "a huge negative seed": ({"seed": -(2**70)}, "an integer of up to 63 bits"),
+    "another backend": ({"backend": "jax"}, "a Sequential belongs to 'torch'"),
+    "yet another backend": ({"backend": "numpy"}, "leave backend= out"),
+    "no samples": ({"batch": X[:0]}, "the batch has no samples: (0, 4)"),
+    "no samples of anything": ({"batch": {"x": (X[:0], X[:0, 0])}}, "(0, 4), (0,)"),
+    "a module for make": ({"model": None, "make": make()}, "not a Sequential"),
+    "a string for make": ({"model": None, "make": "model"}, "not a str"),
+    "the optimizer of another": ({"optimizer": other()}, "none of the model's parameters"),
+    "a string for an optimizer": ({"optimizer": "sgd"}, "optimizer= must be an optimizer"),
+    "nothing that is frozen": ({"frozen": "2.wait"}, "frozen='2.wait' fits no parameter"),
+    "a glob that fits nothing": ({"frozen": ["0.*", "3.*"]}, "frozen='3.*' fits no parameter"),
+    "a number for a name": ({"frozen": 3}, "frozen=3 is not allowed"),
+    "numbers for names": ({"frozen": [0]}, "names or globs"),
+    "complex": ({"loss": lambda m, b: torch.complex(m(b), m(b)).mean()}, "complex64"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_with_what_is_allowed(name):
+    given, message = MISTAKES[name]
+    call = {"model": make(), "loss": loss, "batch": X, **given}
+    with pytest.raises(UsageError) as caught:
+        check_flow(call.pop("model"), call.pop("loss"), call.pop("batch"), **call)
+    assert message in str(caught.value)
+
+
+def test_the_closest_names_are_told():
+    with pytest.raises(UsageError, match=r"the closest: '2.weight'"):
+        check_flow(make(), loss, X, frozen="2.wait")
+
+
+def test_what_is_declared_frozen_and_trains_is_told():
+    result = check_flow(make(), loss, X, frozen=["0.*"])
+    assert [(f.code, f.severity, f.where) for f in result.findings] == [
+        ("flow-thawed", "warn", "0.weight")
+    ]
+    moved = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731  # one of two
+    result = check_flow(make(), loss, X, frozen=["0.*"], optimizer=moved)
+    assert (result.verdict, result.findings[0].code) == ("fail", "flow-thawed")
+    model = make()
+    held = torch.optim.SGD(model[2].parameters(), 0.1)
+    assert check_flow(model, loss, X, frozen=["0.*"], optimizer=held).findings == ()
+
+
+def test_a_batch_of_inference_mode_is_used():
+    assert check_flow(make(), loss, in_inference(X.clone)).verdict == "pass"
+
+
+class Held(nn.Module):
+    """A module that holds a tensor of a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(4, 1), torch.ones(1, requires_grad=True) * 2
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+
+def test_a_module_that_holds_a_tensor_of_a_graph_can_be_stepped():
+    result = check_flow(Held(), loss, X, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    assert result.verdict == "pass"
+    assert result.table("parameters").rows[0][3] > 0
+
+
+@pytest.mark.parametrize("kind", [dict, MappingProxyType, UserDict])
+def test_a_batch_may_be_nested_mappings(kind):
+    batch = kind({"in": kind({"x": X})})
+    result = check_flow(
+        make(), lambda m, b: loss(m, b["in"]["x"]), batch, device="cpu", label="nested"
+    )
+    assert result.verdict == "pass"
+
+
+def test_a_loss_may_map_over_samples():
+    def mapped(model, batch):
+        named = dict(model.named_parameters())
+        one = lambda x: torch.func.functional_call(model, named, (x,)).square().sum()  # noqa: E731
+        return torch.func.vmap(one)(batch).mean()
+
+    assert check_flow(make(), mapped, X).verdict in ("pass", "vacuous")

@@ -96,6 +96,18 @@ def test_both_numbers_of_the_cause_are_told():
     assert first.number("low") < first.number("attenuation") < first.number("high") < 0.01
 
 
+def test_one_culprit_is_told_from_a_uniform_decay_with_its_statistics():
+    result = check(net(8, gain=1e-5, odd=3))
+    one = next(f for f in result.findings if f.code == "flow-vanishing")
+    assert one.where == "6"
+    assert one.number("break_share") > 0.9
+    assert one.number("break_p") < 1e-3
+    even = check(net(10, nn.Sigmoid)).findings[0]
+    assert even.where == "0"
+    assert even.number("break_share") < 0.5
+    assert even.number("break_p") > 0.01
+
+
 def test_inputs_that_are_not_scaled_are_the_cause():
     for make, symptom in ((net(4), "first-loss"), (net(4, nn.Tanh), "saturated")):
         result = check(make, batch=(1000 * BATCH[0], BATCH[1]))
@@ -220,6 +232,16 @@ def test_an_optimizer_that_steps_too_far_fails():
         result = check(net(3), optimizer=lambda p, rate=rate: torch.optim.Adam(p, rate))
         assert result.verdict == verdict
         assert codes(result) == (["update"] if verdict == "fail" else [])
+
+
+def test_a_warm_up_from_zero_is_no_fault():
+    def optimizer(parameters):
+        made = torch.optim.Adam(parameters, 1e-3)
+        torch.optim.lr_scheduler.LambdaLR(made, lambda step: min(1.0, step / 100))
+        return made
+
+    result = check(net(3), optimizer=optimizer)
+    assert (result.verdict, codes(result, "warn")) == ("pass", ["update"])
 
 
 class Adds(torch.autograd.Function):

@@ -33,13 +33,6 @@ def test_the_scale_does_not_matter(flows, factor):
     assert depth.profile([factor * f for f in flows]).attenuation == pytest.approx(plain, abs=1e-9)
 
 
-def test_one_culprit_is_named_and_a_uniform_decay_has_none():
-    assert depth.culprit([[1e-5, 1e-5, 1e-5, 1.0, 1.1]], -1) == 3
-    assert depth.culprit([[1e-4, 1e-3, 1e-2, 0.1, 1.0]], -1) is None
-    assert depth.culprit([[1e4, 1.0, 1.0]], 1) == 1
-    assert depth.culprit([[1.0]], -1) is None
-
-
 def test_the_predicted_spread_covers_that_of_networks():
     """Critical rectifier networks, 10 layers of 8: the spread of the log10 of the gradient."""
     rng = np.random.default_rng(0)
@@ -60,6 +53,7 @@ def test_a_dead_network_has_the_probability_of_a_dead_layer():
 
 
 def test_gains_are_those_of_products_alone():
-    layers = [(True, [2.0]), (False, [1.0]), (True, [3.0])]
+    layers = [(True, 2.0, math.nan), (False, 1.0, math.nan), (True, 3.0, math.nan)]
     assert depth.gains(layers, 4.0) == {0: 0.5, 2: 3.0}
     assert depth.gains(layers, math.nan) == {2: 3.0}
+    assert depth.gains([*layers, (True, 3.0, 6.0)], math.nan) == {2: 3.0, 3: 0.5}

@@ -8,27 +8,29 @@ what they cost a user, and of what the symptom suggests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pytest_gradcheck.backends.layers import Change
-from pytest_gradcheck.checks.flow import gains
+from pytest_gradcheck.backends.layers import Change, Pass
+from pytest_gradcheck.checks.flow import along, gains
+from pytest_gradcheck.checks.flow.first import EXCESS
 from pytest_gradcheck.checks.flow.gains import ODD
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
-from pytest_gradcheck.checks.flow.symptoms import EXCESS, RISK
+from pytest_gradcheck.checks.flow.symptoms import RISK
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import depth
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 PAIRED = 2  # initialisations on which a change is measured
+WIDER = {"twice as wide": 2, "four times as wide": 4}
 ORDERS = {
     "nonfinite": ("activation", "smooth", "init", "input", "normalise"),
-    "dead": ("bias", "input", "leak", "init", "normalise", "skip"),
+    "dead": ("bias", "input", "leak", "init", *WIDER, "normalise", "skip"),
     "saturated": ("bias", "input", "init", "normalise", "activation"),
-    "exploding": ("init", "input", "activation", "normalise", "skip"),
-    "vanishing": ("activation", "init", "smooth", "input", "normalise", "skip"),
+    "exploding": ("init", "input", "activation", *WIDER, "normalise", "skip"),
+    "vanishing": ("activation", "init", "smooth", "input", *WIDER, "normalise", "skip"),
     "first-loss": ("input", "init"),
 }
 
@@ -64,7 +66,7 @@ def trials(
     others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in suspects}]
     tried: list[Trial] = []
     for change, where in (*suspects, *others):
-        if change[0] not in passes.probe.changes:
+        if change[0] not in (*passes.probe.changes, *WIDER):
             continue
         made = _trial(change, where, passes, symptom, limits)
         if made is not None:
@@ -91,8 +93,10 @@ def _trial(
     change: Change, where: str, passes: Passes, symptom: Symptom, limits: Limits
 ) -> Trial | None:
     try:
-        measured = [passes.probe.measure(state, change) for state in passes.states[:PAIRED]]
+        measured = _wider(passes, WIDER[change[0]]) if change[0] in WIDER else _on(passes, change)
     except UsageError:  # the changed model does not run
+        return None
+    if not measured:
         return None
     pairs = zip(measured, passes.seen, strict=False)
     measured = [replace(one, plain_loss=plain.plain_loss) for one, plain in pairs]
@@ -101,27 +105,38 @@ def _trial(
         return Trial(change[0], math.nan, math.nan, math.nan, False, where)
     seen = statistics(finite)
     before = statistics(passes.seen[:PAIRED]) if passes.seen[0].is_finite else None
-    is_idle = before is not None and before.attenuations == seen.attenuations
-    mean = seen.attenuation.mean
+    is_idle = before is not None and before.branches == seen.branches
     shares = [max(y.dead) for y in seen.layers if y.dead and not math.isnan(y.dead[0])]
     return Trial(
         change=change[0],
-        attenuation=mean,
-        growth=depth.growth(mean, seen.depth) if math.isfinite(mean) else math.nan,
+        attenuation=seen.mean,
+        growth=seen.growth,
         dead=max(shares, default=math.nan),
         restored=len(finite) == len(measured)
         and not is_idle
-        and _is_healthy(seen, symptom, limits),
+        and _is_healthy(finite, seen, symptom, limits),
         where=where,
     )
 
 
-def _is_healthy(seen: Statistics, symptom: Symptom, limits: Limits) -> bool:
-    mean = seen.attenuation.mean
+def _on(passes: Passes, change: Change) -> list[Pass]:
+    return [passes.probe.measure(state, change) for state in passes.states[:PAIRED]]
+
+
+def _wider(passes: Passes, factor: int) -> list[Pass]:
+    """The same seeds with wider layers; nothing where the model cannot be had wider."""
+    probe = passes.probe.widened(factor)
+    if probe is None:
+        return []
+    seeds = range(passes.seed, passes.seed + min(PAIRED, len(passes.states)))
+    return [probe.measure(probe.draw(seed)) for seed in seeds]
+
+
+def _is_healthy(passes: Sequence[Pass], seen: Statistics, symptom: Symptom, limits: Limits) -> bool:
     low, high = (math.log10(limits.number(name)) for name in ("vanish", "explode"))
-    if not low < mean < high:
+    if not seen.branches or not all(low < b.attenuation.mean < high for b in seen.branches):
         return False
-    if seen.levels and sum(seen.levels) / len(seen.levels) < 2 * low:
+    if along.faded(passes, seen, limits):
         return False
     if symptom.kind in ("first-loss", "exploding") and seen.excess and max(seen.excess) > EXCESS:
         return False

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pytest_gradcheck.backends.layers import Probe
 from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
+from pytest_gradcheck.checks.flow.frozen import require_fitting
 from pytest_gradcheck.checks.flow.more import more
 from pytest_gradcheck.checks.flow.parameters import trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
@@ -21,6 +22,7 @@ from pytest_gradcheck.results import Context, Result
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+MOST_SEED = 2**63 - MOST  # the last initialisation's is beyond the first
 WAKING = ("vanishing", "zero")  # what one step of training may cure
 ILL = {*WAKING, "dead"}  # what is left where it did not
 
@@ -34,6 +36,11 @@ def check(question: FlowQuestion, limits: Limits, context: Context) -> Result:
     began = time.perf_counter()
     if question.seeds < 1:
         raise UsageError(f"seeds={question.seeds} is not allowed; allowed: a number of 1 or more")
+    if not abs(context.seed) < MOST_SEED:
+        raise UsageError(
+            f"seed={context.seed} is not allowed; allowed: an integer of up to 63 bits, which "
+            f"generators take"
+        )
     asked = probe(question)
     with asked.guard():
         made = _judged(question, asked, limits, context.seed)
@@ -55,6 +62,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     is_single = not asked.replicates or question.seeds == 1
     passes = Passes(asked, is_single=is_single, seed=seed)
     passes.add(asked.most or question.seeds)
+    require_fitting(passes, question.frozen)
     if not _has_gradient(passes):
         told = "the loss does not depend on any parameter that may move"
         lost = (Symptom("detached", "", told),)
@@ -154,7 +162,7 @@ def _may_wake(symptom: Symptom, passes: Passes) -> bool:
     seen = statistics(passes.finite)
     odd = gains.odd(seen, passes.finite[0].source)
     where = symptom.where if odd is None else odd.name
-    return bool(seen.flowing) and where == seen.flowing[-1].name
+    return where in {b.layers[-1] for b in seen.branches}
 
 
 def _moves(passes: Passes, stepped: Passes) -> bool:

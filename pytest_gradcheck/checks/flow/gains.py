@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pytest_gradcheck.checks.flow.passes import Grouped, Statistics
 from pytest_gradcheck.numerics import depth
 
 ODD = 5.0  # times its due size is what an input or a layer's gain may be
+Sizes = tuple[bool, float, float]  # whether a layer counts, the sizes of its output and input
 
 
 def gains(seen: Statistics, source: float) -> dict[int, float]:
     """Log10 of each gain that is known, by the position of the layer."""
-    found = depth.gains([(y.kind == "linear", y.activations) for y in seen.layers], source)
+    return _logs(
+        [(y.kind == "linear", _middle(y.activations), _middle(y.given)) for y in seen.layers],
+        source,
+    )
+
+
+def total(layers: Sequence[Sizes], source: float) -> float:
+    """Log10 of what all layers that count do together, where they follow one another."""
+    return math.fsum(_logs(layers, source).values())
+
+
+def _logs(layers: Sequence[Sizes], source: float) -> dict[int, float]:
+    found = depth.gains(layers, source)
     return {n: math.log10(g) for n, g in found.items() if g > 0 and math.isfinite(g)}
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def middle(logs: dict[int, float]) -> float:

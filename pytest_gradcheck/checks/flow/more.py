@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
-from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.backends.layers import RECTIFIERS, Pass
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import SAMPLES
@@ -14,6 +15,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 STRANGE = 1e-3  # relative change of an answer by another sample that is no rounding
 FACTOR = {"float16": 4.0, "bfloat16": 4.0}  # of the loss; a power of two changes no digit
+_NORMS = re.compile(r"batch|(^|[._])bn")  # of layers that put the samples of a batch together
 TINY = {"float16": 1e-4, "bfloat16": 1e-30, "float32": 1e-30}  # gradients that may underflow
 EXACT = {"float16": 1e-2, "bfloat16": 1e-2, "float32": 1e-4}
 
@@ -35,7 +37,8 @@ def _circumstances(passes: Passes) -> list[Symptom]:
         )
         told.append(Symptom("single", "", message, (), "note"))
     rows = passes.seen[0].rows if passes.seen else 0
-    rectified = any(not math.isnan(y.dead) for one in passes.seen for y in one.layers)
+    layers = [y for one in passes.seen for y in one.layers]
+    rectified = any(y.op.lower() in RECTIFIERS and not math.isnan(y.dead) for y in layers)
     if rows and rows < SAMPLES and rectified:
         message = f"{rows} samples cannot tell dead units from unlucky ones; {SAMPLES} can"
         told.append(Symptom("small", "", message, (("samples", rows),), "warn"))
@@ -47,7 +50,9 @@ def _strangers(passes: Passes) -> list[Symptom]:
     if math.isnan(moved) or moved < STRANGE:
         return []
     told = f"the answer for a sample moves by {moved:.1%} of its size with another sample"
-    is_meant = any("batch" in y.op.lower() for y in passes.seen[0].layers)
+    names = [name for y in passes.seen[0].layers for name in (y.op, y.name)]
+    names += [p.name for p in passes.seen[0].parameters]
+    is_meant = any(_NORMS.search(name.lower()) for name in names)
     return [Symptom("strangers", "", told, (("moved", moved),), "note" if is_meant else "warn")]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Parameter
+from pytest_gradcheck.checks.flow.frozen import is_declared
 from pytest_gradcheck.checks.flow.passes import Passes, constant
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
@@ -18,11 +18,6 @@ FEEBLE = 1e-7  # relative updates below this are lost in the rounding of float32
 
 
 OUTLIER = 100.0  # times the median relative update
-
-
-def is_declared(name: str, frozen: Sequence[str]) -> bool:
-    """Whether a parameter is declared frozen, by name or path glob."""
-    return any(fnmatch.fnmatchcase(name, p) or name.startswith(f"{p}.") for p in frozen)
 
 
 def without(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
@@ -107,10 +102,19 @@ def _is_moved(p: Parameter) -> bool:
     return len(p.shape) > 1 and p.gradient > 0 and p.update >= 0
 
 
-def updates(passes: Passes, limits: Limits) -> list[Symptom]:
+def updates(passes: Passes, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
     """Steps of an optimizer that are out of proportion."""
     rows = [{p.name: p.update for p in one.parameters if _is_moved(p)} for one in passes.finite]
     names = [n for n in rows[0] if all(n in row for row in rows)] if rows else []
+    still = [n for n in names if all(row[n] == 0 for row in rows)]
+    if names and still == names:
+        told = "the first step of the optimizer moves nothing, as a learning rate of zero does"
+        return [Symptom("update", "", told, (("ratio", 0.0),), "warn")]
+    still = [n for n in still if not is_declared(n, frozen)]
+    if still:
+        told = f"the first step of the optimizer does not move {_several(still, verb='')}"
+        return [Symptom("update", still[0], told, (("ratio", 0.0),))]
+    names = [n for n in names if any(row[n] > 0 for row in rows)]
     if not names:
         return []
     sizes = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
+from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed
+from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import depth
-from pytest_gradcheck.numerics.intervals import Interval, of_mean
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -31,6 +32,7 @@ class Grouped:
         index: Number among its kind.
         flows: One for each pass; calls add up in squares, as gradients of one weight do on average.
         activations: Sizes of outputs, likewise.
+        given: Sizes of what an operation is given, likewise.
         gradients: Sizes of gradients, likewise.
         dead: Shares of dead units, one for each pass.
         saturated: Shares of saturated outputs.
@@ -43,6 +45,7 @@ class Grouped:
     index: int
     flows: tuple[float, ...]
     activations: tuple[float, ...]
+    given: tuple[float, ...]
     gradients: tuple[float, ...]
     dead: tuple[float, ...]
     saturated: tuple[float, ...]
@@ -105,11 +108,6 @@ def _calls(one: Pass) -> dict[str, list[Layer]]:
     return table
 
 
-def base(name: str) -> str:
-    """The name of a layer without the number of a call."""
-    return name.partition("#")[0]
-
-
 def _group(name: str, calls: list[list[Layer]]) -> Grouped:
     first = calls[0][0]
     return Grouped(
@@ -118,8 +116,9 @@ def _group(name: str, calls: list[list[Layer]]) -> Grouped:
         op=first.op,
         width=first.width,
         index=first.index,
-        flows=tuple(_together([y.flow for y in one]) for one in calls),
+        flows=tuple(power(in_squares(list(map(log_flow, one)))) for one in calls),
         activations=tuple(_mean([y.activation for y in one]) for one in calls),
+        given=tuple(_mean([y.given for y in one]) for one in calls),
         gradients=tuple(_together([y.gradient for y in one]) for one in calls),
         dead=tuple(_mean([y.dead for y in one]) for one in calls),
         saturated=tuple(_mean([y.saturated for y in one]) for one in calls),
@@ -127,8 +126,9 @@ def _group(name: str, calls: list[list[Layer]]) -> Grouped:
 
 
 def _together(values: list[float]) -> float:
+    """Root of the sum of squares of what is known; NaN where nothing is."""
     known = [v for v in values if not math.isnan(v)]
-    return math.sqrt(math.fsum(v * v for v in known)) if known else math.nan
+    return math.hypot(*known) if known else math.nan
 
 
 def _mean(values: list[float]) -> float:
@@ -142,69 +142,65 @@ class Statistics:
 
     Args:
         layers: Layer by layer.
-        attenuations: Log10 of the flow at the first layers over the last, one for each pass.
-        attenuation: Their interval, dead networks left out.
-        levels: Log10 of the largest flow over the loss, where the loss is positive.
-        excess: Log10 of the loss over that of a zero answer, likewise.
-        depth: Layers with weights; all layers where none is known to have any.
+        branches: From each beginning to its ends.
+        excess: Log10 of the loss over that of a zero answer, where both are positive.
+        bypassed: Rectifiers that another path goes round.
         dead_networks: Passes in which no gradient arrives at some layer.
         dead_risk: Probability of a dead network as the dead units predict it.
     """
 
     layers: tuple[Grouped, ...]
-    attenuations: tuple[float, ...]
-    attenuation: Interval
-    levels: tuple[float, ...]
+    branches: tuple[Branch, ...]
     excess: tuple[float, ...]
-    depth: int
+    bypassed: frozenset[str]
     dead_networks: int
     dead_risk: float
 
     @property
-    def flowing(self) -> tuple[Grouped, ...]:
-        """The layers that a gradient reaches in every pass, up to the last product with weights."""
-        return _flowing(self.layers)
+    def worst(self) -> Branch | None:
+        """The branch whose flow changes most from end to end."""
+        known = [b for b in self.branches if not math.isnan(b.attenuation.mean)]
+        return max(known or self.branches, key=lambda b: abs(b.attenuation.mean), default=None)
 
     @property
-    def profiles(self) -> list[list[float]]:
-        """Flow of each of these layers, one row a pass."""
-        return [list(row) for row in zip(*(y.flows for y in self.flowing), strict=True)]
+    def attenuations(self) -> tuple[float, ...]:
+        """Log10 of the flow at the first layers of that branch over the last, one a pass."""
+        return self.worst.attenuations if self.worst is not None else ()
 
+    @property
+    def mean(self) -> float:
+        """Their mean; NaN where no branch shows any."""
+        return self.worst.attenuation.mean if self.worst is not None else math.nan
 
-def _flowing(layers: Sequence[Grouped]) -> tuple[Grouped, ...]:
-    # What follows the last product (a softmax, a sigmoid) belongs to the loss: the gradient with
-    # respect to a probability near zero is as large as its inverse.
-    last = max((n for n, y in enumerate(layers) if y.kind == "linear"), default=len(layers))
-    return tuple(y for y in layers[: last + 1] if not any(map(math.isnan, y.flows)))
+    @property
+    def growth(self) -> float:
+        """Factor per layer in that branch."""
+        worst = self.worst
+        if worst is None or not math.isfinite(self.mean):
+            return math.nan
+        return depth.growth(self.mean, worst.depth)
+
+    def of(self, names: Sequence[str]) -> tuple[Grouped, ...]:
+        """The layers of these names."""
+        table = {y.name: y for y in self.layers}
+        return tuple(table[name] for name in names)
 
 
 def statistics(passes: Sequence[Pass]) -> Statistics:
     """The statistics of finite passes."""
     layers = grouped(passes)
-    flowing = _flowing(layers)
-    profiles = [depth.profile(row) for row in zip(*(y.flows for y in flowing), strict=True)]
-    attenuations = tuple(one.attenuation for one in profiles)
-    linear = [y for y in layers if y.kind == "linear"] or list(layers)
+    beside = frozenset().union(*map(bypassed, passes))
     rectified = [y for y in layers if y.dead and not math.isnan(y.dead[0])]
-    alive = [a for a in attenuations if math.isfinite(a)]
+    rectified = [y for y in rectified if y.name not in beside]
     return Statistics(
         layers=layers,
-        attenuations=attenuations,
-        attenuation=of_mean(alive, depth.spread([y.width for y in linear])),
-        levels=_levels(passes, [one.level for one in profiles]),
+        branches=branches(passes),
         excess=_excess(passes),
-        depth=len(linear),
-        dead_networks=sum(map(_is_dead, passes)),
+        bypassed=beside,
+        dead_networks=sum(_is_dead(one, beside) for one in passes),
         dead_risk=depth.dead_network(
             list(zip(*(y.dead for y in rectified), strict=True)), [y.width for y in rectified]
         ),
-    )
-
-
-def _levels(passes: Sequence[Pass], flows: Sequence[float]) -> tuple[float, ...]:
-    known = [(one, f) for one, f in zip(passes, flows, strict=False) if one.loss and one.loss > 0]
-    return tuple(
-        depth.log_ratio(f * math.sqrt(max(1, one.rows)), one.loss or 1.0) for one, f in known
     )
 
 
@@ -213,9 +209,9 @@ def _excess(passes: Sequence[Pass]) -> tuple[float, ...]:
     return tuple(depth.log_ratio(one.loss or 1.0, one.plain_loss) for one in known)
 
 
-def _is_dead(one: Pass) -> bool:
-    """Whether a rectifier is off for every sample, and nothing arrives before it."""
-    off = [number for number, y in enumerate(one.layers) if y.dead == 1.0]
+def _is_dead(one: Pass, beside: frozenset[str]) -> bool:
+    """Whether a rectifier that all goes through is off for every sample, with nothing before it."""
+    off = [n for n, y in enumerate(one.layers) if y.dead == 1.0 and base(y.name) not in beside]
     return bool(off) and any(y.gradient == 0 for y in one.layers[: off[0] + 1])
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_gradcheck import backends
+from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.flow import probe_of
 from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -40,8 +42,22 @@ def probe(question: FlowQuestion) -> Probe:
     if question.loss is not None and not callable(question.loss):
         kind = type(question.loss).__name__
         raise UsageError(f"loss must be a function loss(model, batch), not a {kind}")
+    if question.make is not None and (
+        not callable(question.make) or backends.owner(question.make) is not None
+    ):
+        kind = type(question.make).__name__
+        raise UsageError(f"make must be a function that builds a fresh model, not a {kind}")
+    if question.loss is not None:
+        _require_samples(question.batch)
     name = question.backend or _owner(question)
-    made: Probe = probe_of(name)(
+    maker = probe_of(name)
+    owner = backends.owner(question.model)
+    if owner not in (None, "numpy", name):  # arrays of NumPy are anybody's
+        kind = type(question.model).__name__
+        raise UsageError(
+            f"backend={name!r} was asked for, and a {kind} belongs to {owner!r}: leave backend= out"
+        )
+    made: Probe = maker(
         question.model,
         question.loss,
         question.batch,
@@ -50,6 +66,20 @@ def probe(question: FlowQuestion) -> Probe:
         device=question.device or "",
     )
     return made
+
+
+def _require_samples(batch: Any) -> None:
+    """Refuse a batch of arrays that are all empty.
+
+    Raises:
+        UsageError: There is no sample in it.
+    """
+    leaves = tree.flatten(batch, Leaf, lambda node: None).leaves
+    shapes = [tuple(getattr(y.value, "shape", ()) or ()) for y in leaves]
+    known = [shape for shape in shapes if shape]
+    if known and all(0 in shape for shape in known):
+        told = ", ".join(map(str, known[:3]))
+        raise UsageError(f"the batch has no samples: {told}; give 16 or more")
 
 
 def _owner(question: FlowQuestion) -> str:

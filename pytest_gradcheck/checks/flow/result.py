@@ -60,7 +60,7 @@ def _verdict(found: Sequence[Symptom], seen: Statistics | None) -> Verdict:
         return "fail"
     if failing:
         return "undecided"
-    return "pass" if seen is not None and seen.flowing else "vacuous"
+    return "pass" if seen is not None and seen.branches else "vacuous"
 
 
 def _finding(symptom: Symptom) -> Finding:
@@ -118,9 +118,9 @@ def _headline(
 def _summary(passes: Passes, seen: Statistics | None) -> str:
     count = len(passes.seen)
     noun = "initialisation" if count == 1 else "initialisations"
-    if seen is None or math.isnan(seen.attenuation.mean):
+    if seen is None or math.isnan(seen.mean):
         return f"{count} {noun}"
-    return f"{_power(seen.attenuation.mean):.2g} from end to end, {count} {noun}"
+    return f"{_power(seen.mean):.2g} from end to end, {count} {noun}"
 
 
 def _short(name: str) -> str:

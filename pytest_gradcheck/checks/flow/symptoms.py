@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks.flow import parameters, time
+from pytest_gradcheck.checks.flow import along, first, parameters, time
+from pytest_gradcheck.checks.flow import frozen as thaw
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import Interval, of_mean, of_rate
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -19,7 +19,6 @@ CERTAIN = 4.0  # times that, which needs no dead network to be seen
 SAMPLES = (
     16  # positions that tell a dead unit from an unlucky one: 2**-16 for a unit that is on half
 )
-EXCESS = 1.0  # decades by which a first loss may exceed that of a zero answer
 
 
 def symptoms(
@@ -28,25 +27,25 @@ def symptoms(
     """Everything that the passes show, worst first."""
     found = [
         *parameters.without(passes, frozen),
+        *thaw.moving(passes, frozen),
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
-        *_saturated(passes, seen, limits),
-        *_attenuated(passes, seen, limits),
-        *_level(seen, limits),
+        *along.attenuated(seen, limits),
+        *along.faded(passes.finite, seen, limits),
         *time.symptoms(passes.finite),
-        *_excessive(seen),
-        *parameters.updates(passes, limits),
+        *first.symptoms(passes, seen),
+        *parameters.updates(passes, limits, frozen),
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
 
 
 def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:
-    """Dead units, and gradients of zero that these do not explain."""
-    dead = _dead(passes, seen, limits)
-    if any(s.severity == "fail" and not s.is_open for s in dead):
-        return dead
-    return [*parameters.zero(passes, frozen), *dead]
+    """Dead and saturated units, and gradients of zero that these do not explain."""
+    units = [*_dead(passes, seen, limits), *_saturated(passes, seen, limits)]
+    if any(s.severity == "fail" and not s.is_open for s in units):
+        return units
+    return [*parameters.zero(passes, frozen), *units]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
@@ -64,7 +63,7 @@ def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
             Symptom(
                 "dead",
                 layer.name,
-                f"{share.mean:.0%} of the units of {layer.name} are zero for every sample",
+                f"{share.mean:.0%} of the units of {layer.name} are off for every sample",
                 (("share", share.mean), ("low", share.low), ("high", share.high)),
                 is_open=is_open,
             )
@@ -97,6 +96,7 @@ def _dead_network(passes: Passes, seen: Statistics, count: int, hits: int) -> li
 
 def _first_dead(seen: Statistics) -> str:
     known = [y for y in seen.layers if y.dead and not math.isnan(y.dead[0])]
+    known = [y for y in known if y.name not in seen.bypassed] or known
     return max(known, key=lambda y: sum(y.dead)).name if known else ""
 
 
@@ -125,81 +125,14 @@ def _beyond(
     known = [y for y in seen.layers if y.index >= 0 or y.kind != "activation"]
     known = [y for y in known if read(y) and not math.isnan(read(y)[0])]
     shares = [(y, of_mean(read(y), 0.0 if passes.is_single else math.inf)) for y in known]
-    certain = [(y, s) for y, s in shares if s.side(limit) > 0]
+    # A gate, or a branch beside a skip connection, may lose more: others do its work.
+    limits = {y.name: (1 + limit) / 2 if y.name in seen.bypassed else limit for y in known}
+    certain = [(y, s) for y, s in shares if s.side(limits[y.name]) > 0]
     if certain:
         layer, share = certain[0]
         return layer, share, False
-    possible = [(y, s) for y, s in shares if s.side(limit) == 0 and s.mean > limit]
+    possible = [(y, s) for y, s in shares if s.low <= limits[y.name] < s.mean]
     if possible and not passes.is_single:
         layer, share = max(possible, key=lambda pair: pair[1].mean)
         return layer, share, True
     return None
-
-
-def _attenuated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
-    found: list[Symptom] = []
-    for kind, sign in (("vanishing", -1), ("exploding", 1)):
-        limit = math.log10(limits.number("vanish" if sign < 0 else "explode"))
-        side = seen.attenuation.side(limit)
-        if side == sign or (side == 0 and not math.isnan(seen.attenuation.mean)):
-            found.append(_depth_symptom(kind, sign, seen, side == 0))
-    return found
-
-
-def _depth_symptom(kind: str, sign: int, seen: Statistics, is_open: bool) -> Symptom:
-    mean, low, high = seen.attenuation
-    flowing = seen.flowing
-    spot = depth.culprit(seen.profiles, sign) if len(flowing) > 1 else None
-    ends = f"from {flowing[-1].name} back to {flowing[0].name}"
-    factor = depth.growth(mean, seen.depth)
-    verb = "fades" if sign < 0 else "grows"
-    how = f"by {factor:.2g} per layer" if spot is None else f"at {flowing[spot].name}"
-    return Symptom(
-        kind,
-        flowing[0].name if spot is None else flowing[spot].name,
-        f"the gradient {verb} {how}: {10.0**mean:.1e} in all {ends}",
-        (
-            ("attenuation", 10.0**mean),
-            ("low", 10.0 ** max(low, -300.0)),
-            ("high", 10.0 ** min(high, 300.0)),
-            ("growth", factor),
-            ("growth_low", depth.growth(max(low, -300.0), seen.depth)),
-            ("growth_high", depth.growth(min(high, 300.0), seen.depth)),
-            ("depth", seen.depth),
-        ),
-        is_open=is_open,
-    )
-
-
-def _level(seen: Statistics, limits: Limits) -> list[Symptom]:
-    """The answer hardly depends on any layer: activations fade on the way forward."""
-    limit = 2 * math.log10(limits.number("vanish"))
-    levels = [x for x in seen.levels if math.isfinite(x)]
-    if not levels or of_mean(levels, 0.3).side(limit) >= 0:
-        return []
-    layers = seen.flowing
-    rows = zip(*(y.activations for y in layers), strict=True)
-    sizes = [list(row) for row in rows]
-    spot = depth.culprit([row[::-1] for row in sizes], -1)
-    fades = [depth.log_ratio(row[-1], row[0]) for row in sizes]
-    factor = depth.growth(of_mean(fades, 0.0).mean, seen.depth)
-    mean = 10.0 ** of_mean(levels, 0.3).mean
-    return [
-        Symptom(
-            "vanishing",
-            layers[0].name if spot is None else layers[-spot].name,
-            f"activations fade by {factor:.2g} per layer: a change of all of a layer moves the "
-            f"loss by {mean:.0e} of its value",
-            (("attenuation", mean), ("growth", factor), ("depth", seen.depth)),
-        )
-    ]
-
-
-def _excessive(seen: Statistics) -> list[Symptom]:
-    if not seen.excess:
-        return []
-    ratio = of_mean(seen.excess, 0.1)
-    if ratio.side(EXCESS) <= 0:
-        return []
-    told = f"the first loss is {10**ratio.mean:.2g} times that of a model which answers zero"
-    return [Symptom("first-loss", "", told, (("ratio", 10.0**ratio.mean),), "warn")]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Pass
-from pytest_gradcheck.checks.flow.passes import base
+from pytest_gradcheck.checks.flow.branches import base
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import of_mean

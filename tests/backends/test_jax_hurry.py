@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax")
-programs = pytest.importorskip("pytest_gradcheck.backends.jax_programs")
+programs = pytest.importorskip("pytest_gradcheck.backends.jax_hurry")
 
 
 def loss(params, batch):

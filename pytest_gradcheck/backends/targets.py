@@ -1,0 +1,112 @@
+"""What a loss is, where answers and targets tell it for certain, and what a constant answer costs.
+
+A loss is told by its value: it is the cross entropy of labels in the batch, or the squared error of
+targets, only where computing that from the answers gives the very same number. With weights, a
+smoothing, an offset or a second part it is not, and nothing is said. A constant answer then costs
+the entropy of the label frequencies, or the variance of the targets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+MOST = 4_000_000  # numbers of an answer that are looked at
+EXACT = 1e-4  # relative difference that rounding in float32 may make
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """What the best constant answer costs.
+
+    Args:
+        loss: In the units of the loss.
+        kind: ``labels`` or ``targets``.
+    """
+
+    loss: float
+    kind: str
+
+
+def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant | None:
+    """The cost of a constant answer; None unless the loss is known for certain.
+
+    Args:
+        loss: Its value.
+        answer: What the model answered, samples first; scores, probabilities or numbers.
+        batch: The arrays of the batch.
+    """
+    if loss is None or not math.isfinite(loss) or loss <= 0 or answer is None:
+        return None
+    scores = np.asarray(answer)
+    if scores.size > MOST:
+        return None
+    if scores.dtype.kind != "f" or scores.ndim < 1 or len(scores) < 2:
+        return None
+    if not np.all(np.isfinite(scores)):
+        return None
+    with np.errstate(all="ignore"):
+        for target in map(np.asarray, batch):
+            for found in (*_labels(scores, target), *_targets(scores, target)):
+                each, least, kind = found
+                factor = _factor(loss, each)
+                if factor and math.isfinite(least) and least > 0:
+                    return Constant(factor * least, kind)
+    return None
+
+
+Found = tuple[np.ndarray, float, str]  # costs of the samples, that of a constant answer, and kind
+
+
+def _factor(loss: float, each: np.ndarray) -> float:
+    """By what the sum of the costs is multiplied to give the loss: 1, or one over their number."""
+    total = float(each.sum())
+    if not math.isfinite(total) or total <= 0:
+        return 0.0
+    counts = {1.0, float(each.size), float(len(each))}
+    known = (half / n for n in counts for half in (1.0, 0.5))
+    return next((f for f in known if math.isclose(f * total, loss, rel_tol=EXACT)), 0.0)
+
+
+def _labels(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
+    """Cross entropies of labels, in the forms in which answers are given."""
+    if target.dtype.kind in "iu" and scores.ndim > 1 and target.shape == scores.shape[:-1]:
+        rows, y = scores.reshape(-1, scores.shape[-1]).astype(np.float64), target.ravel()
+        used = y >= 0  # a negative label is one to be left out
+        rows, y = rows[used], y[used]
+        if rows.shape[-1] > 1 and len(y) and y.max() < rows.shape[-1]:
+            shares = np.bincount(y) / len(y)
+            least = len(y) * _entropy(shares)
+            for form in (_log_softmax, np.log):
+                yield -form(rows)[np.arange(len(y)), y], least, "labels"
+    elif target.size == scores.size == len(scores) and set(np.unique(target)) <= {0, 1}:
+        z, on = scores.ravel().astype(np.float64), target.ravel().astype(np.float64)
+        least = len(on) * _entropy(np.array([on.mean(), 1 - on.mean()]))
+        yield np.logaddexp(0, z) - on * z, least, "labels"
+        yield -np.log(np.where(on > 0, z, 1 - z)), least, "labels"
+
+
+def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
+    """Squared errors of targets of the same form."""
+    is_alike = target.shape == scores.shape or target.size == scores.size == len(scores)
+    if target.dtype.kind != "f" or not is_alike:
+        return
+    wide = target.astype(np.float64).reshape(scores.shape)
+    error = np.square(scores.astype(np.float64) - wide)
+    yield error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets"
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    top = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(top - np.log(np.exp(top).sum(axis=-1, keepdims=True)))
+
+
+def _entropy(shares: np.ndarray) -> float:
+    some = shares[shares > 0]
+    return float(-(some * np.log(some)).sum())

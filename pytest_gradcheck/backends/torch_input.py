@@ -1,0 +1,112 @@
+"""What a check of the flow is given: whether module and device can be used, the batch moved."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.protocol import Leaf
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def require_device(device: Any) -> str:
+    """The name of a device that is there.
+
+    Raises:
+        UsageError: Nothing can be put there.
+    """
+    if device == "":
+        return ""
+    try:
+        return str(torch.empty(0, device=device).device)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        told = str(error).splitlines()[0]
+        raise UsageError(
+            f"device={device!r} is not there ({told}); allowed: {', '.join(there)}"
+        ) from error
+
+
+def require_module(model: Any) -> nn.Module:
+    """The model, if its layers can be looked at and its parameters trained.
+
+    Raises:
+        UsageError: It is no module, or one that cannot be probed.
+    """
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError("a scripted module shows no layers: give the module it was made from")
+    parameters = list(model.parameters())
+    if any(map(nn.parameter.is_lazy, parameters)):
+        raise UsageError("the module has parameters without a shape: run it once before")
+    if not parameters:
+        raise UsageError(f"{type(model).__name__} has no parameters: nothing can be trained")
+    if any(p.is_inference() for p in parameters):
+        raise UsageError(
+            f"{type(model).__name__} was built in inference mode, and cannot be trained: build it "
+            f"outside torch.inference_mode()"
+        )
+    if any(p.is_meta for p in parameters):
+        raise UsageError(
+            f"{type(model).__name__} has parameters on the meta device, without values: give them "
+            f"some with to_empty(device='cpu') and reset_parameters()"
+        )
+    return model
+
+
+def moved(batch: Any, device: str) -> Any:
+    """The batch, its tensors on a device where one is named, and none of inference mode."""
+    flat = tree.flatten(batch, Leaf, lambda node: None)
+    values = [_moved(leaf.value, device) for leaf in flat.leaves]
+    if all(a is leaf.value for a, leaf in zip(values, flat.leaves, strict=True)):
+        return batch
+    return flat.rebuild(values)
+
+
+def _moved(value: Any, device: str) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.clone() if value.is_inference() else value
+    return value.to(device) if device else value
+
+
+def require_owned(optimizer: Any, model: nn.Module) -> None:
+    """Refuse an optimizer that moves nothing of the model.
+
+    Raises:
+        UsageError: None of its parameters is one of the model's.
+    """
+    groups = getattr(optimizer, "param_groups", None)
+    if not groups:
+        return
+    mine = set(map(id, model.parameters()))
+    if not any(id(p) in mine for group in groups for p in group["params"]):
+        raise UsageError(
+            "optimizer= holds none of the model's parameters; give what makes one, such as "
+            "optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1)"
+        )
+
+
+def copied(*parts: Any) -> Any:
+    """A deep copy of modules and what belongs to them; tensors of a graph are shared.
+
+    Raises:
+        UsageError: Something in them has no copies.
+    """
+    modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
+    held = [v for m in modules for v in (*vars(m).values(), *m._buffers.values())]
+    memo = {id(v): v for v in held if isinstance(v, Tensor) and not v.is_leaf}
+    try:
+        return copy.deepcopy(parts if len(parts) > 1 else parts[0], memo)
+    except (RuntimeError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        raise UsageError(f"the model cannot be copied, which a step on it needs: {told}") from error

@@ -1,0 +1,57 @@
+"""The samples of a torch batch and the answers to them: one replaced, or all told by the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_gradcheck.backends import targets, torch_loss, tree
+from pytest_gradcheck.backends.protocol import Leaf
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def exchanged(batch: Any) -> Any:
+    """The batch with a copy of its second sample in the place of its first."""
+    if isinstance(batch, Tensor) and batch.ndim and len(batch) > 2 and batch.is_floating_point():
+        fresh = batch.detach().clone()
+        fresh[0] = batch[1]  # a sample of the user's own, whatever its values mean
+        return fresh
+    if isinstance(batch, dict):
+        return {key: exchanged(value) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(exchanged(value) for value in batch)
+    return batch
+
+
+def answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None:
+    """What the model answers, where that is one tensor of floats in one call."""
+    answers: list[Any] = []
+    handle = model.register_forward_hook(lambda module, args, output: answers.append(output))
+    try:
+        with torch.enable_grad():  # a loss may differentiate inside
+            torch_loss.value_of(loss, model, batch)
+    finally:
+        handle.remove()
+    told = answers[0] if len(answers) == 1 else None
+    if not isinstance(told, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(told):
+        return None
+    if not told.is_floating_point():
+        return None
+    return told.detach()
+
+
+def constant(loss: float | None, told: Tensor | None, batch: Any) -> targets.Constant | None:
+    """What the best constant answer costs, where that is certain."""
+    if told is None or told.numel() > targets.MOST:
+        return None
+    leaves = tree.flatten(batch, Leaf, lambda node: None).leaves
+    arrays = [_array(y.value) for y in leaves if isinstance(y.value, Tensor)]
+    return targets.constant(loss, _array(told), arrays)
+
+
+def _array(x: Tensor) -> Any:
+    x = x.detach().cpu()
+    return x.float().numpy() if x.is_floating_point() and x.itemsize < 4 else x.numpy()
