@@ -91,7 +91,7 @@ def test_whole_numbers_are_left_to_jax():
 
 
 def test_rules_of_the_users_own_are_never_mistaken_for_one_another():
-    """Two functions that compute the same, with other rules; JAX's own is kept from call to call."""
+    """Functions that compute the same, with other rules; JAX's own is kept between calls."""
 
     def ruled(factor):
         run = jax.custom_jvp(lambda x: jnp.maximum(x, 0))
