@@ -25,6 +25,7 @@ from corpora import (
     flow_rivals,
     healthy,
     healthy_branches,
+    healthy_jax,
     healthy_more,
     origins,
     planted,
@@ -152,6 +153,30 @@ def _healthy(title: str, models: list[healthy.Model], listing: bool) -> None:
     )
     if listing:
         print(*news, sep="\n")
+
+
+def healthy_jax_models(listing: bool) -> None:
+    """JAX models that train."""
+    models = list(healthy_jax.models())
+    count: Counter[str] = Counter()
+    for model in models:
+        for base in range(0, 1000 * RUNS, 1000):
+            result = check_flow(
+                None,
+                model.loss,
+                model.batch,
+                make=model.make,
+                seed=base,
+                label=model.name,
+                backend="jax",
+            )
+            count["alarms"] += result.verdict != "pass"
+            count["warnings"] += any(f.severity == "warn" for f in result.findings)
+            if listing and (result.verdict != "pass" or result.findings):
+                print(f"  {result.headline}: {[f.code for f in result.findings]}")
+    runs = len(models) * RUNS
+    print(f"\n### Healthy JAX models: {len(models)} models, {RUNS} sets of seeds each\n")
+    print(f"Alarms: {count['alarms']}/{runs}; warnings of a pass: {count['warnings']}/{runs}.")
 
 
 def _attenuation(result: Result) -> float:
@@ -335,6 +360,7 @@ SECTIONS = {
     "published": published,
     "healthy": healthy_models,
     "branches": branches,
+    "healthy-jax": healthy_jax_models,
     "planted": faults,
     "invariances": invariances,
     "agreement": agreement,

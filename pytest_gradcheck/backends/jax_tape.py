@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ _DTYPES = frozenset({"float32", "float64", "int32", "int64", "uint32", "uint64",
 # Elements and, by the hundred, multiplications of an equation on average: what NumPy computes some
 # ten times while an equation is compiled (measured on perceptrons and transformers).
 WORK = 100_000
+_HOUSE = str(Path(jax.__file__).parent)
 _RULES = 1024  # rules that are kept
 _rules: dict[Any, Program] = {}
 
@@ -237,15 +239,26 @@ def _rule(eqn: Any, mask: tuple[bool, ...]) -> Program:
 
 def _key(eqn: Any, mask: tuple[bool, ...]) -> Any:
     """What equations with the same rule share; None where that cannot be told."""
-    if eqn.primitive.name in _CALLS:  # whose own jaxprs are never the same again
-        return None
     shapes = tuple((v.aval.shape, str(v.aval.dtype)) for v in eqn.invars)
+    if eqn.primitive.name in _CALLS:  # whose own jaxprs are never the same again
+        own = _own(eqn)
+        return None if own is None else (*own, shapes, mask)
     key = (eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda p: p[0])), shapes, mask)
     try:
         hash(key)
     except TypeError:
         return None
     return key
+
+
+def _own(eqn: Any) -> tuple[str, ...] | None:
+    """Which of JAX's own functions with a rule by hand (relu, say) is called; None for others."""
+    inner, rule = (eqn.params.get(name) for name in ("call_jaxpr", "jvp_jaxpr_fun"))
+    if inner is None or rule is None:
+        return None
+    places = (getattr(getattr(f, "debug_info", None), "func_src_info", "") for f in (inner, rule))
+    told = tuple(map(str, places))
+    return (*told, str(inner)) if all(f" at {_HOUSE}" in place for place in told) else None
 
 
 def _is_float(var: Any) -> bool:

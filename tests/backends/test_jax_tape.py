@@ -90,6 +90,20 @@ def test_whole_numbers_are_left_to_jax():
     assert value == pytest.approx(float(f([X])), rel=1e-6)
 
 
+def test_rules_of_the_users_own_are_never_mistaken_for_one_another():
+    """Functions that compute the same, with other rules; JAX's own is kept between calls."""
+
+    def ruled(factor):
+        run = jax.custom_jvp(lambda x: jnp.maximum(x, 0))
+        run.defjvps(lambda g, out, x: factor * g)
+        return run
+
+    for f, slope in ((ruled(2.0), 2.0), (ruled(3.0), 3.0), (jax.nn.relu, 1.0), (jax.nn.relu, 1.0)):
+        closed = jax.make_jaxpr(lambda v, f=f: jnp.sum(f(v[0])))([X])
+        _, _, (gradient,) = Tape(closed, 1).run([X], 1.0)
+        np.testing.assert_array_equal(gradient, np.full_like(X, slope))
+
+
 NOT_HERE = {
     "a scan": lambda v: lax.scan(lambda c, x: (c * x.sum(), None), 1.0, v[0])[0],
     "a loop": lambda v: lax.while_loop(lambda x: x < 3, lambda x: x + 1, v[0].sum()),
