@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,14 @@ def equations(jaxpr: Any) -> Iterator[Any]:
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
                     yield from equations(inner)
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many arguments of a ``scan`` are the same in every turn, and how many are carried on."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    fixed, carried, _ = params["ft_in"].unpack()  # since JAX 0.11
+    return len(fixed), len(carried)
 
 
 def _has_rule(equation: Any) -> bool:

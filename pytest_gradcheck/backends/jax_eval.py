@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pytest_gradcheck.backends.jax_contracts import scan_counts
 from pytest_gradcheck.backends.jax_sites import Site, inlined
 from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
 
@@ -104,7 +105,7 @@ class Evaluation:
         self, eqn: Any, key: str, given: list[Any], zeros: Mapping[str, Any], seen: Values
     ) -> list[Any]:
         params = eqn.params
-        fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = scan_counts(params)
         inner = params["jaxpr"]
         own = {k: z for k, z in zeros.items() if k.startswith(f"{key}/")}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gradcheck.backends.jax_contracts import equations
+from pytest_gradcheck.backends.jax_contracts import equations, scan_counts
 from pytest_gradcheck.backends.jax_loss import Traced
 from pytest_gradcheck.backends.jax_sites import (
     GELU,
@@ -104,7 +104,7 @@ class Walk:
     def _scan(
         self, eqn: Any, given: list[Known], key: str, stacks: tuple[bool, ...]
     ) -> list[Known]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        fixed, carried = scan_counts(eqn.params)
         xs = given[fixed + carried :]
         # What is carried is another value after the first iteration.
         carries = [Known(k.maker, "", k.is_data) for k in given[fixed : fixed + carried]]

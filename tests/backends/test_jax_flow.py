@@ -187,3 +187,17 @@ def test_double_precision_is_seen_as_it_is():
         with probe.guard():
             assert probe.dtype == "float64"
             assert probe.measure(wide).loss > 0
+
+
+class Parts(tuple):
+    """Stands in for how JAX 0.11 tells the parts of a scan's arguments."""
+
+    def unpack(self):
+        return tuple(self)
+
+
+def test_a_scan_tells_its_parts_in_either_way():
+    from pytest_gradcheck.backends.jax_contracts import scan_counts
+
+    assert scan_counts({"num_consts": 2, "num_carry": 1}) == (2, 1)
+    assert scan_counts({"ft_in": Parts([(None, None), (None,), (None,)])}) == (2, 1)
