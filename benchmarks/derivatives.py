@@ -213,6 +213,8 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="all by default")
     parser.add_argument("--corpus", action="append", choices=CORPORA, help="all by default")
     parser.add_argument("--dtype", action="append", choices=("float64", "float32"))
+    parser.add_argument("--cuda", action="store_true", help="torch's operators on a GPU, alone")
+    parser.add_argument("--tf32", action="store_true", help="products of float32 numbers in TF32")
     parser.add_argument("--limit", type=int, default=None, help="cases of each corpus")
     parser.add_argument("--every", type=int, default=None, help="mutants of every so-many-th case")
     parser.add_argument("--no-rivals", action="store_true")
@@ -221,6 +223,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = asked.tf32
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     for part in asked.part or PARTS:
@@ -228,14 +231,15 @@ def main() -> None:
 
 
 def _corpora(asked: argparse.Namespace) -> None:
-    for name in asked.corpus or CORPORA:
+    for name in ["torch"] if asked.cuda else asked.corpus or CORPORA:
         for dtype in asked.dtype or ("float64", "float32"):
             with jax.enable_x64(dtype == "float64"):
                 _corpus(name, dtype, asked)
 
 
 def _corpus(name: str, dtype: str, asked: argparse.Namespace) -> None:
-    cases = list(CORPORA[name](dtype))[: asked.limit]
+    made = torch_operators.cases(dtype, "cuda") if asked.cuda else CORPORA[name](dtype)
+    cases = list(made)[: asked.limit]
     if not cases:
         return
     ours(cases[0], cases[0].function, cases[0].vjp)  # imports are not what is compared

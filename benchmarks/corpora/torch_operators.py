@@ -13,15 +13,15 @@ from corpora.case import MOST_ELEMENTS, Case
 SAMPLES = 2
 
 
-def cases(dtype: str) -> Iterator[Case]:
+def cases(dtype: str, device: str = "cpu") -> Iterator[Case]:
     """Every sample that has elements, and not too many."""
     kind = getattr(torch, dtype)
     for op in op_db:
-        if not op.supports_autograd or kind not in op.supported_dtypes("cpu"):
+        if not op.supports_autograd or kind not in op.supported_dtypes(device):
             continue
         taken = 0
         torch.manual_seed(0)
-        for sample in op.sample_inputs("cpu", kind, requires_grad=True):
+        for sample in op.sample_inputs(device, kind, requires_grad=True):
             function, inputs = _split(op, sample)
             if not 0 < sum(tensor.numel() for tensor in inputs) <= MOST_ELEMENTS:
                 continue

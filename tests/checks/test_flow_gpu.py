@@ -37,7 +37,7 @@ def test_a_model_on_cuda_is_judged_there():
 @GPU
 def test_device_moves_model_and_batch():
     result = check_flow(None, loss, batch("cpu"), make=make, device="cuda")
-    assert (result.verdict, result.context.device) == ("pass", "cuda")
+    assert (result.verdict, result.context.device) == ("pass", "cuda:0")
 
 
 @pytest.mark.gpu
