@@ -266,3 +266,20 @@ def test_a_loss_may_map_over_samples():
         return torch.func.vmap(one)(batch).mean()
 
     assert check_flow(make(), mapped, X).verdict in ("pass", "vacuous")
+
+
+def test_what_builds_a_model_may_be_a_class_or_compiled():
+    jax = pytest.importorskip("jax")
+
+    @jax.jit
+    def weights():
+        return [jax.numpy.eye(4) + 0.1 for _ in range(3)]
+
+    def loss(params, x):
+        for w in params:
+            x = jax.numpy.tanh(x @ w)
+        return (x**2).mean()
+
+    x = jax.numpy.ones((8, 4)) * jax.numpy.arange(1, 9)[:, None] / 8
+    result = check_flow(None, loss, x, make=weights)
+    assert result.check == "flow"

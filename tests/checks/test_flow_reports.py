@@ -72,7 +72,7 @@ def test_trained_statistics_are_no_draw():
 
 def test_slips_are_told():
     model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5))
-    with pytest.raises(UsageError, match="make raised TypeError"):
+    with pytest.raises(UsageError, match="make must be a function"):
         check_flow(model, cross_entropy, batch(), make=model)
     with pytest.raises(UsageError, match="closure"):
         check_flow(model, cross_entropy, batch(), optimizer=torch.optim.LBFGS)

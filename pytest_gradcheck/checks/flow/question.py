@@ -42,9 +42,7 @@ def probe(question: FlowQuestion) -> Probe:
     if question.loss is not None and not callable(question.loss):
         kind = type(question.loss).__name__
         raise UsageError(f"loss must be a function loss(model, batch), not a {kind}")
-    if question.make is not None and (
-        not callable(question.make) or backends.owner(question.make) is not None
-    ):
+    if question.make is not None and not _builds(question.make):
         kind = type(question.make).__name__
         raise UsageError(f"make must be a function that builds a fresh model, not a {kind}")
     if question.loss is not None:
@@ -66,6 +64,11 @@ def probe(question: FlowQuestion) -> Probe:
         device=question.device or "",
     )
     return made
+
+
+def _builds(make: Any) -> bool:
+    """Whether it is a function or a class, and no model that can be called too."""
+    return callable(make) and (hasattr(make, "__name__") or backends.owner(make) is None)
 
 
 def _require_samples(batch: Any) -> None:
