@@ -272,8 +272,9 @@ def test_what_builds_a_model_may_be_a_class_or_compiled():
     jax = pytest.importorskip("jax")
 
     @jax.jit
-    def weights():
-        return [jax.numpy.eye(4) + 0.1 for _ in range(3)]
+    def weights(seed):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        return [jax.random.normal(key, (4, 4)) / 2 for key in keys]
 
     def loss(params, x):
         for w in params:
