@@ -19,7 +19,7 @@ from pytest_gradcheck.backends import samples
 from pytest_gradcheck.backends.jax_arrays import can_host, hosted
 from pytest_gradcheck.backends.jax_eval import Evaluation
 from pytest_gradcheck.backends.jax_loss import Traced
-from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, _quickly
+from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_sites import Site
 from pytest_gradcheck.backends.jax_tape import Tape, is_small
 from pytest_gradcheck.backends.layers import Change
@@ -121,7 +121,7 @@ class Programs:
             lambda given: forward(self._traced, self._sites, given, {}, change)[1], every
         )
         zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
-        program = jax.jit(self._both(change), **(_quickly() if self._is_quick else {}))
+        program = jax.jit(self._both(change), **(quickly() if self._is_quick else {}))
 
         def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:
             told, (gradients, adjoints) = program(values, zeros, list(batch), factor)

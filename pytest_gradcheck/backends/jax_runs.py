@@ -165,7 +165,7 @@ class Compiled:
 
     def _run(self, point: Sequence[Array], cotangents: Cotangents, wanted: bool) -> Any:
         if self._jitted is None:
-            self._jitted = jax.jit(self._traced, **(_quickly() if _is_small(point) else {}))
+            self._jitted = jax.jit(self._traced, **(quickly() if _is_small(point) else {}))
         return self._jitted(list(point), list(cotangents), wanted)
 
     def _traced(self, x: list[Array], w: list[Array | None], wanted: Array) -> Any:
@@ -206,7 +206,7 @@ def _wide_zeros(w: Array) -> Array:
 
 
 @functools.cache
-def _quickly() -> dict[str, Any]:
+def quickly() -> dict[str, Any]:
     """Arguments of ``jit`` that make compiling quick; none where this JAX does not know them."""
     options: dict[str, Any] = {"compiler_options": _QUICKLY}
     try:

@@ -41,6 +41,8 @@ class JaxLoop(NumpyLoop):
         self._caught: list[tuple[Any, Any, Any, Any]] = []
         self._wants: tuple[str, ...] = ()  # what the transformation is given by name
         self._pending: list[list[np.ndarray]] = []
+        if self._tx is not None and training.opt_state is None:
+            self._state = _first_state(self._tx, self._params)
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
         self._is_hurried = can_hurry()
@@ -237,6 +239,14 @@ class JaxLoop(NumpyLoop):
     def concatenated(self, column: Sequence[Any]) -> Any:
         """Arrays along their first axis."""
         return jnp.concatenate(column)
+
+
+def _first_state(transformation: Any, params: Any) -> Any:
+    """The state at the start where the user gives none; None for parameters of another kind."""
+    try:
+        return transformation.init(params)
+    except Exception:  # a train state that holds both, which needs none
+        return None
 
 
 def _copied(x: Any) -> Any:

@@ -37,7 +37,8 @@ class Training:
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
         params: JAX and NumPy: the parameters at the start.
-        opt_state: JAX and NumPy: the state of the optimizer at the start.
+        opt_state: JAX and NumPy: the state of the optimizer at the start; that of an optax
+            transformation by default.
         grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
             along random directions) where central differences would take too long.
     """

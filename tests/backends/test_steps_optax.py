@@ -122,3 +122,23 @@ def test_arrays_of_the_check_lie_where_those_of_the_step_lie():
     own = jax.tree.leaves(loop._params)
     ours = jax.tree.leaves(loop._built(loop._arrays(loop._params)))
     assert [x.committed for x in ours] == [x.committed for x in own]
+
+
+def test_the_first_state_is_that_of_the_transformation():
+    def without():
+        tx = optax.adam(1e-2)
+        rng = np.random.default_rng(0)
+
+        def loss(params, batch):
+            return jnp.mean((jnp.tanh(batch @ params["w"]) - 1) ** 2)
+
+        def step(params, state, batch):
+            updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        batches = [rng.normal(size=(8, 4)) for _ in range(3)]
+        params = {"w": jnp.full((4, 2), 0.1)}
+        return Training(step=step, loss=loss, batches=batches, params=params, optimizer=tx)
+
+    result = check_step(without)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
