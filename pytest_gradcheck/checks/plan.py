@@ -127,6 +127,7 @@ def make(native: Probe, seed: int) -> Plan:
         return Plan(native, wide, wide_weights, asis, asis, reason, weights)
     # Random numbers are drawn anew in float64: the same function, another realisation of it.
     reason = "float64, promoted" + (", another draw" if native.guard.is_random else "")
+    reason += f", output in {wide.precision}" if wide.precision != "float64" else ""
     return Plan(native, wide, wide_weights, asis, claim, reason, weights)
 
 
@@ -139,7 +140,8 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
         return None, f"{_brief(error.__cause__ or error)} in float64"
     except (*OUTSIDE_DOMAIN, TypeError) as error:
         return None, f"{_brief(error)} in float64"
-    if wide.precision != "float64":
+    # One that computes in less than its output has (autocast, then a cast) is sharper all the same.
+    if wide.precision != "float64" and native.lowest_inside() == native.precision:
         return None, f"the output stays {wide.precision}"
     if not native.guard.is_random and not _same_function(native, wide):
         return None, "in float64 it gives another value"

@@ -212,10 +212,9 @@ def _uncontradicted(seen: Measured, limits: Limits) -> Result:
 def _alone(seen: Measured, limits: Limits) -> str:
     """What an error in the function's own precision alone could be, if that is another one."""
     plan = seen.plan
-    if not plan.is_in_two_precisions:
+    if not plan.is_in_two_precisions or seen.lossy:  # a note tells what its arithmetic explains
         return ""
     accepted = limits.number("rounding", plan.asis.dtype)
-    accepted = max([accepted, *(item.allowed for item in seen.lossy)])
     return f" ({power.percent(accepted)} in {plan.asis.dtype})"
 
 

@@ -82,6 +82,30 @@ def test_autocast_inside_is_no_false_alarm(activation, seed):
     assert result.context.precision == "float64, promoted"
 
 
+class Autocast(nn.Module):
+    """A module that returns float32 numbers, as most that autocast inside do."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 1))
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return Scaled.apply(self.layers(x)).float()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("width", [4, 32])
+def test_an_output_that_is_cast_back_is_no_obstacle(width, seed, monkeypatch):
+    torch.manual_seed(seed)
+    model, x = Autocast(width), torch.randn(16, 8)
+    result = check_gradient(model, x)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+    assert result.context.precision == "float64, promoted, output in float32"
+    monkeypatch.setattr(Scaled, "factor", 1.05)
+    assert check_gradient(model, x).verdict == "fail"
+
+
 def test_what_autocast_costs_the_gradient_is_told():
     result = check_gradient(cast, *network(nn.Tanh), wrt="model")
     (note,) = (f for f in result.findings if f.code == "lower-arithmetic")
