@@ -42,6 +42,7 @@ TORCH = {
     "torch",
     "backends.torch_state",
     "backends.torch_flags",
+    "backends.torch_functional",
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",

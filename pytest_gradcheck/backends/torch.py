@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_contracts, torch_modes, torch_sparse, tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
-from pytest_gradcheck.backends.torch_state import guard, swapped
+from pytest_gradcheck.backends.torch_functional import Functional
+from pytest_gradcheck.backends.torch_state import guard
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -180,30 +181,7 @@ def _expand(padded: dict[int, int], node: Any) -> tuple[list[tuple[str, Any]], t
     parts = list(node.modules())
     embeddings = [p for p in parts if isinstance(p, (nn.Embedding, nn.EmbeddingBag))]
     padded |= {id(p.weight): p.padding_idx for p in embeddings if p.padding_idx is not None}
-    return list(parameters.items()), functools.partial(_functional, node, parts, parameters)
-
-
-def _functional(
-    module: nn.Module,
-    parts: Sequence[nn.Module],
-    own: dict[str, nn.Parameter],
-    values: Sequence[Any],
-) -> Any:
-    others = {id(mine): value for mine, value in zip(own.values(), values, strict=True)}
-    dtype = {mine.dtype: value.dtype for mine, value in zip(own.values(), values, strict=True)}
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        # Fresh buffers each time: what a batch norm or a counter writes is gone after the call.
-        held = (b for part in parts for b in part._buffers.values() if b is not None)
-        fresh = {id(b): _buffer(b, dtype) for b in held}
-        with swapped(parts, others | fresh):
-            return module(*args, **kwargs)
-
-    return call
-
-
-def _buffer(buffer: Tensor, precisions: dict[torch.dtype, torch.dtype]) -> Tensor:
-    return buffer.detach().to(precisions.get(buffer.dtype, buffer.dtype), copy=True)
+    return list(parameters.items()), functools.partial(Functional, node, parts, parameters)
 
 
 def _is_real(value: Any) -> bool:
