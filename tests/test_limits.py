@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gradcheck import UsageError, assert_flow, assert_gradient, check_flow, check_gradient
-from pytest_gradcheck.limits import LIMITS, SOURCES, Limit, Limits, LimitUse, limits_of
+from pytest_gradcheck.limits import LIMITS, PROMOTED, SOURCES, Limit, Limits, LimitUse, limits_of
 from pytest_gradcheck.numerics.precision import EPSILON
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,7 +55,7 @@ def test_defaults_are_allowed(limit):
 def test_defaults_by_precision_name_known_precisions_and_have_float64(limit):
     if isinstance(limit.default, Mapping):
         assert "float64" in limit.default
-        assert set(limit.default) <= set(EPSILON)
+        assert set(limit.default) <= {*EPSILON, PROMOTED}
 
 
 @each(NUMERIC)

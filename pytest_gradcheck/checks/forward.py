@@ -47,7 +47,7 @@ def raised(what: str, error: BaseException) -> str:
 def exact(seen: Measured, limits: Limits) -> Pairing:
     """The function in the precision in which its gradient was held against differences."""
     plan = seen.plan
-    tolerance = limits.number("tolerance", plan.claim.dtype)
+    tolerance = limits.number("tolerance", plan.claimed_in)
     if plan.claim.dtype == plan.probe.precision:
         return Pairing(plan, plan.probe, plan.cotangents, plan.claim, tolerance)
     return Pairing(plan, plan.native, plan.native_cotangents, plan.claim, tolerance)

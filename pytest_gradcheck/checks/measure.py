@@ -163,7 +163,7 @@ def _nudged(survey: Survey) -> Iterator[Problem]:
 
 def demand(limits: Limits, planned: Plan) -> Demand:
     """What the limits ask for in the precisions of a plan."""
-    tolerance = limits.number("tolerance", planned.claim.dtype)
+    tolerance = limits.number("tolerance", planned.claimed_in)
     resolution = limits.number("resolution", planned.probe.precision)
     if limits.use("resolution").source == "default":
         resolution = min(1.0, max(resolution, RESOLVED_PER_TOLERANCE * tolerance))

@@ -23,6 +23,7 @@ from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
 from pytest_gradcheck.checks.projection import Cotangents, norm
 from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import PROMOTED
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
 from pytest_gradcheck.numerics.differences import central_exponent, first_exponents
@@ -97,6 +98,12 @@ class Plan:
         claim = replace(self.claim, dtype=probe.precision)
         asis = claim if self.claim is self.asis else self.asis
         return replace(self, probe=probe, claim=claim, asis=asis)
+
+    @property
+    def claimed_in(self) -> str:
+        """The precision of the claim, as the limits call it."""
+        promoted = self.is_in_two_precisions and self.claim.dtype == "float64"
+        return PROMOTED if promoted else self.claim.dtype
 
     @property
     def is_in_two_precisions(self) -> bool:

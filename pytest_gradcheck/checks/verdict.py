@@ -66,7 +66,7 @@ def _result(
         findings=findings + power.circumstances(seen),
         evidence=evidence,
         limits=limits.used(
-            plan.probe.precision, tolerance=plan.claim.dtype, rounding=plan.asis.dtype
+            plan.probe.precision, tolerance=plan.claimed_in, rounding=plan.asis.dtype
         ),
         context=Context(precision=plan.reason),
         advice=advice,

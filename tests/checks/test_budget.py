@@ -37,7 +37,9 @@ def test_a_wrong_gradient_is_still_accused():
 
 
 def test_modes_that_were_left_are_named():
-    result = check_gradient(torch.sin, torch.ones(3), modes=("reverse", "forward"), budget=10)
+    result = check_gradient(
+        torch.sin, torch.ones(3).double(), modes=("reverse", "forward"), budget=10
+    )
     assert "forward" in next(f for f in result.findings if f.code == "budget").message
 
 

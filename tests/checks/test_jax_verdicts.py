@@ -33,3 +33,14 @@ def test_jax_numpy_inputs_go_with_jax():
     result = check_gradient(lambda x, y: jnp.sum(x * y), jnp.ones(3), np.ones(3, "float32"))
     assert result.verdict == "pass"
     assert result.context.backend == "jax"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_solver_that_stops_at_float32_is_right_in_float32(seed):
+    from jax.experimental.ode import odeint
+
+    def f(x):
+        return odeint(lambda y, t: -y * y, x, jnp.linspace(0.0, 1.0, 3)).sum()
+
+    result = check_gradient(f, jnp.array([0.3, 0.5, 0.7]), seed=seed)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
