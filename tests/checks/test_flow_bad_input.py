@@ -245,7 +245,7 @@ class Held(nn.Module):
 
 
 def test_a_module_that_holds_a_tensor_of_a_graph_can_be_stepped():
-    result = check_flow(Held(), loss, X, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    result = check_flow(Held(), loss, X, optimizer=lambda p: torch.optim.SGD(p, 0.001))
     assert result.verdict == "pass"
     assert result.table("parameters").rows[0][3] > 0
 
