@@ -1,0 +1,93 @@
+"""Healthy networks that were accused, and faults that were missed or named wrongly."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pytest_gradcheck import check_flow
+
+G = torch.Generator().manual_seed(0)
+X, Y = torch.randn(64, 16, generator=G), torch.randint(0, 10, (64,), generator=G)
+
+
+def classified(model, batch):
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def codes(result, *severities):
+    return [f.code for f in result.findings if f.severity in (severities or ("fail",))]
+
+
+class Residual(nn.Module):
+    """Residual blocks, each of which begins with the same module."""
+
+    def __init__(self, count, shared):
+        super().__init__()
+        self.stem, self.shared, self.head = nn.Linear(16, 64), shared, nn.Linear(64, 10)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(count))
+        self.norm = nn.BatchNorm1d(64)
+        for part in (self.stem, *self.blocks, self.head):
+            nn.init.kaiming_normal_(part.weight)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = h + torch.relu(block(self.shared(h)))
+        return self.head(self.norm(h))
+
+
+SHARED = {
+    "dropout": lambda: nn.Dropout(0.1),
+    "identity": nn.Identity,
+    "layer norm": lambda: nn.LayerNorm(64),
+    "batch norm": lambda: nn.BatchNorm1d(64),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_shared_module_without_weights_is_no_recurrence(name):
+    result = check_flow(None, classified, (X, Y), make=lambda: Residual(16, SHARED[name]()), seed=0)
+    assert not {"flow-time-growing", "flow-time-fading"} & {f.code for f in result.findings}
+    assert codes(result) == []
+
+
+class Unrolled(nn.Module):
+    """A recurrence by hand; ``gain`` is that of its step."""
+
+    def __init__(self, gain, layers):
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+        self.cell = nn.Sequential(nn.Linear(32, 32), *layers)
+        nn.init.orthogonal_(self.cell[0].weight, gain)
+
+    def forward(self, x):
+        h = self.stem(x)
+        for _ in range(12):
+            h = self.cell(h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("layers", [(), (nn.Dropout(0.1),), (nn.Identity(),)])
+def test_weights_that_are_used_again_on_their_own_output_are_a_recurrence(layers):
+    result = check_flow(None, classified, (X, Y), make=lambda: Unrolled(2.0, layers), seed=0)
+    growing = [f for f in result.findings if f.code == "flow-time-growing"]
+    assert [f.where.partition(".")[0] for f in growing][:1] == ["cell"]
+
+
+def test_weights_that_are_used_side_by_side_are_no_recurrence():
+    class Heads(nn.Module):
+        """The same layer on inputs of very different sizes."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.head = nn.Linear(4, 32), nn.Linear(128, 10)
+
+        def forward(self, x):
+            parts = [self.one(p) for p in x.chunk(4, 1)]
+            scales = (1.0, 0.1, 0.01, 1e-4)
+            return self.head(torch.cat([s * p for s, p in zip(scales, parts, strict=True)], 1))
+
+    result = check_flow(None, classified, (X, Y), make=Heads, seed=0)
+    assert not {"flow-time-growing", "flow-time-fading"} & {f.code for f in result.findings}
