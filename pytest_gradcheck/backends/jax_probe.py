@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends import jax_given, jax_origin, layers, samples, targets, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64
@@ -185,7 +185,9 @@ class JaxProbe:
     def origin(self, state: Any) -> Origin | None:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
-            return jax_origin.origin(self._traced, self._walk, self._values(state))
+            values = self._values(state)
+            found = jax_given.blamed(self._loss, self._flat, values, self._batch, self._names)
+            return found or jax_origin.origin(self._traced, self._walk, values)
 
     def strangers(self, state: Any) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced.

@@ -133,7 +133,7 @@ class Origin:
     Args:
         where: Layer or module, empty for code outside any.
         op: Operation.
-        phase: Forward or backward.
+        phase: Forward or backward; ``given`` where it was there before: ``op`` says in what.
         value: What was born: ``nan`` or ``inf``.
         place: ``file:line`` in the user's code, empty when unknown.
         reaches: ``loss``, ``gradient`` or ``nothing``.
@@ -141,7 +141,7 @@ class Origin:
 
     where: str
     op: str
-    phase: Literal["forward", "backward"]
+    phase: Literal["forward", "backward", "given"]
     value: str
     place: str = ""
     reaches: str = "loss"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import (
     torch_flow,
+    torch_given,
     torch_input,
     torch_loss,
     torch_origin,
@@ -209,7 +210,16 @@ class TorchProbe:
     def origin(self, state: nn.Module) -> Origin | None:
         """The first birth of a value that is not finite."""
         _seed(0)
-        return torch_origin.origin(state, self._loss, self._batch)
+        found = torch_origin.origin(state, self._loss, self._batch)
+        reaches = "" if found is None else found.reaches
+        return torch_given.blamed(state, self._batch, self._is_finite, reaches) or found
+
+    def _is_finite(self, model: nn.Module, batch: Any) -> bool:
+        _seed(0)
+        try:
+            return torch_flow.measure(model, self._loss, batch)[0].is_finite
+        except UsageError:  # the loss refuses other numbers
+            return False
 
     def strangers(self, state: nn.Module) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced."""

@@ -1,5 +1,8 @@
 """Healthy networks that were accused, and faults that were missed or named wrongly."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -91,3 +94,74 @@ def test_weights_that_are_used_side_by_side_are_no_recurrence():
 
     result = check_flow(None, classified, (X, Y), make=Heads, seed=0)
     assert not {"flow-time-growing", "flow-time-fading"} & {f.code for f in result.findings}
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def weighted(model, batch):
+    return (batch[2] * functional.cross_entropy(model(batch[0]), batch[1], reduction="none")).mean()
+
+
+WORDS = {float("nan"): "is NaN", float("inf"): "is infinite"}
+
+
+@pytest.mark.parametrize("value", WORDS)
+@pytest.mark.parametrize("where", ["batch[0][3, 2]", "batch[2][5]", "3.weight[1, 0]", "buffer"])
+def test_what_was_not_finite_before_is_named_in_torch(where, value):
+    x, w, model = X.clone(), torch.rand(64, generator=G), two_layers()
+    spot = {"batch[0][3, 2]": x[3], "batch[2][5]": w[4:], "3.weight[1, 0]": model[3].weight.data[1]}
+    if where == "buffer":
+        model.eval()[1].running_mean[7], where = value, "1.running_mean[7]"
+    else:
+        spot[where][{"batch[0][3, 2]": 2, "batch[2][5]": 1}.get(where, 0)] = value
+    finding = check_flow(model, weighted, (x, Y, w), seed=0).findings[0]
+    assert (finding.code, finding.where) == ("flow-nonfinite", where)
+    assert f"{where} {WORDS[value]} and reaches the " in finding.message
+
+
+@pytest.mark.parametrize("value", WORDS)
+@pytest.mark.parametrize("where", ["batch['x'][3, 2]", "batch['y'][5]", "b[4, 1]"])
+def test_what_was_not_finite_before_is_named_in_jax(where, value):
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(16, 32)) / 4, "b": rng.normal(size=(32, 1)) / 6}
+    batch = {"x": rng.normal(size=(64, 16)), "y": rng.normal(size=64)}
+    array, index = {
+        "batch['x'][3, 2]": (batch["x"], (3, 2)),
+        "batch['y'][5]": (batch["y"], (5,)),
+        "b[4, 1]": (params["b"], (4, 0)),
+    }[where]
+    array[index], where = value, where.replace("[4, 1]", "[4, 0]")
+    params, batch = jax.tree.map(jnp.float32, (params, batch))
+
+    def loss(p, b):
+        return jnp.mean((jax.nn.relu(b["x"] @ p["a"]) @ p["b"] - b["y"][:, None]) ** 2)
+
+    finding = check_flow(params, loss, batch, seed=0).findings[0]
+    assert (finding.code, finding.where) == ("flow-nonfinite", where)
+    assert f"{where} {WORDS[value]} and reaches the " in finding.message
+
+
+class Masked(nn.Module):
+    def __init__(self, fill):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 10)
+        self.register_buffer("mask", torch.full((16,), -torch.inf))
+        self.mask[0] = fill
+
+    def forward(self, x):
+        return self.two(torch.softmax(self.one(x) + self.mask, 1))
+
+
+@pytest.mark.parametrize(("fill", "born"), [(0.0, "log"), (-torch.inf, "softmax")])
+def test_a_mask_is_not_blamed_for_a_birth_nor_what_the_loss_leaves_out(fill, born):
+    def masked(model, batch):
+        x, y, gaps = batch
+        value = classified(model, (x, y)) + gaps.nan_to_num().sum()
+        return torch.log(-1 - value.abs()) if born == "log" else value
+
+    gaps = torch.full((64,), torch.nan)
+    finding = check_flow(None, masked, (X, Y, gaps), make=lambda: Masked(fill), seed=0).findings[0]
+    assert finding.code == "flow-nonfinite"
+    assert born in finding.where

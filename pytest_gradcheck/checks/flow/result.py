@@ -222,6 +222,10 @@ def of_origin(found: Origin, share: str) -> Symptom:
     """The symptom of a value that is not finite, or of one that reaches nothing."""
     spot = ".".join(part for part in (found.where, found.op) if part)
     at = f" ({found.place})" if found.place else ""
+    if found.phase == "given" and found.reaches != "nothing":
+        word = {"nan": "NaN", "inf": "infinite"}[found.value]
+        told = f"{found.op} {found.where} is {word} and reaches the {found.reaches}"
+        return Symptom("given", found.where, f"{told}{share}")
     if found.reaches == "nothing":
         told = f"{found.value} is born in {spot}{at} and reaches neither loss nor gradient"
         return Symptom("masked", spot, told, (), "note")

@@ -75,8 +75,9 @@ def _chain(layers: Sequence[Layer], calls: Sequence[int]) -> list[int]:
         return list(calls)
     size = statistics.mode(layers[n].size for n in calls)
     states = {n for n in calls if layers[n].size == size}
-    behind: list[tuple[int, ...]] = []  # the longest sequence that ends at or before each layer
+    behind: list[list[int]] = []  # the longest sequence that ends at or before each layer
     for n, layer in enumerate(layers):
-        fed = max((behind[p] for p in layer.parents or () if p < n), key=len, default=())
-        behind.append((*fed, n) if n in states else fed)
-    return list(max(behind, key=len, default=()))
+        fed = [behind[p] for p in layer.parents or () if p < n]
+        longest: list[int] = max(fed, key=len, default=[])
+        behind.append([*longest, n] if n in states else longest)
+    return max(behind, key=len, default=[])
