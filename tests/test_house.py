@@ -57,6 +57,7 @@ TORCH = {
     "backends.torch_origin",
     "backends.torch_probe",
     "backends.torch_scene",
+    "backends.torch_seeds",
     "backends.torch_samples",
     "backends.torch_widths",
     "backends.torch_sizes",

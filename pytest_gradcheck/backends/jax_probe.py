@@ -98,6 +98,10 @@ class JaxProbe:
             made = self._make(seed) if takes else self._make()
             return jax.device_put(made, _device(self._device)) if self._device else made
 
+    def own(self) -> Any:
+        """The given parameters where others are made."""
+        return self._given if self._make is not None else None
+
     def same(self, a: Any, b: Any) -> bool:
         """Whether two initialisations have the same parameters."""
         pairs = zip(self._values(a), self._values(b), strict=True)
@@ -153,6 +157,9 @@ class JaxProbe:
             ratios = self._updates.ratios(values, gradients)
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
+
+    def again(self, state: Any, number: int) -> None:
+        """Nothing: the loss has its random numbers from its own keys."""
 
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""

@@ -93,6 +93,10 @@ class NumpyProbe:
         takes = len(inspect.signature(self._make).parameters) > 0
         return self._make(seed) if takes else self._make()
 
+    def own(self) -> Any:
+        """The given parameters where others are made."""
+        return self._model if self._make is not None else None
+
     def same(self, a: Any, b: Any) -> bool:
         """Whether two initialisations have the same numbers, and any besides zeros."""
         one, other = ([x for x in _flat(state).values() if x is not None] for state in (a, b))
@@ -159,6 +163,9 @@ class NumpyProbe:
         if step.shape != p.shape or step.dtype.kind not in "fi":
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
+
+    def again(self, state: Any, number: int) -> None:
+        """Nothing: the loss has its random numbers from its own keys."""
 
     def widened(self, factor: int) -> NumpyProbe | None:
         """The same parameters drawn wider."""

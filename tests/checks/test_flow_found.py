@@ -165,3 +165,143 @@ def test_a_mask_is_not_blamed_for_a_birth_nor_what_the_loss_leaves_out(fill, bor
     finding = check_flow(None, masked, (X, Y, gaps), make=lambda: Masked(fill), seed=0).findings[0]
     assert finding.code == "flow-nonfinite"
     assert born in finding.where
+
+
+def test_a_given_model_is_looked_at_also_where_fresh_ones_are_drawn():
+    model = two_layers().eval()
+    model[1].running_var.fill_(-1.0)
+    finding = (result := check_flow(model, classified, (X, Y), seed=0)).findings[0]
+    assert (result.verdict, finding.code, finding.where) == (
+        "fail",
+        "flow-nonfinite",
+        "1.batch_norm",
+    )
+    assert "in the model as it is given" in finding.message
+
+
+class Dropped(nn.Module):
+    """Blocks that run by chance, or never where the chance is 0."""
+
+    def __init__(self, chance):
+        super().__init__()
+        self.stem, self.head, self.chance = nn.Linear(16, 32), nn.Linear(32, 10), chance
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(6))
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            if torch.rand(()) < self.chance:
+                h = h + block(h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("chance", [0.5, 0.8])
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_layer_that_is_left_out_by_chance_is_not_missing(is_made, chance, seed):
+    given = None if is_made else Dropped(chance)
+    make = (lambda: Dropped(chance)) if is_made else None
+    result = check_flow(given, classified, (X, Y), make=make, seed=seed)
+    assert codes(result) == []
+
+
+def test_a_layer_that_is_always_left_out_is_missing():
+    result = check_flow(None, classified, (X, Y), make=lambda: Dropped(0.0), seed=0)
+    assert codes(result)[0] == "flow-missing"
+
+
+class Fixup(nn.Module):
+    """A branch whose last layer is zero, and a head that is (Zhang, Dauphin and Ma 2019)."""
+
+    def __init__(self, zeros):
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+        self.branch = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+        for part in (self.branch[2], self.head)[:zeros]:
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head(h + self.branch(h))
+
+
+class Rezero(nn.Module):
+    """Branches times a number that starts at zero (Bachlechner et al. 2021)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)) for _ in range(6)
+        )
+        self.gains = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x):
+        h = self.stem(x)
+        for gain, block in zip(self.gains, self.blocks, strict=True):
+            h = h + gain * block(h)
+        return self.head(h)
+
+
+STARTS = {
+    "branch": lambda: Fixup(1),
+    "branch and head": lambda: Fixup(2),
+    "rezero": Rezero,
+}
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("name", STARTS)
+def test_a_start_at_zero_that_training_leaves_is_a_note(name, is_made):
+    given, make = (None, STARTS[name]) if is_made else (STARTS[name](), None)
+    result = check_flow(given, classified, (X, Y), make=make, seed=0)
+    assert "flow-zero" not in [f.code for f in result.findings]
+    assert "flow-asleep" in codes(result, "note")
+    assert result.verdict == "pass" or not is_made
+
+
+def test_zeros_that_training_does_not_leave_still_fail():
+    def make():
+        model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Linear(32, 10))
+        for part in (model[0], model[2], model[3]):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+        return model
+
+    model = make()
+    assert check_flow(model, classified, (X, Y), seed=0).verdict == "fail"
+
+
+class Scaled(nn.Module):
+    """A block of ConvNeXt with its layer scale (Liu et al. 2022), of one shape or another."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 2, 2), nn.Linear(16, 10)
+        self.scale = nn.Parameter(torch.full(shape, 1e-6))
+        self.branch = nn.Sequential(
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+            nn.GroupNorm(1, 16),
+            nn.Conv2d(16, 64, 1),
+            nn.GELU(),
+            nn.Conv2d(64, 16, 1),
+        )
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head((h + self.scale * self.branch(h)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(16, 1, 1), (1, 16, 1, 1)])
+def test_a_scale_for_each_channel_may_move_by_much(shape):
+    images = torch.randn(16, 3, 8, 8, generator=G)
+    result = check_flow(
+        None,
+        classified,
+        (images, Y[:16]),
+        make=lambda: Scaled(*shape),
+        optimizer=lambda p: torch.optim.AdamW(p, 1e-3),
+        seed=0,
+    )
+    assert codes(result, "fail", "warn") == []
