@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen
 from torch import nn
 from torch.nn import functional
 
@@ -251,6 +252,32 @@ STARTS = {
 }
 
 
+def test_a_zero_that_training_leaves_is_a_note_where_the_rest_is_open():
+    """Five blocks with a norm whose scale is zero, narrow enough that one draw decides little."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(16, 8, 8, 3)), jnp.float32)
+
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(8, (3, 3))(x)
+            for _ in range(4):
+                h = linen.relu(linen.GroupNorm(4)(linen.Conv(8, (3, 3))(x)))
+                zero = linen.GroupNorm(4, scale_init=linen.initializers.zeros)
+                x = linen.relu(x + zero(linen.Conv(8, (3, 3))(h)))
+            return linen.Dense(10)(x.mean((1, 2)))
+
+    def scored(params, batch):
+        scores = jax.nn.log_softmax(model.apply(params, batch[0]))
+        return -jnp.take_along_axis(scores, batch[1][:, None], 1).mean()
+
+    model = Block()
+    params = model.init(jax.random.key(0), images)
+    result = check_flow(params, scored, (images, jnp.asarray(Y[:16].numpy())), seed=0)
+    assert "flow-zero" not in [f.code for f in result.findings]
+    assert "one small step" in next(f.message for f in result.findings if f.code == "flow-asleep")
+
+
 @pytest.mark.parametrize("is_made", [True, False])
 @pytest.mark.parametrize("name", STARTS)
 def test_a_start_at_zero_that_training_leaves_is_a_note(name, is_made):
@@ -305,3 +332,21 @@ def test_a_scale_for_each_channel_may_move_by_much(shape):
         seed=0,
     )
     assert codes(result, "fail", "warn") == []
+
+
+RECORDS = {
+    "flat": ({f"l{n}": 1.0 for n in range(10)}, "flow-vanishing", "fade"),
+    "growing": ({f"l{n}": 0.8**n for n in range(10)}, "flow-exploding", "grow"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_is_open_is_told_once_by_its_interval(name):
+    record, code, verb = RECORDS[name]
+    result = check_flow(record)
+    assert (result.verdict, codes(result)) == ("undecided", [code])
+    message = result.findings[0].message
+    assert "per layer" not in result.headline + message
+    assert f"it may {verb} too far" in message
+    numbers = dict(result.findings[0].numbers)
+    assert f"{numbers['low']:.1e} to {numbers['high']:.1e} in all" in result.headline

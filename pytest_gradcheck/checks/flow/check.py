@@ -158,7 +158,7 @@ def _woken(
     """
     if not any(_may_wake(s, passes) for s in found):
         return found
-    states = list(passes.states)
+    states, woken = list(passes.states), dict[str, int]()
     for steps in range(1, STEPS + 1):
         states = [passes.probe.stepped(state) for state in states]
         stepped = Passes(passes.probe, is_single=passes.is_single)
@@ -166,10 +166,11 @@ def _woken(
         if len(stepped.finite) < len(states):
             break
         after = symptoms(stepped, statistics(stepped.finite), limits, tuple(question.frozen))
-        woken = _cured(after, _moves(passes, stepped))
-        if woken >= {s.kind for s in found if _may_wake(s, passes)}:
-            return tuple(_asleep(s, steps) if s.kind in woken else s for s in found)
-    return found
+        cured = _cured(after, _moves(passes, stepped))
+        woken = {kind: woken.get(kind, steps) for kind in cured}
+        if cured >= {s.kind for s in found if _may_wake(s, passes)}:
+            break
+    return tuple(_asleep(s, woken[s.kind]) if s.kind in woken else s for s in found)
 
 
 def _cured(after: Sequence[Symptom], moves: bool) -> set[str]:

@@ -108,7 +108,9 @@ def _headline(
         return f"the gradient flows through {label}: {_summary(passes, seen)}"
     told = f"{TITLES[symptom.kind]} in {label}"
     numbers = dict(symptom.numbers)
-    if "growth" in numbers:
+    if symptom.is_open and "low" in numbers and "growth" in numbers:
+        told += f": {numbers['low']:.1e} to {numbers['high']:.1e} in all"
+    elif "growth" in numbers:
         told += f": {numbers['growth']:.2g} per layer, {numbers['attenuation']:.1e} in all"
     elif symptom.where:
         told += f" at {_short(symptom.where)}"
