@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_given, jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends import drawn, jax_given, jax_origin, layers, samples, targets, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
-from pytest_gradcheck.backends.jax_arrays import enable_x64
+from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
 from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
 from pytest_gradcheck.backends.jax_loss import traced
 from pytest_gradcheck.backends.jax_modules import flatten
@@ -63,11 +63,13 @@ class JaxProbe:
         self._loss, self._make, self._optimizer = loss, make, optimizer
         self._user_mode = bool(jax.config.jax_enable_x64)
         self._device = device
-        self._given, self._batch = model, _moved(batch, device)
+        self._given, self._batch = model, moved(batch, device)
         self.count = 0
         self.replicates = "make" if make is not None else ""
+        self._shapes: dict[str, tuple[int, ...]] = {}
         model = self.draw(0) if make is not None else model
         self._flat = self._opened(model)
+        self._shapes = _shapes(self._flat)
         spots = [leaf for leaf in self._flat.leaves if leaf.dtype]
         if not spots:
             raise UsageError("the model has no parameters: nothing can be trained")
@@ -95,8 +97,26 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             np.random.seed(seed % 2**32)
             takes = len(inspect.signature(self._make).parameters) > 0
-            made = self._make(seed) if takes else self._make()
-            return jax.device_put(made, _device(self._device)) if self._device else made
+            made = drawn.made(self._make, seed) if takes else drawn.made(self._make)
+        self._require_alike(made)
+        return moved(made, self._device)
+
+    def _require_alike(self, made: Any) -> None:
+        """Refuse parameters that the traced loss does not fit.
+
+        Raises:
+            UsageError: Names or shapes are others than those of the first seed.
+        """
+        if not self._shapes:
+            return  # the first
+        one, other = self._shapes, _shapes(self._opened(made))
+        for path in other | one:
+            here, there = (shapes.get(path, "missing") for shapes in (other, one))
+            if here != there:
+                raise UsageError(
+                    f"make must give parameters of the same names and shapes for every seed: "
+                    f"{path or 'params'} is {here} for one, and {there} for another"
+                )
 
     def own(self) -> Any:
         """The given parameters where others are made."""
@@ -206,6 +226,10 @@ class JaxProbe:
         return math.nan if answers is None else samples.moved(*answers)
 
 
+def _shapes(flat: Flat) -> dict[str, tuple[int, ...]]:
+    return {leaf.path: leaf.shape for leaf in flat.leaves if leaf.dtype}
+
+
 class _Stepped:
     """Parameters that were moved."""
 
@@ -255,12 +279,3 @@ def _fades(sites: Mapping[str, Site], adjoints: Mapping[str, Any]) -> list[tuple
         if len(g) > 3 and all(ends):
             found.append((site.name, math.log10(ends[0] / ends[1])))
     return found
-
-
-def _moved(batch: Any, device: str) -> Any:
-    return jax.device_put(batch, _device(device)) if device else batch
-
-
-def _device(name: str) -> Any:
-    kind, _, index = name.partition(":")
-    return jax.devices(kind)[int(index or 0)]

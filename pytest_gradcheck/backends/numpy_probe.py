@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, samples, targets, tree, widths
+from pytest_gradcheck.backends import drawn, layers, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
@@ -91,7 +91,7 @@ class NumpyProbe:
             return self._model
         np.random.seed(seed % 2**32)
         takes = len(inspect.signature(self._make).parameters) > 0
-        return self._make(seed) if takes else self._make()
+        return drawn.made(self._make, seed) if takes else drawn.made(self._make)
 
     def own(self) -> Any:
         """The given parameters where others are made."""

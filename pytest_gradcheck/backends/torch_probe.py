@@ -175,7 +175,7 @@ class TorchProbe:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
         if callable(self._optimizer):
             model = torch_input.copied(state)
-            optimizer = self._optimizer(model.parameters())
+            optimizer = torch_input.optimizer(self._optimizer, model)
         else:
             torch_input.require_owned(self._optimizer, self._model)
             model, optimizer = torch_input.copied(self._model, self._optimizer)
@@ -189,10 +189,7 @@ class TorchProbe:
         try:
             optimizer.step()
         except Exception as error:  # no optimizer, or one that asks for a closure
-            raise UsageError(
-                f"optimizer= must be an optimizer, or make one of parameters, whose step needs no "
-                f"closure; it raised {type(error).__name__}: {error}"
-            ) from error
+            raise torch_input.refused(error) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
         groups = [group for group in optimizer.param_groups if float(group.get("lr", 1.0))]

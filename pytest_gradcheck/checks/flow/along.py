@@ -56,9 +56,7 @@ def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom
     way = f"in all from {names[-1]} back to {names[0]}"
     told = f"the gradient {verb} {how}: {10.0**mean:.1e} {way}"
     if is_open:
-        told = (
-            f"the gradient changes by {span(low, high)} {way}, so that it may {verb[:-1]} too far"
-        )
+        told = f"the gradient changes by {_span(low, high)} {way}: it may {verb[:-1]} too far"
     return Symptom(
         kind,
         names[0 if spot is None else spot],
@@ -77,7 +75,7 @@ def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom
     )
 
 
-def span(low: float, high: float) -> str:
+def _span(low: float, high: float) -> str:
     """An interval of decades as factors, in words."""
     if high - low > FAR:
         return "an unknown factor"
