@@ -107,7 +107,10 @@ class TorchProbe:
         if self._given is None or not self.replicates:
             return None
         with torch.inference_mode(False):
-            fresh = torch_input.copied(self._given)
+            try:
+                fresh: nn.Module = torch_input.copied(self._given)
+            except UsageError:  # it has no copies
+                return None
             return fresh.to(self._device) if self._device else fresh
 
     def _made(self, seed: int) -> nn.Module:

@@ -180,6 +180,24 @@ def test_a_given_model_is_looked_at_also_where_fresh_ones_are_drawn():
     assert "in the model as it is given" in finding.message
 
 
+def test_given_parameters_are_looked_at_where_others_are_made_in_jax():
+    def make(seed):
+        draws = np.random.default_rng(seed)
+        sizes = {"a": (16, 32), "b": (32, 1)}
+        return {n: jnp.asarray(draws.normal(size=s) / 4, jnp.float32) for n, s in sizes.items()}
+
+    def loss(p, b):
+        return jnp.mean((jax.nn.relu(b @ p["a"]) @ p["b"]) ** 2)
+
+    given, batch = make(0), jnp.asarray(X.numpy())
+    given["b"] = given["b"].at[4, 0].set(jnp.nan)
+    finding = check_flow(given, loss, batch, make=make, seed=1).findings[0]
+    assert finding.message == (
+        "parameter b[4, 0] is NaN and reaches the loss, in the model as it is given"
+    )
+    assert check_flow({"a": given["a"]}, loss, batch, make=make, seed=1).verdict == "pass"
+
+
 class Dropped(nn.Module):
     """Blocks that run by chance, or never where the chance is 0."""
 
