@@ -306,6 +306,28 @@ def test_a_start_at_zero_that_training_leaves_is_a_note(name, is_made):
     assert result.verdict == "pass" or not is_made
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_start_of_several_zeros_is_a_note_in_jax(is_made):
+    """A diffusion transformer's: zero modulation and zero head (Peebles and Xie 2023)."""
+
+    def make(seed):
+        draws = np.random.default_rng(seed)
+        sizes = {"stem": (16, 32), "time": (4, 32), "one": (32, 64), "two": (64, 32)}
+        drawn = {n: draws.normal(size=s) / s[0] ** 0.5 for n, s in sizes.items()}
+        zeros = {"shift": jnp.zeros((32, 32)), "gate": jnp.zeros((32, 32)), "head": np.zeros(32)}
+        return jax.tree.map(jnp.float32, drawn | zeros)
+
+    def loss(p, x):
+        h, t = x @ p["stem"], jax.nn.silu(x[:, :4] @ p["time"])
+        h = h + (t @ p["gate"]) * (jax.nn.gelu((h + t @ p["shift"]) @ p["one"]) @ p["two"])
+        return jnp.mean((h @ p["head"] - x[:, 0]) ** 2)
+
+    given, maker = (None, make) if is_made else (make(0), None)
+    result = check_flow(given, loss, jnp.asarray(X.numpy()), make=maker, seed=0)
+    assert (result.verdict, codes(result)) == ("pass", [])
+    assert "two small steps" in next(f.message for f in result.findings if f.code == "flow-asleep")
+
+
 def test_zeros_that_training_does_not_leave_still_fail():
     def make():
         model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Linear(32, 10))
