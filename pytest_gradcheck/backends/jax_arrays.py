@@ -14,6 +14,7 @@ import jax.experimental
 import numpy as np
 
 from pytest_gradcheck.backends.protocol import Array
+from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -102,3 +103,24 @@ def normal(like: Array, seed: int) -> Array:
     values = draw[0] + 1j * draw[1] if np.iscomplexobj(like) else draw[0]
     values = np.asarray(values).astype(like.dtype)
     return values if can_host(like) else jax.device_put(values, getattr(like, "sharding", None))
+
+
+def moved(batch: Any, device: str) -> Any:
+    """Arrays on a device, where one is named.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    return jax.device_put(batch, _device(device)) if device else batch
+
+
+def _device(name: str) -> Any:
+    kind, _, index = str(name).partition(":")
+    try:
+        return jax.devices(kind)[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        there = dict.fromkeys(f"{d.platform}:{d.id}" for d in (*jax.devices(), *jax.devices("cpu")))
+        raise UsageError(
+            f"device={name!r} is not there ({str(error).splitlines()[0]}); "
+            f"allowed: {', '.join(there)}"
+        ) from error

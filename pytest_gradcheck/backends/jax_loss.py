@@ -54,7 +54,7 @@ def traced(loss: Loss, flat: Flat, batch: Any) -> Traced:
         every = [leaf.value for leaf in opened.leaves]
         for n, x in zip(spots, arrays, strict=True):
             every[n] = x
-        return _value(loss, flat, values, opened.rebuild(every))
+        return value_of(loss, flat, values, opened.rebuild(every))
 
     try:
         return Traced(jax.make_jaxpr(of_both)(values, arrays), names, arrays)
@@ -64,14 +64,19 @@ def traced(loss: Loss, flat: Flat, batch: Any) -> Traced:
 
 def _alone(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
     try:
-        return jax.make_jaxpr(lambda v: _value(loss, flat, v, batch))(values)
+        return jax.make_jaxpr(lambda v: value_of(loss, flat, v, batch))(values)
     except UsageError:
         raise
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
 
 
-def _value(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
+def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
+    """The loss of parameters put in the place of a model's own.
+
+    Raises:
+        UsageError: It is no real number.
+    """
     filled = iter(values)
     every = [next(filled) if leaf.dtype else leaf.value for leaf in flat.leaves]
     out = loss(flat.rebuild(every), batch)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends import drawn, jax_given, jax_origin, layers, samples, targets, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
-from pytest_gradcheck.backends.jax_arrays import enable_x64
+from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
 from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
 from pytest_gradcheck.backends.jax_loss import traced
 from pytest_gradcheck.backends.jax_modules import flatten
@@ -63,11 +63,13 @@ class JaxProbe:
         self._loss, self._make, self._optimizer = loss, make, optimizer
         self._user_mode = bool(jax.config.jax_enable_x64)
         self._device = device
-        self._given, self._batch = model, _moved(batch, device)
+        self._given, self._batch = model, moved(batch, device)
         self.count = 0
         self.replicates = "make" if make is not None else ""
+        self._shapes: dict[str, tuple[int, ...]] = {}
         model = self.draw(0) if make is not None else model
         self._flat = self._opened(model)
+        self._shapes = _shapes(self._flat)
         spots = [leaf for leaf in self._flat.leaves if leaf.dtype]
         if not spots:
             raise UsageError("the model has no parameters: nothing can be trained")
@@ -95,8 +97,32 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             np.random.seed(seed % 2**32)
             takes = len(inspect.signature(self._make).parameters) > 0
-            made = self._make(seed) if takes else self._make()
-            return jax.device_put(made, _device(self._device)) if self._device else made
+            made = drawn.made(self._make, seed) if takes else drawn.made(self._make)
+        self._require_alike(made)
+        return moved(made, self._device)
+
+    def _require_alike(self, made: Any) -> None:
+        """Refuse parameters that the traced loss does not fit.
+
+        Raises:
+            UsageError: Names or shapes are others than those of the first seed.
+        """
+        if not self._shapes:
+            return  # the first
+        one, other = self._shapes, _shapes(self._opened(made))
+        for path in other | one:
+            here, there = (shapes.get(path, "missing") for shapes in (other, one))
+            if here != there:
+                raise UsageError(
+                    f"make must give parameters of the same names and shapes for every seed: "
+                    f"{path or 'params'} is {here} for one, and {there} for another"
+                )
+
+    def own(self) -> Any:
+        """The given parameters where others like them are made."""
+        if self._make is None or _shapes(self._opened(self._given)) != self._shapes:
+            return None
+        return moved(self._given, self._device)
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two initialisations have the same parameters."""
@@ -154,6 +180,9 @@ class JaxProbe:
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
 
+    def again(self, state: Any, number: int) -> None:
+        """Nothing: the loss has its random numbers from its own keys."""
+
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""
         make = widths.asked(self._make, factor)
@@ -185,7 +214,9 @@ class JaxProbe:
     def origin(self, state: Any) -> Origin | None:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
-            return jax_origin.origin(self._traced, self._walk, self._values(state))
+            values = self._values(state)
+            found = jax_given.blamed(self._loss, self._flat, values, self._batch, self._names)
+            return found or jax_origin.origin(self._traced, self._walk, values)
 
     def strangers(self, state: Any) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced.
@@ -195,6 +226,10 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             answers = self._programs.answers(self._values(state))
         return math.nan if answers is None else samples.moved(*answers)
+
+
+def _shapes(flat: Flat) -> dict[str, tuple[int, ...]]:
+    return {leaf.path: leaf.shape for leaf in flat.leaves if leaf.dtype}
 
 
 class _Stepped:
@@ -246,12 +281,3 @@ def _fades(sites: Mapping[str, Site], adjoints: Mapping[str, Any]) -> list[tuple
         if len(g) > 3 and all(ends):
             found.append((site.name, math.log10(ends[0] / ends[1])))
     return found
-
-
-def _moved(batch: Any, device: str) -> Any:
-    return jax.device_put(batch, _device(device)) if device else batch
-
-
-def _device(name: str) -> Any:
-    kind, _, index = name.partition(":")
-    return jax.devices(kind)[int(index or 0)]

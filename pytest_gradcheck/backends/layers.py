@@ -73,8 +73,7 @@ class Parameter:
     """One parameter in one pass.
 
     Args:
-        name: Path.
-        shape: Its shape.
+        name, shape: Path, and its shape.
         value: Size of its values.
         gradient: Size of its gradient; NaN where it has none.
         trainable: Whether its owner lets it move.
@@ -133,15 +132,14 @@ class Origin:
     Args:
         where: Layer or module, empty for code outside any.
         op: Operation.
-        phase: Forward or backward.
-        value: What was born: ``nan`` or ``inf``.
+        phase: When; ``given`` where it was there before, and ``op`` says in what.
+        value, reaches: ``nan`` or ``inf``; ``loss``, ``gradient`` or ``nothing``.
         place: ``file:line`` in the user's code, empty when unknown.
-        reaches: ``loss``, ``gradient`` or ``nothing``.
     """
 
     where: str
     op: str
-    phase: Literal["forward", "backward"]
+    phase: Literal["forward", "backward", "given"]
     value: str
     place: str = ""
     reaches: str = "loss"
@@ -192,11 +190,17 @@ class Probe(Protocol):
     def draw(self, seed: int) -> Any:
         """A fresh initialisation; the model as it is where there are none."""
 
+    def own(self) -> Any:
+        """The model as it was given, where initialisations are drawn beside it; else None."""
+
     def same(self, a: Any, b: Any) -> bool:
         """Whether two initialisations have the same parameters."""
 
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
+
+    def again(self, state: Any, number: int) -> Pass | None:
+        """A pass with other random numbers; None where it draws none that the probe can set."""
 
     def widened(self, factor: int) -> Probe | None:
         """The same model with wider layers, drawn anew; None where it cannot be had."""

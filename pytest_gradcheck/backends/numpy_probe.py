@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import layers, samples, targets, tree, widths
+from pytest_gradcheck.backends import drawn, layers, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
@@ -91,7 +91,10 @@ class NumpyProbe:
             return self._model
         np.random.seed(seed % 2**32)
         takes = len(inspect.signature(self._make).parameters) > 0
-        return self._make(seed) if takes else self._make()
+        return drawn.made(self._make, seed) if takes else drawn.made(self._make)
+
+    def own(self) -> None:
+        """Nothing: what is given is drawn, or left for what is made."""
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two initialisations have the same numbers, and any besides zeros."""
@@ -159,6 +162,9 @@ class NumpyProbe:
         if step.shape != p.shape or step.dtype.kind not in "fi":
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
+
+    def again(self, state: Any, number: int) -> None:
+        """Nothing: the loss has its random numbers from its own keys."""
 
     def widened(self, factor: int) -> NumpyProbe | None:
         """The same parameters drawn wider."""

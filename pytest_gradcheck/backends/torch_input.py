@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ def require_device(device: Any) -> str:
     if device == "":
         return ""
     try:
-        return str(torch.empty(0, device=device).device)
+        found = torch.empty(0, device=device)
+        if found.is_meta:
+            raise ValueError("it holds no values")
+        return str(found.device)
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
@@ -94,6 +98,26 @@ def require_owned(optimizer: Any, model: nn.Module) -> None:
             "optimizer= holds none of the model's parameters; give what makes one, such as "
             "optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1)"
         )
+
+
+def optimizer(make: Callable[..., Any], model: nn.Module) -> Any:
+    """What the user makes of the parameters of a model.
+
+    Raises:
+        UsageError: It raises.
+    """
+    try:
+        return make(model.parameters())
+    except Exception as error:  # whatever the user's code raises, told with its own words
+        raise refused(error) from error
+
+
+def refused(error: Exception) -> UsageError:
+    """What is said of an optimizer that cannot be made, or whose step raises."""
+    return UsageError(
+        f"optimizer= must be an optimizer, or make one of parameters, whose step needs no "
+        f"closure; it raised {type(error).__name__}: {error}"
+    )
 
 
 def copied(*parts: Any) -> Any:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import (
     torch_flow,
+    torch_given,
     torch_input,
     torch_loss,
     torch_origin,
     torch_samples,
+    torch_seeds,
     torch_widths,
     widths,
 )
@@ -98,12 +98,23 @@ class TorchProbe:
             return self._model
         with torch.inference_mode(False):
             fresh = copy.deepcopy(self._model)
-            _seed(seed)
+            torch_seeds.seed(seed)
             _reset(fresh)
             return fresh.to(self._device) if self._device else fresh
 
+    def own(self) -> nn.Module | None:
+        """A copy of the given model where its initialisations are drawn."""
+        if self._given is None or not self.replicates:
+            return None
+        with torch.inference_mode(False):
+            try:
+                fresh: nn.Module = torch_input.copied(self._given)
+            except UsageError:  # it has no copies
+                return None
+            return fresh.to(self._device) if self._device else fresh
+
     def _made(self, seed: int) -> nn.Module:
-        _seed(seed)
+        torch_seeds.seed(seed)
         assert self._make is not None
         try:
             with torch.inference_mode(False):
@@ -128,7 +139,7 @@ class TorchProbe:
                 fresh = copy.deepcopy(self._model)
             except (RuntimeError, TypeError):  # holds tensors of a graph, or what has no copies
                 return ""
-            _seed(0)
+            torch_seeds.seed(0)
             _reset(fresh)
             pairs = [*zip(self._model.parameters(), fresh.parameters(), strict=True)]
             pairs += zip(self._model.buffers(), fresh.buffers(), strict=True)
@@ -141,7 +152,7 @@ class TorchProbe:
 
     def measure(self, state: nn.Module, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass with the generators set alike; beside a plain one, what a zero answer costs."""
-        _seed(0)
+        torch_seeds.seed(0)
         self.count += 1
         seen, gradients = torch_flow.measure(
             state, self._loss, self._batch, change, factor, self._last
@@ -149,17 +160,25 @@ class TorchProbe:
         if change is not None or factor != 1.0:
             return seen
         self._last = max((y.index for y in seen.layers if y.kind == "linear"), default=-1)
-        _seed(0)
+        torch_seeds.seed(0)
         plain, answer = torch_loss.plain(state, self._loss, self._batch)
         constant = torch_samples.constant(seen.loss, answer, self._batch)
         seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
+    def again(self, state: nn.Module, number: int) -> Pass | None:
+        """A pass with the generators set to a number; None where it leaves them there."""
+        torch_seeds.seed(number)
+        before = torch_seeds.states()
+        self.count += 1
+        made = torch_flow.measure(state, self._loss, self._batch)[0]
+        return made if torch_seeds.states() != before or torch.cuda.is_available() else None
+
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
         if callable(self._optimizer):
             model = torch_input.copied(state)
-            optimizer = self._optimizer(model.parameters())
+            optimizer = torch_input.optimizer(self._optimizer, model)
         else:
             torch_input.require_owned(self._optimizer, self._model)
             model, optimizer = torch_input.copied(self._model, self._optimizer)
@@ -173,10 +192,7 @@ class TorchProbe:
         try:
             optimizer.step()
         except Exception as error:  # no optimizer, or one that asks for a closure
-            raise UsageError(
-                f"optimizer= must be an optimizer, or make one of parameters, whose step needs no "
-                f"closure; it raised {type(error).__name__}: {error}"
-            ) from error
+            raise torch_input.refused(error) from error
         after = dict(model.named_parameters())
         moved = {n: _ratio(after[n].detach() - old, old) for n, old in before.items()}
         groups = [group for group in optimizer.param_groups if float(group.get("lr", 1.0))]
@@ -194,7 +210,7 @@ class TorchProbe:
 
     def stepped(self, state: nn.Module) -> nn.Module:
         """A copy after a step that takes away a tenth of the loss, to first order."""
-        _seed(0)
+        torch_seeds.seed(0)
         seen, gradients = torch_flow.measure(state, self._loss, self._batch)
         total = sum(float(g.double().square().sum()) for g in gradients.values() if g is not None)
         fresh = torch_input.copied(state)
@@ -208,14 +224,23 @@ class TorchProbe:
 
     def origin(self, state: nn.Module) -> Origin | None:
         """The first birth of a value that is not finite."""
-        _seed(0)
-        return torch_origin.origin(state, self._loss, self._batch)
+        torch_seeds.seed(0)
+        found = torch_origin.origin(state, self._loss, self._batch)
+        reaches = "" if found is None else found.reaches
+        return torch_given.blamed(state, self._batch, self._is_finite, reaches) or found
+
+    def _is_finite(self, model: nn.Module, batch: Any) -> bool:
+        torch_seeds.seed(0)
+        try:
+            return torch_flow.measure(model, self._loss, batch)[0].is_finite
+        except UsageError:  # the loss refuses other numbers
+            return False
 
     def strangers(self, state: nn.Module) -> float:
         """Change of the answers for other samples, over their size, when one sample is replaced."""
         answers = []
         for batch in (self._batch, torch_samples.exchanged(self._batch)):
-            _seed(0)
+            torch_seeds.seed(0)
             try:
                 answers.append(torch_samples.answer(state, self._loss, batch))
             except UsageError:  # the loss refuses two equal samples
@@ -226,12 +251,6 @@ class TorchProbe:
         rest = one[1:].double()
         size = float(rest.abs().max())
         return float((other[1:].double() - rest).abs().max()) / size if size else 0.0
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def _takes_seed(make: Callable[..., Any]) -> bool:

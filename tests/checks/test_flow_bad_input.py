@@ -284,3 +284,61 @@ def test_what_builds_a_model_may_be_a_class_or_compiled():
     x = jax.numpy.ones((8, 4)) * jax.numpy.arange(1, 9)[:, None] / 8
     result = check_flow(None, loss, x, make=weights)
     assert result.check == "flow"
+
+
+P = {"a": jnp.ones((4, 8)) / 3, "b": jnp.ones((8, 1)) / 3}
+
+
+def of_jax(params, batch):
+    return jnp.mean((batch @ params["a"] @ params["b"]) ** 2)
+
+
+def sized(seed):
+    draws = np.random.default_rng(seed)
+    width = 8 + seed % 7
+    return {"a": draws.normal(size=(4, width)), "b": draws.normal(size=(width, 1))}
+
+
+def more_of(seed):
+    return {"a": P["a"] + seed, "b": P["b"]} | ({"c": P["b"]} if seed % 2 else {})
+
+
+UNUSABLE = {
+    "make raises in JAX": (None, of_jax, {"make": lambda seed: 1 / 0}, "make raised ZeroDivision"),
+    "make raises in NumPy": (
+        None,
+        lambda p, b: [("a", b, b)],
+        {"make": lambda seed: 1 / 0, "backend": "numpy"},
+        "make raised ZeroDivision",
+    ),
+    "make of other shapes": (
+        None,
+        of_jax,
+        {"make": sized},
+        "shapes for every seed: a is",
+    ),
+    "make of other names": (None, of_jax, {"make": more_of}, "for every seed: c is"),
+    "no such platform": (P, of_jax, {"device": "tpu"}, "device='tpu' is not there"),
+    "no such device": (P, of_jax, {"device": "cpu:99"}, "device='cpu:99' is not there"),
+    "no number": (P, of_jax, {"device": "cpu:x"}, "device='cpu:x' is not there"),
+    "no values": (make(), loss, {"device": "meta"}, "device='meta' is not there"),
+    "optimizer of nothing": (make(), loss, {"optimizer": lambda: 3}, "it raised TypeError"),
+    "optimizer raises": (make(), loss, {"optimizer": lambda p: 1 / 0}, "raised ZeroDivision"),
+    "no loss": (make(), None, {}, "loss is missing"),
+    "no loss, JAX": (P, None, {}, "loss is missing"),
+    "no loss, made": (None, None, {"make": make}, "loss is missing"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_cannot_be_used_is_refused_in_words(name):
+    model, run, options, message = UNUSABLE[name]
+    batch = jnp.asarray(X.numpy()) if run is of_jax else X.numpy() if "backend" in options else X
+    with pytest.raises(UsageError) as caught:
+        check_flow(model, run, batch, seed=0, **options)
+    assert message in str(caught.value)
+
+
+def test_a_module_alone_has_no_loss():
+    with pytest.raises(UsageError, match="loss is missing"):
+        check_flow(make())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pytest_gradcheck.backends.layers import Pass
 from pytest_gradcheck.checks.flow import gains
 from pytest_gradcheck.checks.flow.branches import Branch
+from pytest_gradcheck.checks.flow.flows import FAR, power
 from pytest_gradcheck.checks.flow.passes import Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
@@ -33,7 +34,15 @@ def attenuated(seen: Statistics, limits: Limits) -> list[Symptom]:
             if those and not (side == 0 and by_side[sign]):
                 worst = max(those, key=lambda b: sign * b.attenuation.mean)
                 found.append(_attenuation(kind, sign, worst, side == 0))
-    return found
+    return _of_one_mind(found)
+
+
+def _of_one_mind(found: list[Symptom]) -> list[Symptom]:
+    """What may fade as well as grow is told once, the way in which it tends."""
+    means = {dict(s.numbers)["attenuation"] for s in found if s.is_open}
+    if len(found) < 2 or len(means) > 1 or not all(s.is_open for s in found):
+        return found
+    return found[:1] if means.pop() <= 1.0 else found[1:]
 
 
 def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom:
@@ -44,10 +53,14 @@ def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom
     factor = depth.growth(mean, branch.depth)
     verb = "fades" if sign < 0 else "grows"
     how = f"by {factor:.2g} per layer" if spot is None else f"at {names[spot]}"
+    way = f"in all from {names[-1]} back to {names[0]}"
+    told = f"the gradient {verb} {how}: {10.0**mean:.1e} {way}"
+    if is_open:
+        told = f"the gradient changes by {_span(low, high)} {way}: it may {verb[:-1]} too far"
     return Symptom(
         kind,
         names[0 if spot is None else spot],
-        f"the gradient {verb} {how}: {10.0**mean:.1e} in all from {names[-1]} back to {names[0]}",
+        told,
         (
             ("attenuation", 10.0**mean),
             ("low", 10.0 ** max(low, -300.0)),
@@ -60,6 +73,13 @@ def _attenuation(kind: str, sign: int, branch: Branch, is_open: bool) -> Symptom
         ),
         is_open=is_open,
     )
+
+
+def _span(low: float, high: float) -> str:
+    """An interval of decades as factors, in words."""
+    if high - low > FAR:
+        return "an unknown factor"
+    return f"{power(low):.1e} to {power(high):.1e}"
 
 
 def _broken(step: breaks.Break | None) -> Numbers:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from pytest_gradcheck.backends.layers import Probe
 from pytest_gradcheck.checks.flow import gains, result
@@ -23,7 +25,9 @@ from pytest_gradcheck.results import Context, Result
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 MOST_SEED = 2**63 - MOST  # the last initialisation's is beyond the first
+STEPS = 3  # of training that a start at zero may need: one for each zero in a row
 WAKING = ("vanishing", "zero")  # what one step of training may cure
+LOST = {"nonfinite", "given"}
 ILL = {*WAKING, "dead"}  # what is left where it did not
 
 
@@ -80,7 +84,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     if failing is not None and not failing.is_open and asked.changes:
         tried = trials(passes, seen, failing, limits, kinds)
     found = _accused(found, next((t for t in tried if t.restored), None))
-    found = (*found, *more(passes, seen, found))
+    found = (*_lost_as_given(asked, found), *found, *more(passes, seen, found))
     return result.result(label, passes, seen, found, tried, limits)
 
 
@@ -121,10 +125,22 @@ def _nonfinite(passes: Passes) -> tuple[Symptom, ...]:
         state = passes.probe.draw(passes.seed + number)
     count = len(passes.seen)
     share = "" if count == 1 else f", in {len(bad)} of {count} initialisations"
-    origin = passes.probe.origin(state)
+    return (_origin(passes.probe, state, share),)
+
+
+def _lost_as_given(asked: Probe, found: tuple[Symptom, ...]) -> tuple[Symptom, ...]:
+    """A given model whose loss or gradient is not finite, where others are judged in its place."""
+    own = asked.own()
+    if own is None or any(s.kind in LOST for s in found) or asked.measure(own).is_finite:
+        return ()
+    return (_origin(asked, own, ", in the model as it is given"),)
+
+
+def _origin(asked: Probe, state: Any, share: str) -> Symptom:
+    origin = asked.origin(state)
     if origin is None:
-        return (Symptom("nonfinite", "", f"loss or gradient is not finite{share}"),)
-    return (result.of_origin(replace(origin, reaches=_reach(origin.reaches)), share),)
+        return Symptom("nonfinite", "", f"loss or gradient is not finite{share}")
+    return result.of_origin(replace(origin, reaches=_reach(origin.reaches)), share)
 
 
 def _reach(reaches: str) -> str:
@@ -134,23 +150,39 @@ def _reach(reaches: str) -> str:
 def _woken(
     passes: Passes, found: tuple[Symptom, ...], limits: Limits, question: FlowQuestion
 ) -> tuple[Symptom, ...]:
-    """The symptoms, those of a model that one small step sets going as notes.
+    """The symptoms, those of a model that a few small steps set going as notes.
 
-    A last layer, or a branch, that starts at zero lets no gradient through until its first update
-    (Zhang, Dauphin and Ma 2019, arXiv 1901.09321); that is a choice, and no fault.
+    A last layer, or a branch, that starts at zero lets no gradient through until its first update,
+    and several in a row until as many (Zhang, Dauphin and Ma 2019, arXiv 1901.09321); that is a
+    choice, and no fault.
     """
     if not any(_may_wake(s, passes) for s in found):
         return found
-    stepped = Passes(passes.probe, is_single=passes.is_single)
-    for state in passes.states:
-        stepped.seen.append(passes.probe.measure(passes.probe.stepped(state)))
-    if not stepped.finite:
-        return found
-    after = symptoms(stepped, statistics(stepped.finite), limits, tuple(question.frozen))
-    left = {s.kind for s in after if s.severity == "fail" and not s.is_open}
-    is_open = {s.kind for s in after if s.is_open and s.severity == "fail"}
-    wakes = not left & ILL and not (is_open & set(WAKING) and not _moves(passes, stepped))
-    return tuple(_asleep(s) if s.kind in WAKING and wakes else s for s in found)
+    states, woken = list(passes.states), dict[str, int]()
+    for steps in range(1, STEPS + 1):
+        states = [passes.probe.stepped(state) for state in states]
+        stepped = Passes(passes.probe, is_single=passes.is_single)
+        stepped.seen += [passes.probe.measure(state) for state in states]
+        if len(stepped.finite) < len(states):
+            break
+        after = symptoms(stepped, statistics(stepped.finite), limits, tuple(question.frozen))
+        cured = _cured(after, _moves(passes, stepped))
+        woken = {kind: woken.get(kind, steps) for kind in cured}
+        if cured >= {s.kind for s in found if _may_wake(s, passes)}:
+            break
+    return tuple(_asleep(s, woken[s.kind]) if s.kind in woken else s for s in found)
+
+
+def _cured(after: Sequence[Symptom], moves: bool) -> set[str]:
+    """What steps have cured, going by what they leave.
+
+    An open question whether the gradient fades is another one than whether it is zero.
+    """
+    failing = [s for s in after if s.severity == "fail"]
+    if any(s.kind in ILL and not s.is_open for s in failing):
+        return set()
+    is_open = {s.kind for s in failing}
+    return {"zero"} - is_open | ({"vanishing"} if moves or not is_open & set(WAKING) else set())
 
 
 def _may_wake(symptom: Symptom, passes: Passes) -> bool:
@@ -173,8 +205,9 @@ def _moves(passes: Passes, stepped: Passes) -> bool:
     return bool(new) and sum(new) / len(new) > 0.5 * sum(old) / len(old)
 
 
-def _asleep(symptom: Symptom) -> Symptom:
-    told = f"{symptom.message}; one small step of training lets it through"
+def _asleep(symptom: Symptom, steps: int) -> Symptom:
+    count = ("one small step", "two small steps", "three small steps")[steps - 1]
+    told = f"{symptom.message}; {count} of training {'lets' if steps == 1 else 'let'} it through"
     return replace(symptom, kind="asleep", message=told, severity="note", is_open=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_gradcheck.backends.layers import Parameter
 from pytest_gradcheck.checks.flow.frozen import is_declared
@@ -16,6 +16,8 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 FEEBLE = 1e-7  # relative updates below this are lost in the rounding of float32
 
+
+DRAWS = 12  # of random numbers in which a layer must be without a gradient each time
 
 OUTLIER = 100.0  # times the median relative update
 
@@ -37,6 +39,7 @@ def without(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
             )
         )
     lost = [n for n in missing if not is_declared(n, frozen)]
+    lost = _always(passes, lost, lambda p: math.isnan(p.gradient))
     if lost:
         found.append(
             Symptom(
@@ -49,6 +52,20 @@ def without(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
     return found
 
 
+def _always(passes: Passes, names: list[str], holds: Callable[[Parameter], bool]) -> list[str]:
+    """The names for which something holds whatever the random numbers of a pass are.
+
+    A layer may be left out by chance (stochastic depth: Huang et al. 2016, arXiv 1603.09382).
+    """
+    for number in range(1, DRAWS + 1 if passes.states else 0):
+        one = passes.probe.again(passes.states[0], number) if names else None
+        if one is None:
+            break
+        table = {p.name: p for p in one.parameters}
+        names = [n for n in names if holds(table[n])]
+    return names
+
+
 def zero(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
     """Gradients that are exactly zero in every initialisation."""
     parameters = [one.parameters for one in passes.finite]
@@ -56,6 +73,7 @@ def zero(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
         n for n in constant(parameters, lambda p: p.gradient == 0) if not is_declared(n, frozen)
     ]
     shapes = {p.name: p.shape for p in parameters[0]} if parameters else {}
+    zero = _always(passes, zero, lambda p: not p.gradient > 0)
     weights = [n for n in zero if len(shapes[n]) > 1]
     named = weights or zero
     if not named:
@@ -98,8 +116,12 @@ def symmetric(passes: Passes) -> list[Symptom]:
 
 
 def _is_moved(p: Parameter) -> bool:
-    """Whether a weight has a gradient, and the step that an optimizer makes of it is known."""
-    return len(p.shape) > 1 and p.gradient > 0 and p.update >= 0
+    """Whether a weight has a gradient, and the step that an optimizer makes of it is known.
+
+    A scale for each channel is a vector, also where it has the shape (channels, 1, 1).
+    """
+    is_weight = len(p.shape) == 2 or sum(extent > 1 for extent in p.shape) > 1
+    return len(p.shape) > 1 and is_weight and p.gradient > 0 and p.update >= 0
 
 
 def updates(passes: Passes, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_gradcheck import backends
-from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends import drawn, tree
 from pytest_gradcheck.backends.flow import probe_of
 from pytest_gradcheck.backends.layers import Probe
 from pytest_gradcheck.backends.protocol import Leaf
@@ -47,6 +47,7 @@ def probe(question: FlowQuestion) -> Probe:
         raise UsageError(f"make must be a function that builds a fresh model, not a {kind}")
     if question.loss is not None:
         _require_samples(question.batch)
+    _require_loss(question)
     name = question.backend or _owner(question)
     maker = probe_of(name)
     owner = backends.owner(question.model)
@@ -64,6 +65,20 @@ def probe(question: FlowQuestion) -> Probe:
         device=question.device or "",
     )
     return made
+
+
+def _require_loss(question: FlowQuestion) -> None:
+    """Refuse a model without a loss; gradients that are already there need none.
+
+    Raises:
+        UsageError: There is none.
+    """
+    has_more = question.make is not None or question.batch is not None
+    if question.loss is None and (has_more or callable(question.model)):
+        raise UsageError(
+            "loss is missing: give a function loss(model, batch), as in "
+            "check_flow(model, loss, batch); only gradients that are already there need none"
+        )
 
 
 def _builds(make: Any) -> bool:
@@ -102,7 +117,7 @@ def _owner_of_made(question: FlowQuestion) -> str:
     make = question.make
     if make is not None and _takes_seed(make):  # a batch of NumPy's is anybody's
         with backends.load("numpy").guard(make):
-            return _found(make(0)) or "numpy"
+            return _found(drawn.made(make, 0)) or "numpy"
     if found is None:
         raise UsageError(
             "name the backend with backend=: neither model nor batch tells which it is"

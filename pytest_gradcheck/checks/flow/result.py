@@ -108,7 +108,9 @@ def _headline(
         return f"the gradient flows through {label}: {_summary(passes, seen)}"
     told = f"{TITLES[symptom.kind]} in {label}"
     numbers = dict(symptom.numbers)
-    if "growth" in numbers:
+    if symptom.is_open and "low" in numbers and "growth" in numbers:
+        told += f": {numbers['low']:.1e} to {numbers['high']:.1e} in all"
+    elif "growth" in numbers:
         told += f": {numbers['growth']:.2g} per layer, {numbers['attenuation']:.1e} in all"
     elif symptom.where:
         told += f" at {_short(symptom.where)}"
@@ -222,6 +224,10 @@ def of_origin(found: Origin, share: str) -> Symptom:
     """The symptom of a value that is not finite, or of one that reaches nothing."""
     spot = ".".join(part for part in (found.where, found.op) if part)
     at = f" ({found.place})" if found.place else ""
+    if found.phase == "given" and found.reaches != "nothing":
+        word = {"nan": "NaN", "inf": "infinite"}[found.value]
+        told = f"{found.op} {found.where} is {word} and reaches the {found.reaches}"
+        return Symptom("given", found.where, f"{told}{share}")
     if found.reaches == "nothing":
         told = f"{found.value} is born in {spot}{at} and reaches neither loss nor gradient"
         return Symptom("masked", spot, told, (), "note")

@@ -8,9 +8,10 @@ Bengio 2013), and no fault of a model that is to remember a few steps only; that
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
-from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.backends.layers import Layer, Pass
 from pytest_gradcheck.checks.flow.branches import base
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.numerics import depth
@@ -43,8 +44,40 @@ def symptoms(passes: Sequence[Pass]) -> list[Symptom]:
 
 def _changes(one: Pass) -> dict[str, float]:
     """Log10 of the gradient of the first call over that of the last, by layer."""
-    calls: dict[str, list[float]] = {}
-    for layer in one.layers:
-        calls.setdefault(base(layer.name), []).append(layer.gradient)
-    often = {name: sizes for name, sizes in calls.items() if len(sizes) >= CALLS}
-    return dict(one.fades) | {n: depth.log_ratio(g[0], g[-1]) for n, g in often.items()}
+    calls: dict[str, list[int]] = {}
+    for number, layer in enumerate(one.layers):
+        calls.setdefault(base(layer.name), []).append(number)
+    named = _weighted(one)
+    found = dict(one.fades)
+    for name, numbers in calls.items():
+        chain = _chain(one.layers, numbers) if name in named else []
+        if len(chain) >= CALLS:
+            first, last = (one.layers[chain[k]].gradient for k in (0, -1))
+            found[name] = depth.log_ratio(first, last)
+    return found
+
+
+def _weighted(one: Pass) -> set[str]:
+    """Layers with a weight to be used again: a dropout or a norm that is shared recurs nowhere."""
+    names = {base(y.name) for y in one.layers}
+    found = {base(y.name) for y in one.layers if y.kind == "linear"}
+    for p in one.parameters:
+        owner = p.name if len(p.shape) > 1 else ""
+        while owner:
+            found |= {owner} & names
+            owner = owner.rpartition(".")[0]
+    return found or names  # a record tells neither kinds nor parameters
+
+
+def _chain(layers: Sequence[Layer], calls: Sequence[int]) -> list[int]:
+    """The longest sequence of calls of one size that are each fed by the one before."""
+    if any(y.parents is None for y in layers):
+        return list(calls)
+    size = statistics.mode(layers[n].size for n in calls)
+    states = {n for n in calls if layers[n].size == size}
+    behind: list[list[int]] = []  # the longest sequence that ends at or before each layer
+    for n, layer in enumerate(layers):
+        fed = [behind[p] for p in layer.parents or () if p < n]
+        longest: list[int] = max(fed, key=len, default=[])
+        behind.append([*longest, n] if n in states else longest)
+    return max(behind, key=len, default=[])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CODES = {
     "nonfinite": "flow-nonfinite",
+    "given": "flow-nonfinite",
     "masked": "flow-masked",
     "detached": "flow-detached",
     "missing": "flow-missing",
@@ -30,6 +31,7 @@ CODES = {
 
 TITLES = {
     "nonfinite": "non-finite values",
+    "given": "non-finite values",
     "detached": "a loss without gradient",
     "missing": "missing gradient",
     "frozen": "frozen parameters",
@@ -91,6 +93,7 @@ FIXES = {
 ADVICE = {
     "nonfinite": "look at {where}: keep its argument inside the domain before the operation, not "
     "by a mask after it",
+    "given": "mend {where}, or find out where it comes from: every value must be finite",
     "detached": "return a loss that is computed from the model's outputs, without detach or item",
     "missing": "look for detach, no_grad or stop_gradient after {where}, or a layer that forward "
     "leaves out; declare what is meant with frozen=",
