@@ -142,3 +142,40 @@ def test_the_first_state_is_that_of_the_transformation():
 
     result = check_step(without)
     assert (result.verdict, result.headline) == ("pass", result.headline)
+
+
+def test_a_part_of_a_tensor_without_gradient_is_seen():
+    """Units that are held back leave columns of a weight without gradient, and right elsewhere."""
+
+    def made(is_held):
+        rng = np.random.default_rng(0)
+        sizes = {"w": (4, 8), "v": (8, 1)}
+        params = {k: jnp.asarray(rng.normal(size=n), jnp.float32) for k, n in sizes.items()}
+        tx = optax.adam(1e-2)
+
+        def loss(p, batch):
+            h = jnp.tanh(batch[0] @ p["w"])
+            if is_held:
+                h = jnp.concatenate([jax.lax.stop_gradient(h[:, :4]), h[:, 4:]], 1)
+            return jnp.mean((h @ p["v"] - batch[1]) ** 2)
+
+        @jax.jit
+        def step(p, s, batch):
+            updates, s = tx.update(jax.grad(loss)(p, batch), s, p)
+            return optax.apply_updates(p, updates), s
+
+        batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 1)) for _ in range(3)]
+        return Training(
+            step=step,
+            loss=loss,
+            batches=batches,
+            params=params,
+            opt_state=tx.init(params),
+            optimizer=tx,
+        )
+
+    result = check_step(lambda: made(True))
+    assert codes(result) == {"step-slope"}, result.headline
+    assert "0 in a part of w" in result.headline
+    assert check_step(lambda: made(True), semi_gradient="why").verdict == "pass"
+    assert check_step(lambda: made(False)).verdict == "pass"

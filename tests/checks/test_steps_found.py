@@ -1,0 +1,196 @@
+"""What an adversarial search found: mistakes that passed, and right loops that did not."""
+
+import pytest
+
+from pytest_gradcheck import Training, check_step
+
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+WHY = {"semi_gradient": "a part of the features is held"}
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def code(result, name):
+    return next((f for f in result.findings if f.code == name), None)
+
+
+def step_of(model, opt, loss, batch, state):
+    opt.zero_grad()
+    loss(batch).backward()
+    opt.step()
+
+
+def adamw(params):
+    return torch.optim.AdamW(params, 1e-3)
+
+
+def checked(
+    *,
+    model=mlp,
+    forward=lambda m, x: m(x),
+    hook=None,
+    make=adamw,
+    body=step_of,
+    draw=None,
+    **claims,
+):
+    """The result of a check of a small regression in which one thing is changed."""
+
+    def training():
+        torch.manual_seed(0)
+        net = model()
+        opt = make(list(net.parameters()))
+        if hook:
+            hook(net)
+        state = {}
+
+        def loss(batch):
+            return F.mse_loss(forward(net, batch[0]), batch[1])
+
+        inputs = draw or (lambda: torch.randn(16, 8))
+        batches = [(inputs(), torch.randn(16, 1)) for _ in range(4)]
+        return Training(
+            step=lambda batch: body(net, opt, loss, batch, state),
+            loss=loss,
+            batches=batches,
+            model=net,
+            optimizer=opt,
+        )
+
+    return check_step(training, **claims)
+
+
+# --- a part of a tensor without gradient ---------------------------------------------------------
+
+
+class Half(torch.autograd.Function):
+    """A backward that leaves half of the units out."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        g = g.clone()
+        g[:, :8] = 0
+        return g
+
+
+class Fused(nn.Module):
+    """Attention whose queries and keys are detached, in one weight with its values."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 1)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x.reshape(4, 4, 8)).chunk(3, -1)
+        return self.out(torch.softmax(q.detach() @ k.detach().mT, -1) @ v).reshape(16, 1)
+
+
+def half_detached(m, x):
+    h = m[1](m[0](x))
+    return m[2](torch.cat([h[:, :8].detach(), h[:, 8:]], 1))
+
+
+def rows(m):
+    m[0].weight.register_hook(lambda g: torch.cat([0 * g[:8], g[8:]]))
+
+
+PARTS = {
+    "half detached": ({"forward": half_detached}, "step-stopped-gradient"),
+    "fused": ({"model": Fused}, "step-stopped-gradient"),
+    "backward": (
+        {"forward": lambda m, x: m[2](Half.apply(m[1](m[0](x))))},
+        "step-slope",
+    ),
+    "rows": ({"hook": rows}, "step-slope"),
+    "triangle": (
+        {"hook": lambda m: m[0].weight.register_hook(lambda g: g.tril())},
+        "step-slope",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_tensor_without_gradient_is_seen(name):
+    changed, word = PARTS[name]
+    result = checked(**changed)
+    assert result.verdict == "fail", result.headline
+    told = code(result, word)
+    assert "is 0 in a part of" in told.message
+    assert ("qkv.weight" if name == "fused" else "0.weight") in told.message
+
+
+def test_a_part_that_is_held_and_claimed_passes_and_is_needed():
+    result = checked(forward=half_detached, **WHY)
+    assert result.verdict == "pass", result.headline
+    assert code(result, "weak-claim") is None
+    assert code(result, "step-semi-gradient").severity == "note"
+
+
+class Padded(nn.Module):
+    """Words whose padding counts in the mean, and is not learned: what torch says of it."""
+
+    def __init__(self, is_function=False):
+        super().__init__()
+        self.table = nn.Embedding(20, 8, padding_idx=None if is_function else 3)
+        self.out = nn.Linear(8, 1)
+        nn.init.normal_(self.table.weight)
+
+    def forward(self, x):
+        return self.out(F.embedding(x, self.table.weight, padding_idx=3).mean(1))
+
+
+class Dead(nn.Module):
+    """Units that no sample reaches, some at their kink."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 1)
+        with torch.no_grad():
+            self.one.bias[:4] = -20.0
+            self.one.bias[4:8] = 0.0
+            self.one.weight[4:8] = 0.0
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x)))
+
+
+def words():
+    x = torch.randint(20, (16, 6))
+    x[:, 4:] = 3
+    return x
+
+
+class Masked(nn.Module):
+    """Weights that a mask keeps out of the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.two(torch.tanh(F.linear(x, self.one.weight.tril(), self.one.bias)))
+
+
+RIGHT = {
+    "padding": {"model": Padded, "draw": words},
+    "padding of a function": {"model": lambda: Padded(True), "draw": words},
+    "dead units": {"model": Dead},
+    "masked": {"model": Masked},
+    "words that are not there": {
+        "model": lambda: nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(16, 1)),
+        "draw": lambda: torch.randint(4, (16, 2)),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_part_that_the_loss_does_not_follow_is_not_accused(name):
+    result = checked(**RIGHT[name])
+    assert result.verdict == "pass", result.headline
