@@ -69,6 +69,16 @@ def _by_rule(
     return [_accused(run, moves, name, wrong, limits)], replays
 
 
+def _not_seen(run: Run) -> Finding:
+    return Finding(
+        code="step-not-seen",
+        severity="fail",
+        message=f"the step never asked {run.loop.shown} that was handed over for an update, so "
+        f"neither gradients nor updates were seen; hand over the one that the step uses, where the "
+        f"step holds it (a closure, an argument, an attribute), or claim optimizer= with lr=",
+    )
+
+
 def _not_replayed(told: str) -> Finding:
     return Finding(code="step-not-replayed", severity="note", message=told)
 
@@ -87,6 +97,8 @@ def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]
                 return [_unlike(run, update, i, number)]
     if oracles:
         return []
+    if getattr(run.loop, "is_unseen", False):
+        return [_not_seen(run)]
     told = f"{run.loop.shown} is not replayed: its rule is not known"
     return [_not_replayed(f"{told}; claim optimizer= to have it replayed")]
 
