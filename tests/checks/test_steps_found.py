@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_gradcheck import Training, check_step
+from pytest_gradcheck import Training, UsageError, check_step
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
@@ -194,3 +194,64 @@ RIGHT = {
 def test_a_part_that_the_loss_does_not_follow_is_not_accused(name):
     result = checked(**RIGHT[name])
     assert result.verdict == "pass", result.headline
+
+
+# --- optimizers and models of other shapes -------------------------------------------------------
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around another one that never calls the constructor of its class."""
+
+    def __init__(self, base):
+        self.base, self.param_groups, self.state = base, base.param_groups, base.state
+        self.defaults = base.defaults
+
+    def step(self, closure=None):
+        self.base.step()
+
+    def zero_grad(self, set_to_none=True):
+        self.base.zero_grad()
+
+
+def test_an_optimizer_without_hooks_is_watched():
+    def wrapped(params):
+        return Wrapper(torch.optim.SGD(params, 0.1))
+
+    def twice(model, opt, loss, batch, state):
+        opt.zero_grad()
+        (2 * loss(batch)).backward()
+        opt.step()
+
+    before = Wrapper.step
+    result = checked(make=wrapped)
+    assert result.verdict == "pass", result.headline
+    assert code(checked(make=wrapped, body=twice), "step-gradient-scale").severity == "fail"
+    assert Wrapper.step is before
+
+
+def test_a_model_whose_sizes_are_not_known_yet_is_refused_with_the_reason():
+    with pytest.raises(UsageError, match=r"LazyLinear.*one batch"):
+        checked(model=lambda: nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.Linear(3, 1)))
+
+
+class Decaying(torch.optim.Optimizer):
+    """Gradient descent with a decay under another name than that of torch."""
+
+    def __init__(self, params, at_rest=0.0):
+        super().__init__(params, {"lr": 0.1, "wd": 0.01, "at_rest": at_rest})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(group["lr"] * (p.grad + group["wd"] * p) + group["at_rest"])
+
+
+def test_a_decay_that_is_claimed_moves_what_has_no_gradient():
+    claims = {"optimizer": "sgd", "lr": 0.1}
+    result = checked(make=Decaying, weight_decay=0.01, **claims)
+    assert result.verdict == "pass", result.headline
+    assert checked(make=Decaying, **claims).verdict == "fail"
+    drifting = checked(make=lambda ps: Decaying(ps, 1e-5), weight_decay=0.01, **claims)
+    assert drifting.verdict == "fail"
