@@ -255,3 +255,74 @@ def test_a_decay_that_is_claimed_moves_what_has_no_gradient():
     assert checked(make=Decaying, **claims).verdict == "fail"
     drifting = checked(make=lambda ps: Decaying(ps, 1e-5), weight_decay=0.01, **claims)
     assert drifting.verdict == "fail"
+
+
+# --- a clip of a part of what is trained ---------------------------------------------------------
+
+
+def clipping(*chosen):
+    def body(model, opt, loss, batch, state):
+        opt.zero_grad()
+        loss(batch).backward()
+        params = list(model.parameters())
+        for part in chosen:
+            nn.utils.clip_grad_norm_(params[part], 0.1)
+        opt.step()
+
+    return body
+
+
+def test_a_clip_of_a_part_is_told():
+    told = code(checked(body=clipping(slice(2))), "step-clip-partial")
+    assert told.severity == "warn"
+    assert "2 of 4 tensors" in told.message
+
+
+@pytest.mark.parametrize("chosen", [(slice(4),), (slice(2), slice(2, 4)), ()])
+def test_clips_that_cover_everything_are_not(chosen):
+    assert code(checked(body=clipping(*chosen)), "step-clip-partial") is None
+
+
+def test_a_clip_for_one_of_two_optimizers_is_not():
+    def two(params):
+        return [torch.optim.AdamW(params[:2], 1e-3), torch.optim.AdamW(params[2:], 1e-3)]
+
+    def body(model, opts, loss, batch, state):
+        model.zero_grad()
+        loss(batch).backward()
+        nn.utils.clip_grad_norm_(list(model.parameters())[:2], 0.1)
+        for opt in opts:
+            opt.step()
+
+    result = checked(make=two, body=body)
+    assert result.verdict == "pass", result.headline
+    assert code(result, "step-clip-partial") is None
+
+
+# --- a factor that is another one at every update ------------------------------------------------
+
+
+class Uncorrected(torch.optim.Optimizer):
+    """Adam without the bias correction of its first moment."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p] or {"t": 0, "m": 0 * p, "v": 0 * p}
+            t, m = state["t"] + 1, 0.9 * state["m"] + 0.1 * p.grad
+            v = 0.999 * state["v"] + 0.001 * p.grad**2
+            self.state[p] = {"t": t, "m": m, "v": v}
+            p -= self.param_groups[0]["lr"] * m / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
+def test_a_missing_bias_correction_is_no_learning_rate():
+    result = checked(make=Uncorrected, optimizer="adam", lr=1e-3)
+    assert "without bias correction of the first moment" in result.headline
+
+
+def test_a_rate_that_is_another_one_is_told_as_such():
+    result = checked(make=lambda ps: torch.optim.Adam(ps, 2e-3), optimizer="adam", lr=1e-3)
+    assert "lr=0.002" in result.headline

@@ -216,9 +216,10 @@ def _explained(
     unlike = _unlike_claims(run, mine, name, limits)
     if unlike is not None:
         return replace(unlike, message=unlike.message + where)
-    rate = rates.of_rate(run, mine, name, limits)
-    if rate is not None:
-        return Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
+    rate, is_steady = rates.of_rate(run, mine, name, limits) or ("", False)
+    of_rate = Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
+    if is_steady:
+        return of_rate
     for told, change in variants(name, _hyper(mine)):
         for dialect in dialects(name, _hyper(mine)):
             if rates.fits(run, mine, name, {**dialect, **change}, limits):
@@ -226,6 +227,8 @@ def _explained(
                 if "decay" in told:
                     return Suspect("step-decay", message, "compare the formula")
                 return Suspect("step-optimizer", message, "compare the formula")
+    if rate:
+        return of_rate
     for other, defaults in DEFAULTS.items():
         if other not in (name, "muon"):  # which is for matrices alone
             change = {**defaults, "rule": other, **_shared(moves, defaults)}
