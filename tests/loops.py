@@ -186,13 +186,17 @@ def loop(
     return check_step(training, **claims)
 
 
-def optax_loop(body):
-    """The result of a check of a JAX training with one line between optax and the parameters."""
+def optax_loop(body, is_other=False):
+    """The result of a check of a JAX training with one line between optax and the parameters.
+
+    It may use another transformation than the one that is handed over.
+    """
 
     def training():
         rng = np.random.default_rng(0)
         params = {"w": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32), "b": jnp.zeros(2)}
         tx, memory = optax.adam(1e-2), []
+        used = optax.adam(1e-2) if is_other else tx
         batches = [tuple(np.float32(rng.normal(size=(6, n))) for n in (4, 2)) for _ in range(3)]
 
         def loss(params, batch):
@@ -200,7 +204,7 @@ def optax_loop(body):
 
         def step(params, state, batch):
             grads = jax.grad(loss)(params, batch)
-            updates, state = tx.update(grads, state, params)
+            updates, state = used.update(grads, state, params)
             names = {"updates": updates, "jax": jax, "memory": memory}
             exec(body, names)
             return optax.apply_updates(params, names["updates"]), state

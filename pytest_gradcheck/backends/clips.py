@@ -6,14 +6,16 @@ of them come back as float64, exactly, since every precision below is contained 
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_gradcheck.backends.reach import names_of, reachable
+from pytest_gradcheck.backends.reach import attributes_of, names_of, reachable
 from pytest_gradcheck.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 NORMS = ("max_norm", "clip_norm", "threshold", "max_grad_norm", "l2_norm_clip", "clipping")
 VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
 KINDS = ("norm_type", "p", "ord")
+MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
     "jax": ("jax", "optax", "flax", "equinox"),
@@ -88,7 +91,20 @@ def find(clip: Any, params: Any, backend: str | None) -> str:
     for root in (params, clip):
         for value in reachable([root], depth=3):
             seen |= {_home(value), *_modules(value)}
-    return next((name for name, tops in _FRAMEWORKS.items() if seen & set(tops)), "numpy")
+    found = next((name for name, tops in _FRAMEWORKS.items() if seen & set(tops)), "numpy")
+    return "torch" if found == "numpy" and _means_torch(clip) else found
+
+
+def _means_torch(clip: Any) -> bool:
+    """Whether a clip by hand takes a model, or reads ``.grad``, which arrays do not have."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    while isinstance(clip, functools.partial):
+        clip = clip.func
+    own = clip if hasattr(clip, "__code__") else inspect.getattr_static(type(clip), "__call__", 0)
+    code = getattr(own, "__code__", None)
+    reads = code is not None and "grad" in attributes_of(code)
+    return reads or bool(set(signature(clip).free[:1]) & set(MODULES))
 
 
 def _home(value: Any) -> str:

@@ -42,13 +42,15 @@ class JaxLoop(NumpyLoop):
         self._wants: tuple[str, ...] = ()  # what the transformation is given by name
         self._pending: list[list[np.ndarray]] = []
         if self._tx is not None and training.opt_state is None:
-            self._state = _first_state(self._tx, self._params)
+            self._state = jax_places.first_state(self._tx, self._params)
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
         self._is_hurried = can_hurry()
         self._updated = jax.jit(self._tx.update) if self._tx else None
         self._alone = compiled(self._answer)
         self.can_see = self._tx is not None
+        self._is_first = True
+        self.is_unseen = self.can_see  # until the step asks for an update
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""
@@ -78,12 +80,24 @@ class JaxLoop(NumpyLoop):
         self._caught.clear()
         if self._tx is None:
             return super().call(batch)
-        with replaced(self._training.step, self._tx, self._reporting()):
-            call = super().call(batch)
+        own, ours = self._tx, self._reporter
+        if self._is_first:  # what was traced before knows nothing of us
+            jax_places.forget(self._training.step)
+            self._is_first = False
+        with replaced(self._training.step, own, ours):
+            self._state = jax_places.of_state(self._state, own, ours)
+            self._params = jax_places.of_state(self._params, own, ours)
+            try:
+                call = super().call(batch)
+            finally:
+                self._state = jax_places.of_state(self._state, ours, own)
+                self._params = jax_places.of_state(self._params, ours, own)
             jax.effects_barrier()
+        self.is_unseen = self.is_unseen and not self._caught
         return call
 
-    def _reporting(self) -> Any:
+    @functools.cached_property  # or what is compiled for a train state would be, at every call
+    def _reporter(self) -> Any:
         tx: Any = self._tx
 
         @functools.wraps(tx.update)
@@ -103,7 +117,7 @@ class JaxLoop(NumpyLoop):
         """Whether a call only adds to a window; optax's own windows say so themselves."""
         if self._caught:
             self._pending.append(self._received(self._caught[0][0]))
-        own = [x for x in _nodes(self._state) if type(x).__name__ == "MultiStepsState"]
+        own = [x for x in jax_places.nodes(self._state) if type(x).__name__ == "MultiStepsState"]
         return int(own[0].mini_step) != 0 if own else super().accumulates(is_still)
 
     def _received(self, updates: Any) -> list[np.ndarray]:
@@ -241,14 +255,6 @@ class JaxLoop(NumpyLoop):
         return jnp.concatenate(column)
 
 
-def _first_state(transformation: Any, params: Any) -> Any:
-    """The state at the start where the user gives none; None for parameters of another kind."""
-    try:
-        return transformation.init(params)
-    except Exception:  # a train state that holds both, which needs none
-        return None
-
-
 def _copied(x: Any) -> Any:
     if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
@@ -274,13 +280,6 @@ def _is_near(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _nodes(state: Any, depth: int = 4) -> Iterator[Any]:
-    yield state
-    if depth and isinstance(state, (tuple, list)):
-        for inner in state:
-            yield from _nodes(inner, depth - 1)
 
 
 def loop(training: Training) -> JaxLoop:

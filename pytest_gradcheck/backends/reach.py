@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -100,10 +101,25 @@ _OPENED: dict[type, Callable[[Any], list[Any]]] = {
 }
 
 
-def names_of(code: CodeType) -> list[str]:
-    """The names that code uses, those inside comprehensions and inner functions too."""
+@functools.lru_cache(maxsize=REACH)
+def names_of(code: CodeType) -> tuple[str, ...]:
+    """The globals that code uses, those inside comprehensions and inner functions too.
+
+    Names of attributes stand beside them in ``co_names``, and a global may be called the same.
+    """
+    own = [each.argval for each in dis.get_instructions(code) if _is_global(each.opname)]
     inner = [names_of(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return list(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
+    return tuple(dict.fromkeys([*own, *(name for names in inner for name in names)]))
+
+
+def _is_global(operation: str) -> bool:
+    return "GLOBAL" in operation or operation in ("LOAD_NAME", "STORE_NAME")  # in a class body
+
+
+def attributes_of(code: CodeType) -> set[str]:
+    """What else code names: attributes and methods, those inside of inner functions too."""
+    inner = [attributes_of(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return {*code.co_names, *(name for names in inner for name in names)} - {*names_of(code)}
 
 
 def _of_function(function: FunctionType) -> list[Any]:

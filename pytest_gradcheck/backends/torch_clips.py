@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends.clips import Clipped, Signature, signature
+from pytest_gradcheck.backends.clips import MODULES, Clipped, Signature, signature
 from pytest_gradcheck.backends.torch_state import guard
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-MODULES = ("model", "module", "net", "network")
 
 
 class TorchClipper:

@@ -123,6 +123,10 @@ class Fresh:
         with self._placed(at, mark), torch.enable_grad(), cuts or nullcontext():
             return self._loss(batch)
 
+    def padding(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> dict[int, list[int]]:
+        """Rows that an embedding of the loss never learns, by the ids of their tensors."""
+        return torch_loss.padding(self._valued(batch, at, mark, None))
+
     def widened(self) -> Fresh:
         """The same in float64."""
         wide = Wide(self._training.model, self._tensors)

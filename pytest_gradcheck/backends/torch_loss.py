@@ -111,6 +111,24 @@ def own_functions(value: Tensor) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in theirs]
 
 
+def padding(value: Tensor) -> dict[int, list[int]]:
+    """Rows that embeddings in a graph give no gradient to, by the ids of their tables.
+
+    What torch says of ``padding_idx``: the row counts in what is computed, and is not trained.
+    """
+    found: dict[int, list[int]] = {}
+    for node in _nodes(value):
+        if not hasattr(node, "_saved_padding_idx"):
+            continue
+        row: int = node._saved_padding_idx  # far beyond the last one, where there is none
+        table: Any = node.next_functions[0][0]
+        while table is not None and not hasattr(table, "variable") and table.next_functions:
+            table = table.next_functions[0][0]  # a copy in another precision
+        if hasattr(table, "variable") and row < len(table.variable):
+            found.setdefault(id(table.variable), []).append(row)
+    return found
+
+
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients by ``backward``; ``.grad`` is set back."""
     waiting = [p._post_accumulate_grad_hooks or {} for p in wanted]

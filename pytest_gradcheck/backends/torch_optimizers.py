@@ -186,6 +186,12 @@ def shadows(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> dict[int, 
     return found
 
 
+def has_hooks(optimizer: Any) -> bool:
+    """Whether it is one of torch's, made by its constructor: one around another may call none."""
+    is_plain = isinstance(optimizer, torch.optim.Optimizer)
+    return is_plain and "_optimizer_step_pre_hooks" in vars(optimizer)
+
+
 def needs_closure(optimizer: Any) -> bool:
     """Whether a bare step cannot be made: it evaluates the loss itself, or is no torch one."""
     is_plain = isinstance(optimizer, torch.optim.Optimizer)

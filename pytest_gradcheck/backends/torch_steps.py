@@ -208,6 +208,20 @@ class TorchLoop:
         """The loss with what it holds back held still."""
         return self._fresh.stopped(batch, at, mark)
 
+    def padding(
+        self, batches: Sequence[Any], at: Sequence[np.ndarray], marks: Sequence[Any]
+    ) -> list[np.ndarray | None]:
+        """0 for the rows of each parameter that an embedding never learns, 1 for the others."""
+        masks: list[np.ndarray | None] = [None] * len(self.tensors)
+        for batch, mark in zip(batches, marks, strict=True):
+            rows = self._fresh.padding(batch, at, mark)
+            for i, p in enumerate(self.tensors):
+                if id(p) in rows:
+                    mask = np.ones(p.shape) if masks[i] is None else masks[i]
+                    mask[rows[id(p)]] = 0.0  # type: ignore[index]  # an array by now
+                    masks[i] = mask
+        return masks
+
     def wide(self) -> Fresh:
         """The loss in float64."""
         return self._fresh.widened()

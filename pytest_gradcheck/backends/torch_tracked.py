@@ -21,10 +21,16 @@ def found(
     """The parameters of a model and of optimizers, without what other optimizers alone hold.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or one has no size yet.
     """
     tensors: dict[int, tuple[str, Tensor]] = {}
     for name, p in model.named_parameters():
+        if isinstance(p, nn.UninitializedParameter):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            raise UsageError(
+                f"Training.model has a {type(owner).__name__}, whose {name} has no size yet: put "
+                f"one batch through the model before it is handed over"
+            )
         tensors.setdefault(id(p), (name, p))
     held = torch_optimizers.holders(optimizers)
     for i, optimizer in enumerate(optimizers):

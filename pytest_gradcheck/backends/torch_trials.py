@@ -54,7 +54,7 @@ def restored(
 ) -> list[tuple[str, float]] | None:
     """Save and load the optimizer's state, repeat the update, compare bit by bit."""
     optimizer = optimizers[update.which]
-    if torch_optimizers.needs_closure(optimizer):
+    if torch_optimizers.needs_closure(optimizer) or not torch_optimizers.has_hooks(optimizer):
         return None
     with _trial(loop, optimizers):
         finals = []

@@ -32,7 +32,7 @@ class Watch:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Hooks of torch's optimizers; a wrapped method for one's own."""
-        if isinstance(self._optimizer, torch.optim.Optimizer):
+        if torch_optimizers.has_hooks(self._optimizer):
             handles = [
                 self._optimizer.register_step_pre_hook(self._pre),
                 self._optimizer.register_step_post_hook(self._post),

@@ -60,15 +60,22 @@ def _placed(off: Gap, told: Finding) -> Finding:
     )
 
 
+def _whose(off: Gap) -> str:
+    if off.is_part:
+        return f" where it is 0 in a part of {_some(off.names)}"
+    return f" in {_some(off.names)}" if off.names else ""
+
+
 def _told(off: Gap, stopped: Reasons | None, beside: str = "") -> Finding:
-    whose = f" in {_some(off.names)}" if off.names else ""
+    whose = _whose(off)
     custom = f" ({_some(stopped.functions)})" if stopped and stopped.functions else ""
+    place = "there" if off.is_part else "along it"
     more = "" if beside else ", or claim semi_gradient='why' if that is meant"
     told = Finding(
         code="step-slope",
         severity="fail",
         message=f"the loss does not follow its gradient{whose}{beside}: differences give a slope "
-        f"of {off.measured:.4g} along it, the gradient says {off.claimed:.4g} (ratio "
+        f"of {off.measured:.4g} {place}, the gradient says {off.claimed:.4g} (ratio "
         f"{off.ratio:.3g}); look for a gradient hook, a backward of one's own{custom}, or a loss "
         f"that is not what is differentiated{more}",
     )
@@ -76,7 +83,7 @@ def _told(off: Gap, stopped: Reasons | None, beside: str = "") -> Finding:
 
 
 def _held(off: Gap, stopped: Reasons) -> Finding:
-    whose = f" in {_some(off.names)}" if off.names else ""
+    whose = _whose(off)
     told = Finding(
         code="step-stopped-gradient",
         severity="fail",

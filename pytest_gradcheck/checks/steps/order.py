@@ -66,7 +66,7 @@ def clip_is_scaled(window: Window) -> bool:
 def findings(run: Run, contract: Contract) -> list[Finding]:
     """What is wrong with the order itself, whatever it does to the gradient."""
     found = [*_skipped(run), *_schedulers(run, contract), *_steps(run)]
-    found += _empty_clips(run)
+    found += _empty_clips(run) or _partial_clips(run)
     unclipped = next((w for w in run.windows if clip_is_late(w)), None)
     if unclipped is not None:
         found.append(
@@ -112,6 +112,25 @@ def _empty_clips(run: Run) -> list[Finding]:
                         message=f"the clip is given {told} (update {window.number}), so that "
                         f"nothing is clipped; give it a list of the parameters that are trained "
                         f"(a generator is used up by its first reader)",
+                    )
+                ]
+    return []
+
+
+def _partial_clips(run: Run) -> list[Finding]:
+    """Clips that together leave out some of the tensors that one optimizer trains."""
+    for window in run.windows:
+        clipped = {i for clip in window.clips for i in clip.places}
+        for update in window.updates:
+            mine = {i for i, g in enumerate(update.received or ()) if g is not None}
+            if mine & clipped and mine - clipped:
+                return [
+                    Finding(
+                        code="step-clip-partial",
+                        severity="warn",
+                        message=f"the clip is given {len(mine & clipped)} of {len(mine)} tensors "
+                        f"that are trained, and not {run.names[min(mine - clipped)]} (update "
+                        f"{window.number}); give it all of them, if no part is meant to be free",
                     )
                 ]
     return []

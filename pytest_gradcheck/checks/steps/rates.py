@@ -39,8 +39,11 @@ def _followed(
     return followed(name, moves, change, tolerance, precision.epsilon(dtype))
 
 
-def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
-    """A learning rate other than the claimed one, if that explains every update."""
+def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> tuple[str, bool] | None:
+    """A learning rate other than the claimed one, if that explains every update.
+
+    Beside it: whether it is the same factor each time, or a moment could explain it as well.
+    """
     count = min(len(each) for each in moves.values())
     rates = []
     for k in range(count):
@@ -60,9 +63,11 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> str | None:
     if not odd:
         return None
     k = odd[0]
-    return (
+    told = (
         f"the learning rate of update {k + 1} is {rates[k]:.4g}, not the claimed {claimed[k]:.4g}"
     )
+    factors = [r / c if c else 0.0 for r, c in zip(rates, claimed, strict=True)]
+    return told, max(factors) - min(factors) <= 1e-3 * abs(factors[0])
 
 
 def _rate(run: Run, moves: Sequence[Move], name: str, limits: Limits, i: int) -> float | None:

@@ -69,6 +69,16 @@ def _by_rule(
     return [_accused(run, moves, name, wrong, limits)], replays
 
 
+def _not_seen(run: Run) -> Finding:
+    return Finding(
+        code="step-not-seen",
+        severity="fail",
+        message=f"the step never asked {run.loop.shown} that was handed over for an update, so "
+        f"neither gradients nor updates were seen; hand over the one that the step uses, where the "
+        f"step holds it (a closure, an argument, an attribute), or claim optimizer= with lr=",
+    )
+
+
 def _not_replayed(told: str) -> Finding:
     return Finding(code="step-not-replayed", severity="note", message=told)
 
@@ -87,6 +97,8 @@ def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]
                 return [_unlike(run, update, i, number)]
     if oracles:
         return []
+    if getattr(run.loop, "is_unseen", False):
+        return [_not_seen(run)]
     told = f"{run.loop.shown} is not replayed: its rule is not known"
     return [_not_replayed(f"{told}; claim optimizer= to have it replayed")]
 
@@ -204,9 +216,10 @@ def _explained(
     unlike = _unlike_claims(run, mine, name, limits)
     if unlike is not None:
         return replace(unlike, message=unlike.message + where)
-    rate = rates.of_rate(run, mine, name, limits)
-    if rate is not None:
-        return Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
+    rate, is_steady = rates.of_rate(run, mine, name, limits) or ("", False)
+    of_rate = Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
+    if is_steady:
+        return of_rate
     for told, change in variants(name, _hyper(mine)):
         for dialect in dialects(name, _hyper(mine)):
             if rates.fits(run, mine, name, {**dialect, **change}, limits):
@@ -214,6 +227,8 @@ def _explained(
                 if "decay" in told:
                     return Suspect("step-decay", message, "compare the formula")
                 return Suspect("step-optimizer", message, "compare the formula")
+    if rate:
+        return of_rate
     for other, defaults in DEFAULTS.items():
         if other not in (name, "muon"):  # which is for matrices alone
             change = {**defaults, "rule": other, **_shared(moves, defaults)}

@@ -20,6 +20,7 @@ from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 
 LEVELS = 5  # steps of a difference
+KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
 
 
@@ -31,11 +32,13 @@ class Gap:
         measured: The slope along it by differences.
         claimed: What the gradient says.
         names: Tensors along whose gradient alone it is not the slope either.
+        is_part: Whether it is 0 in a part of these, where the loss has a slope.
     """
 
     measured: float
     claimed: float
     names: tuple[str, ...]
+    is_part: bool = False
 
     @property
     def ratio(self) -> float:
@@ -68,18 +71,34 @@ class _Line:
         claimed = float(np.vdot(clipping.flat(self.grads), clipping.flat(move)))
         if not claimed or not math.isfinite(claimed):
             return None
-        allowed = limit * abs(claimed)
+        found = self._off(move, claimed, limit * abs(claimed))
+        return None if found is None else (found.middle, claimed)
+
+    def climb(self, move: Sequence[np.ndarray], allowed: float) -> float | None:
+        """Slope along a direction in which the gradient has none; None where the loss has none.
+
+        At a kink none of the slopes on both sides need be 0, so they must be the same one.
+        """
+        found = self._off(move, 0.0, allowed, is_smooth=True)
+        return None if found is None else found.middle
+
+    def _off(
+        self, move: Sequence[np.ndarray], claimed: float, allowed: float, is_smooth: bool = False
+    ) -> Slope | None:
         seen: list[Slope] = []
         for each in self._slopes(move):
             seen.append(each)
             if each.agrees(claimed, allowed, seen[0].slack):
                 return None
-        if at_zero(seen, allowed).holds(claimed, allowed):
+        there = at_zero(seen, allowed)
+        if there.holds(claimed, allowed):
+            return None
+        if is_smooth and there.high - there.low > KINK * abs(there.middle) + 2 * there.slack:
             return None
         if not self._is_sharp and any(each.holds(claimed, allowed) for each in seen):
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
-        return None if best.agrees(claimed, allowed, best.slack) else (best.middle, claimed)
+        return None if best.agrees(claimed, allowed, best.slack) else best
 
     def _slopes(self, move: Sequence[np.ndarray]) -> Iterator[Slope]:
         """Slopes for a ladder of steps, the longest first, each with its rounding as slack."""
@@ -107,12 +126,54 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     grads = _gradient(run, window)
     limit = limits.number("step_slope", run.coarsest)
     found = _of_line(run, _Line(window.at, source, grads), limit)
-    if found is None or source.dtype == "float64":
+    if found is None:
+        return _of_parts(run, window, source, grads, limit)
+    if source.dtype == "float64":
         return found
+    return _of_line(run, _second(window, source, grads), limit)
+
+
+def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Line:
+    """The line that confirms: in float64, or by all steps together."""
     wide = source.widened()
     if wide is not None:
-        return _of_line(run, _Line(window.at, Source(wide, "float64"), grads), limit)
-    return _of_line(run, _Line(window.at, source, grads, is_sharp=False), limit)
+        return _Line(window.at, Source(wide, "float64"), grads)
+    return _Line(window.at, source, grads, is_sharp=False)
+
+
+def _of_parts(
+    run: Run, window: Window, source: Source, grads: Sequence[np.ndarray], limit: float
+) -> Gap | None:
+    """Where the loss changes with what the gradient is exactly 0 for, beside what it is not."""
+    moves = _zeros(grads)
+    line = _Line(window.at, source, grads)
+    if not any(np.any(v) for v in moves) or line.climb(moves, limit) is None:
+        return None
+    if hasattr(run.loop, "padding"):
+        masks = run.loop.padding(window.batches, window.at, window.marks)
+        moves = [v if m is None else v * m for v, m in zip(moves, masks, strict=True)]
+    if source.dtype != "float64":
+        line = _second(window, source, grads)
+    alone = {}
+    for i, v in enumerate(moves):
+        one = [v if j == i else 0 * x for j, x in enumerate(moves)]
+        slope = line.climb(one, limit) if np.any(v) else None
+        if slope is not None:
+            alone[run.names[i]] = slope
+    return Gap(next(iter(alone.values())), 0.0, tuple(alone), True) if alone else None
+
+
+def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A direction over what the gradient is 0 for, in units of the rest of each tensor's."""
+    rng = np.random.default_rng(0)
+    sizes = [float(np.linalg.norm(g)) for g in grads]
+    least = LEAST * max(sizes, default=0.0)
+    moves = []
+    for g, size in zip(grads, sizes, strict=True):
+        # Of unequal lengths: signs alone add up to nothing at the kinks of units that are alike.
+        move = rng.choice((-1.0, 1.0), g.shape) * rng.uniform(0.5, 1.5, g.shape)
+        moves.append(move * (g == 0) / max(size, least) if size else 0 * g)
+    return moves
 
 
 def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:

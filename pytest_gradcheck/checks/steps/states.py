@@ -34,7 +34,7 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
         )
     found += [*_written(run), *_bad(run, contract)]
     if run.windows and not run.calls[-1].error:
-        found += _idle(run, has_rule)
+        found += _idle(run, contract, has_rule)
         found += [*_restored(run), *_resumed(run), *_repeated(run)]
     return found
 
@@ -62,8 +62,21 @@ def _written(run: Run) -> list[Finding]:
     return []
 
 
-def _idle(run: Run, has_rule: bool) -> list[Finding]:
-    for what, names, is_finite in (*run.zero, *run.loop.idle(False)):
+def _may_decay(run: Run, contract: Contract, name: str) -> bool:
+    """Whether a decay is claimed that the optimizer has under a name that nobody knows.
+
+    It cannot be switched off for a trial then; each update was held against it.
+    """
+    i = run.names.index(name)
+    known = next((u.hyper[i] for w in run.windows for u in w.updates if u.hyper[i]), {})
+    return "weight_decay" not in known and bool(contract.at(name, known, 0).get("weight_decay"))
+
+
+def _idle(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
+    for what, moved, is_finite in (*run.zero, *run.loop.idle(False)):
+        names = list(moved)
+        if what == "with zero gradients" and is_finite and has_rule:
+            names = [name for name in names if not _may_decay(run, contract, name)]
         # What a rate means to an optimizer that is not known, and how it decays, nobody knows.
         if names and (has_rule or what == "without gradients" or not is_finite):
             return [

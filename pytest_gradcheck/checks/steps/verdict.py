@@ -26,7 +26,7 @@ ORDER = (
     "step-window",
 )
 _VACUOUS = ("step-no-gradient", "step-rate-zero")
-_UNDECIDED = ("step-random",)
+_UNDECIDED = ("step-random", "step-not-seen")
 WIDTH = 200
 
 
