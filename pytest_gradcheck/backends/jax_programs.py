@@ -18,8 +18,8 @@ import numpy as np
 from pytest_gradcheck.backends import samples
 from pytest_gradcheck.backends.jax_arrays import can_host, hosted
 from pytest_gradcheck.backends.jax_eval import Evaluation
+from pytest_gradcheck.backends.jax_hurry import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_loss import Traced
-from pytest_gradcheck.backends.jax_runs import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_sites import Site
 from pytest_gradcheck.backends.jax_tape import Tape, is_small
 from pytest_gradcheck.backends.layers import Change

@@ -8,7 +8,6 @@ nothing that it carries along changes between two calls (tracing would freeze th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import MethodType
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends.jax_arrays import handed, hosted
+from pytest_gradcheck.backends.jax_hurry import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Leaf
 from pytest_gradcheck.backends.reach import Snapshot
@@ -27,16 +27,6 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 Cotangents = Sequence[Array | None]
 Run = Callable[..., Any]
-
-# Measured on a sine of 64 numbers: 22 ms to compile as usual, 16 with the first two, 6 with all.
-_QUICKLY = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-# Inputs with more elements take longer to compute with than the compiler takes to optimise.
-QUICK_SIZE = 10_000
 
 
 class Runs:
@@ -203,17 +193,6 @@ def _or_left_alone(jitted: Run, run: Run) -> Run:
 
 def _wide_zeros(w: Array) -> Array:
     return np.zeros(w.shape, np.complex128 if np.iscomplexobj(w) else np.float64)
-
-
-@functools.cache
-def quickly() -> dict[str, Any]:
-    """Arguments of ``jit`` that make compiling quick; none where this JAX does not know them."""
-    options: dict[str, Any] = {"compiler_options": _QUICKLY}
-    try:
-        jax.jit(lambda: 0, **options)()
-    except (TypeError, RuntimeError):  # no such argument, no such option of the compiler
-        return {}
-    return options
 
 
 _COMPUTED = object()
