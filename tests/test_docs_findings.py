@@ -3,7 +3,6 @@
 import ast
 import importlib
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from pytest_gradcheck import check_clipping
 torch = pytest.importorskip("torch")  # here: what pytester imports, it drops again
 optax = pytest.importorskip("optax")
 
-sys.path.insert(0, str(Path(__file__).parent))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPTIONS = ("-p", "no:randomly", "-p", "no:benchmark", "-p", "no:pytest_torch", "-W", "error")

@@ -4,8 +4,6 @@ Each entry names the project and the issue, what was wrong, and the two lines.
 """
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +11,7 @@ from pytest_gradcheck import check_clipping
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("optax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 
 loop, STEP, ADAMW = loops.loop, loops.STEP, loops.ADAMW
 BACK = "opt.zero_grad(); loss(batch).backward(); "

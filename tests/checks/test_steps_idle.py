@@ -1,16 +1,12 @@
 """Steps with nothing to do, in every precision that a model may have."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("optax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 
 PRECISIONS = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "half"}
 

@@ -2,8 +2,6 @@
 
 import copy
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +9,7 @@ from pytest_gradcheck import Training, check_step
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("optax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 loop, STEP = loops.loop, loops.STEP
 nn, F, T = torch.nn, torch.nn.functional, torch.optim
 BACK = "opt.zero_grad(); loss(batch).backward(); "

@@ -1,16 +1,12 @@
 """Gradient and slope of the loss in torch: what is held back, claimed, hooked, maximized."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("optax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 loop, STEP = loops.loop, loops.STEP
 BACK = "opt.zero_grad(); loss(batch).backward(); "
 WHY = {"semi_gradient": "the target is held"}

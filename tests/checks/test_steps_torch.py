@@ -2,8 +2,6 @@
 
 import importlib
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +10,7 @@ from pytest_gradcheck import GradCheckError, Training, UsageError, assert_step, 
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("optax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 loops = importlib.import_module("loops")
-sys.path.pop(0)
 loop, STEP = loops.loop, loops.STEP
 nn, F, T = torch.nn, torch.nn.functional, torch.optim
 BACK = "opt.zero_grad(); loss(batch).backward(); "
