@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 
-from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.survey import Survey
-from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around
 from pytest_gradcheck.numerics.seeds import derive
 

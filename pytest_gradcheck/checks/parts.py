@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.patterns import Place
 from pytest_gradcheck.checks.repairs import Case, Numbers
 from pytest_gradcheck.checks.survey import Survey
-from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around, first_exponents
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -13,21 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pytest_gradcheck.backends import Array, Flat, Guard
-from pytest_gradcheck.checks import growth
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import (
-    Estimate,
-    estimate,
-    first_exponents,
-)
+from pytest_gradcheck.numerics.differences import Estimate, first_exponents
+from pytest_gradcheck.numerics.growth import Differences, grown
 from pytest_gradcheck.numerics.ladder import Floats, Ladder
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -186,46 +180,16 @@ class Probe:
             first: Rungs to begin with; around the balance of the precision by default.
             enough: A bound that is not worth improving.
         """
-        unit = precision.epsilon(self.precision)
-        first = first or first_exponents(unit)
-        measured = {e: self._rung(direction, cotangents, e) for e in first}
-        heading, best, vain = 0, math.inf, 0
-        while True:
-            ladder = growth.ladder_of(measured, floor)
-            found = estimate(ladder)
-            bound = float(np.max(found.bound))
-            good = 0 < bound <= enough or growth.is_good(found, ladder, unit)
-            if len(measured) >= rungs and good:
-                return Line(direction, ladder, found)
-            # The ladder's own trend comes first; a way that did not help is left for the other one.
-            vain = 0 if bound < best / 2 or best == math.inf else vain + 1
-            heading = found.extend if not heading else -heading if vain else heading
-            if found.settles:
-                heading, vain = -1, 0
-            best = min(best, bound)
-            if len(measured) == len(first) and self._stands(ladder, direction, cotangents):
-                return Line(direction, ladder, found)
-            more = growth.more(sorted(measured), ladder, heading, unit)
-            if (
-                not more
-                or self.cost.is_spent
-                or (vain > growth.MOST_IN_VAIN and len(measured) >= rungs)
-            ):
-                return Line(direction, ladder, found)
-            for e in more:
-                measured[e] = self._rung(direction, cotangents, e)
-
-    def _stands(
-        self,
-        ladder: Ladder,
-        direction: Sequence[Array | None],
-        cotangents: Sequence[Cotangents],
-    ) -> bool:
-        """Whether the function stands still on its first steps and far away as well."""
-        if ladder.moved().any():
-            return False
-        far = (self._rung(direction, cotangents, e) for e in growth.FAR)
-        return not any(any(first) or any(second) for first, second in far)
+        ladder, found = grown(
+            lambda exponent: self._rung(direction, cotangents, exponent),
+            floor,
+            precision.epsilon(self.precision),
+            rungs=rungs,
+            first=first,
+            enough=enough,
+            is_spent=lambda: self.cost.is_spent,
+        )
+        return Line(direction, ladder, found)
 
     def pairing(self, gradient: Sequence[Array | None], direction: Sequence[Array | None]) -> float:
         """Inner product of a gradient with a direction, over all inputs that both have."""
@@ -238,7 +202,7 @@ class Probe:
         direction: Sequence[Array | None],
         cotangents: Sequence[Cotangents],
         exponent: int,
-    ) -> growth.Differences:
+    ) -> Differences:
         step = 2.0**exponent
         try:
             with warnings.catch_warnings():

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks import edges, growth
+from pytest_gradcheck.checks import edges
 from pytest_gradcheck.checks.compare import compare
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Shares
-from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT
 from pytest_gradcheck.numerics.power import visible_error
@@ -24,17 +24,20 @@ from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-JOINT_DIRECTIONS = 2  # in so many, inputs that move together are to be seen
+JOINT_DIRECTIONS = 4  # in so many, inputs that move together are to be seen
 MOST_DIRECTIONS = 8
 WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
-ENOUGH = 2.0  # a bound so much wider than the last one will do: the limit is the function's own
+ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
 ARITHMETIC_UNITS = 64.0  # that a value may be rounded by, beside what it changes by
 DIM_FACTOR = 1e4  # bounds so much wider than rounding leaves them say nothing about zero
 # Of the whole gradient: an input with less may be seen less finely than asked, and that is told.
 SMALL_SHARE = {"float64": 1e-3, "float32": 1e-1}
 COARSE_RESOLUTION = 0.5
+# With less than this share of the whole gradient an input need not be seen more finely than this,
+# whatever the precision: its gradient has faded.
+FADED_SHARE, FADED_RESOLUTION = 1e-3, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Survey:
     looks: list[Look] = field(default_factory=list)
     inside: str = ""  # the precision of a function that computes in a lower one than its own
     _last: Look | None = None  # its steps will do for the next direction
-    _bound: float = 0.0  # that of the last look
+    _bounds: list[float] = field(default_factory=list)  # those of the looks in the same inputs
     _again: str = ""
     _goal: float = 1.0  # resolution that is looked for now
     _few: int = JOINT_DIRECTIONS  # in so many directions
@@ -80,8 +83,15 @@ class Survey:
         look = self.measured(shares, direction, first=self._served, enough=ENOUGH * self._bound)
         if look.line.estimate.exponent is not None:
             self._last = look
-        self._bound = look.bound
+            self._bounds.append(look.bound)
         return look
+
+    @property
+    def _bound(self) -> float:
+        """A usual bound of the looks in the same inputs, their geometric mean; 0 without one."""
+        if not self._bounds or min(self._bounds) == 0:
+            return 0.0
+        return math.exp(math.fsum(map(math.log, self._bounds)) / len(self._bounds))
 
     @property
     def _served(self) -> tuple[int, ...]:
@@ -102,9 +112,10 @@ class Survey:
         # What a few directions like the last one resolve; less than that would not be seen.
         bound = self._bound or self.plan.least_bound
         visible = visible_error([2 * bound] * self._few, self.demand.miss_probability)
-        wanted = max(min(sizes.values()), visible / self._goal)
+        least = min(sizes.values())
+        wanted = {i: max(least, visible / self.goal(i)) for i in inputs}
         return {
-            i: precision.power_of_two(wanted / size) if size > wanted else 1.0
+            i: precision.power_of_two(wanted[i] / size) if size > wanted[i] else 1.0
             for i, size in sizes.items()
         }
 
@@ -149,8 +160,7 @@ class Survey:
             found = look.line.estimate
             if look.inputs == tuple(self.live) and found.exponent is not None:
                 rounding = max(rounding, float(found.noise.max()))
-        whole = math.hypot(*(self.gradient_size(i) for i in range(self.count)))
-        return precision.like(rounding / (ARITHMETIC_UNITS * whole))
+        return precision.like(rounding / (ARITHMETIC_UNITS * self.whole))
 
     @property
     def unrest(self) -> float:
@@ -180,9 +190,18 @@ class Survey:
         looks = [look for look in self.looks if index in look.shares]
         if not looks or any(look.stood_still or look.climbs_stairs for look in looks):
             return False
-        whole = math.hypot(*(self.gradient_size(i) for i in range(self.count)))
-        seen = max(DIM_FACTOR * self.plan.least_bound, self.demand.resolution * whole)
+        seen = max(DIM_FACTOR * self.plan.least_bound, self.demand.resolution * self.whole)
         return min(look.bound for look in looks) > seen
+
+    def goal(self, index: int) -> float:
+        """Relative error of an input's gradient that is looked for now."""
+        faded = self.gradient_size(index) <= FADED_SHARE * self.whole
+        return max(self._goal, FADED_RESOLUTION) if faded else self._goal
+
+    @property
+    def whole(self) -> float:
+        """Size of the whole gradient."""
+        return math.hypot(*(self.gradient_size(i) for i in range(self.count)))
 
     def unresolved(self, inputs: Sequence[int]) -> list[int]:
         """Those of the inputs in which an error of the asked size could still hide."""
@@ -204,9 +223,8 @@ class Survey:
 
     def is_small(self, index: int) -> bool:
         """Whether the gradient of an input is small beside the whole."""
-        sizes = [self.gradient_size(i) for i in range(self.count)]
         share = SMALL_SHARE.get(self.plan.probe.precision, SMALL_SHARE["float32"])
-        return sizes[index] <= share * math.hypot(*sizes)
+        return self.gradient_size(index) <= share * self.whole
 
     def run(self) -> Look | None:
         """Look along directions until the demand is met or nothing helps; stop at a contradiction.
@@ -258,7 +276,8 @@ class Survey:
 
     def _along_enough(self, inputs: Sequence[int], label: str, most: int) -> bool:
         """Look until the inputs are resolved or more directions would not do; True when off."""
-        self._last, self._bound = None, 0.0  # other inputs, other steps
+        if not self.looks or self.looks[-1].inputs != tuple(inputs):
+            self._last, self._bounds = None, []  # other inputs, other steps
         for k in range(most):
             if self._add(self.look(inputs, f"{label} {k}{self._again}")):
                 return True
@@ -275,20 +294,21 @@ class Survey:
         return any(
             len(looks) == 1
             or visible_error([min(look.hidden(i) for look in looks)] * most, miss)
-            <= self._goal * self.gradient_size(i)
+            <= self.goal(i) * self.gradient_size(i)
             for i in inputs
-            if not self.resolution(i) <= self._goal
+            if not self.resolution(i) <= self.goal(i)
         )
 
     def _alone(self, live: Sequence[int]) -> bool:
-        pending: list[int] = self.unresolved(live)
+        pending = [i for i in live if not self.resolution(i) <= self.goal(i)]
         before: list[int] = []
         for round_ in range(OWN_ROUNDS):
             if not pending or pending == before or self.plan.probe.cost.is_spent:
                 break
             if self._along_enough(pending, f"own {round_}", MOST_DIRECTIONS):
                 return True
-            pending, before = self.unresolved(pending), pending
+            before = pending
+            pending = [i for i in pending if not self.resolution(i) <= self.goal(i)]
         return bool(pending) and self._coarsely([i for i in pending if self.is_small(i)])
 
     def _coarsely(self, small: Sequence[int]) -> bool:

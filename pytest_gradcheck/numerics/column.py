@@ -131,6 +131,19 @@ class Column:
         return own > EXCESS * self.floor and abs(self.first[rung]) < SIGNAL * own
 
     @property
+    def may_gain_below(self) -> bool:
+        """Whether some smaller step could halve the bound, for all that rounding leaves of it."""
+        rounding = NOISE_FACTOR * ROUNDING_UNITS * self.floor / self.steps[-1]
+        return rounding < self.bound / 2
+
+    @property
+    def may_gain_above(self) -> bool:
+        """Whether some larger step could halve the bound: not where truncation rules there."""
+        plain = gaps_of(self.central[:3])
+        rises = plain[0] >= plain[1]
+        return not rises or min(plain[0], *gaps_of(self.extrapolated[:2])) < self.bound / 2
+
+    @property
     def kink(self) -> float:
         """Gap between the one-sided slopes at the smallest step where rounding lets it be seen.
 

@@ -30,8 +30,8 @@ class Estimate:
         kink: (p,) gap between the two one-sided slopes where they do not meet, else 0.
         is_staircase: Whether the value is the slope of stairs, flat in between.
         exponent: Exponent of the step behind the widest bound; None where there is no value.
-        extend: -1 when smaller steps promise a better bound, +1 for larger ones, judged on the
-            projection with the widest bound.
+        extend: -1 when smaller steps promise a better bound, +1 for larger ones, 0 when neither
+            can halve it; judged on the projection with the widest bound.
         unrest: (p,) the same at any step, where truncation may be in it.
         settles: Whether the smallest steps draw together fast, so that smaller ones will do better.
     """
@@ -112,6 +112,9 @@ def _extension(ladder: Ladder, column: Column) -> int:
         return 1  # the smallest steps are too small already
     if math.isinf(min(column.bounds)):  # where nothing is known, smaller steps
         return -1
+    down, up = column.may_gain_below, column.may_gain_above
+    if not (down and up):
+        return up - down
     # Rounding grows by the ratio of the steps towards the smaller ones; truncation and the kinks
     # of a piecewise smooth function do not.
     gaps = gaps_of(column.central)

@@ -14,10 +14,9 @@ from pytest_gradcheck.numerics.differences import (
     first_exponents,
     is_jump,
 )
+from pytest_gradcheck.numerics.growth import HIGHEST, grown, ladder_of
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Ladder
 from pytest_gradcheck.numerics.precision import EPSILON, power_of_two
-
-HIGHEST, MAX_RUNGS = 4, 14  # as in checks/probe.py
 
 
 def logsumexp(x):
@@ -74,7 +73,7 @@ def points(low, high, is_signed):
 
 
 def ladder(f, x, dtype=np.float64, floor_factor=1.0, exponents=None):
-    """The differences of a scalar function, measured and extended as checks/probe.py does it."""
+    """The differences of a scalar function, measured and grown."""
     x = dtype(x)
     unit = EPSILON[np.dtype(dtype).name]
     step = dtype(2.0 ** first_exponents(unit)[-1])
@@ -86,36 +85,11 @@ def ladder(f, x, dtype=np.float64, floor_factor=1.0, exponents=None):
         h = dtype(2.0**exponent)
         with np.errstate(all="ignore"):
             up, down = f(x + v * h), f(x - v * h)
-            return float(up - down), float((up - centre) - (centre - down))
+            return [float(up - down)], [float((up - centre) - (centre - down))]
 
-    def built(measured):
-        present = sorted(measured, reverse=True)
-        first = np.array([[measured[e][0]] for e in present])
-        second = np.array([[measured[e][1]] for e in present])
-        return Ladder(tuple(present), first, second, floor)
-
-    measured = {e: rung(e) for e in exponents or first_exponents(unit)}
-    heading, best = 0, math.inf
-    while not exponents:
-        found = estimate(built(measured))
-        bound, size = float(found.bound[0]), float(abs(found.value[0]))
-        if bound <= unit**0.4 * size and built(measured).moved().any():
-            break
-        heading = found.extend if not heading else heading if bound < best / 2 else -heading
-        best = min(best, bound)
-        extension = further(measured, heading, unit) or further(measured, -heading, unit)
-        if not extension:
-            break
-        measured |= {e: rung(e) for e in extension}
-    return built(measured), float(v)
-
-
-def further(measured, heading, unit):
-    if len(measured) >= MAX_RUNGS:
-        return []
-    end = max(measured) if heading > 0 else min(measured)
-    wanted = [end + heading * RATIO_EXPONENT * i for i in (1, 2)]
-    return [e for e in wanted if round(math.log2(unit)) <= e <= HIGHEST]
+    if exponents:
+        return ladder_of({e: rung(e) for e in exponents}, floor), float(v)
+    return grown(rung, floor, unit)[0], float(v)
 
 
 def misses(name, dtype):
@@ -278,7 +252,7 @@ def test_the_bound_covers_added_noise(size):
     ids=["thousandths", "thousandths elsewhere", "hundredths", "float16"],
 )
 def test_stairs_are_recognised_and_have_the_slope_of_what_they_round(f, x):
-    measured, v = ladder(f, x)
+    measured, v = ladder(f, x, exponents=range(HIGHEST, -24, -RATIO_EXPONENT))
     found = estimate(measured)
     assert found.is_staircase
     assert abs(found.value[0] - v) <= found.bound[0] < 0.1 * v

@@ -1,13 +1,13 @@
-"""When a ladder of differences is good enough, and which steps to add where it is not."""
+"""Ladders of differences that grow where their own bound asks for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from pytest_gradcheck.numerics.differences import Estimate
+from pytest_gradcheck.numerics.differences import Estimate, estimate, first_exponents
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
@@ -19,6 +19,57 @@ MOST_IN_VAIN = 2
 
 
 Differences = tuple[Sequence[float], Sequence[float]]  # first and second, one for each set
+
+
+def grown(
+    rung: Callable[[int], Differences],
+    floor: Floats,
+    unit: float,
+    *,
+    rungs: int = 3,
+    first: tuple[int, ...] = (),
+    enough: float = 0.0,
+    is_spent: Callable[[], bool] = lambda: False,
+) -> tuple[Ladder, Estimate]:
+    """Differences on as many steps as it takes, with the estimate from them.
+
+    Args:
+        rung: The differences at the step of an exponent.
+        floor: (p,) least rounding of one value.
+        unit: Relative precision.
+        rungs: Least number of steps.
+        first: Exponents to begin with; around the balance of the precision by default.
+        enough: A bound that is not worth improving.
+        is_spent: Whether there may be no more steps.
+    """
+    measured = {e: rung(e) for e in first or first_exponents(unit)}
+    few, heading, best, vain = len(measured), 0, None, 0
+    while True:
+        ladder = ladder_of(measured, floor)
+        found = estimate(ladder)
+        bound = float(np.max(found.bound))
+        if len(measured) >= rungs and (0 < bound <= enough or is_good(found, ladder, unit)):
+            return ladder, found
+        # The ladder's own trend comes first; a way that did not help is left for the other one.
+        vain = 0 if best is None or bound < best / 2 else vain + 1
+        heading = found.extend if not heading else -heading if vain else heading
+        if found.settles:
+            heading, vain = -1, 0
+        best = bound if best is None else min(best, bound)
+        if len(measured) == few and _stands(ladder, rung):
+            return ladder, found
+        steps = more(sorted(measured), ladder, heading, unit)
+        in_vain = not found.extend or (vain > MOST_IN_VAIN and best < math.inf)
+        if not steps or is_spent() or (in_vain and len(measured) >= rungs):
+            return ladder, found
+        measured |= {e: rung(e) for e in steps}
+
+
+def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
+    """Whether the function stands still on its first steps and far away as well."""
+    if ladder.moved().any():
+        return False
+    return not any(any(first) or any(second) for first, second in map(rung, FAR))
 
 
 def ladder_of(measured: Mapping[int, Differences], floor: Floats) -> Ladder:
@@ -49,6 +100,8 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
         return ()
     gap, size = np.abs(central[-1] - central[-2]), np.abs(central[-1])
     last = ladder.exponents[-1]
+    # In rounding they may agree by chance.
+    gap += 2 * ladder.floor / ladder.steps[-1]
     good = (2 * gap <= unit**0.4 * size).all() and bool((size > 0).all())
     return (last + RATIO_EXPONENT, last, last - RATIO_EXPONENT) if good else ()
 
