@@ -16,6 +16,7 @@ import numpy as np
 from pytest_gradcheck.numerics.column import FAST, Column, gaps_of
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
+FINE = 2.0**-40  # a precision that leaves a plain central difference digits to spare
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 
 
@@ -57,7 +58,14 @@ def central_exponent(precision: float) -> int:
 
 
 def first_exponents(precision: float) -> tuple[int, ...]:
-    """The four rungs to start with: one above the balance and two below it."""
+    """The rungs to start with.
+
+    In float64 three around the balance of the plain central difference, eps**(1/3), which is
+    enough for most functions; where digits are few, four that leave room to extrapolate.
+    """
+    if precision <= FINE:
+        middle = RATIO_EXPONENT * round(math.log2(precision) / 3 / RATIO_EXPONENT)
+        return (middle + RATIO_EXPONENT, middle, middle - RATIO_EXPONENT)
     return around(central_exponent(precision) - RATIO_EXPONENT)
 
 
@@ -110,8 +118,6 @@ def _nothing(floor: Floats) -> Estimate:
 def _extension(ladder: Ladder, column: Column) -> int:
     if ladder.stands and ladder.moved().any():
         return 1  # the smallest steps are too small already
-    if math.isinf(min(column.bounds)):  # where nothing is known, smaller steps
-        return -1
     down, up = column.may_gain_below, column.may_gain_above
     if not (down and up):
         return up - down

@@ -13,7 +13,7 @@ from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4
 FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at again
-MAX_RUNGS = 14
+MAX_RUNGS = 17
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
 MOST_IN_VAIN = 2
 
@@ -95,6 +95,8 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     Where the plain central differences of the two smallest steps agree well, those around the
     smallest need no extrapolation.
     """
+    if len(ladder.exponents) == 3:
+        return ladder.exponents
     central = ladder.first / (2 * ladder.steps[:, None])
     if len(central) < 4 or not np.isfinite(central[-2:]).all():
         return ()
