@@ -78,9 +78,8 @@ class NumpyBackend:
         """None: NumPy differentiates nothing."""
         return ()
 
-    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
-        """None that can be seen: NumPy records nothing."""
-        return ()
+    def lowered(self, f: Function, point: Sequence[Array]) -> None:
+        """Not to be seen: NumPy records nothing."""
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""

@@ -186,10 +186,10 @@ class Backend(Protocol):
         Yields nothing for a function of the framework's own operations.
         """
 
-    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
+    def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...] | None:
         """The precisions that ``f`` computes in inside and that are lower than its inputs'.
 
-        Each once; empty where that is not seen. A function of float64 numbers that takes a softmax
+        Each once; None where the framework does not show them. A function of float64 numbers that takes a softmax
         of float32 ones rounds as float32 does; one of float32 numbers may multiply in
         ``tensorfloat32``.
         """

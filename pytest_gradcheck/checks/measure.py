@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pytest_gradcheck.backends import Guard
 from pytest_gradcheck.checks import confirm, kinks, plan, rounding
+from pytest_gradcheck.checks.compare import EXCESS
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
 from pytest_gradcheck.checks.locate import Culprit, culprits
@@ -15,7 +16,8 @@ from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.problem import Problem
-from pytest_gradcheck.checks.survey import Demand, Survey
+from pytest_gradcheck.checks.sight import Demand
+from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision
@@ -31,7 +33,7 @@ NUDGE_UNITS = 8.0
 RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
 SHOWS = 16.0  # some of what is rounded may cancel, or count for little in the output
-ATTEMPTS = 2  # a contradiction that was refuted is forgotten once
+ATTEMPTS = 3  # contradictions that were refuted are forgotten twice
 
 Find = Callable[[Survey, Sequence[int]], list[Culprit]]
 
@@ -75,14 +77,14 @@ def _at(
 ) -> Measured:
     """The numbers of one point; ``find`` is None where it is only asked whether it is clear."""
     planned = plan.make(start(problem, asked, guard, cost), seed)
-    survey = Survey(planned, demand(limits, planned), seed)
+    survey = Survey(planned, demand(limits, planned), seed=seed)
     suspect, holds = _contradiction(survey, find)
     is_open = suspect is not None or bool(survey.unresolved(survey.live))
-    inside = _inside(survey) if is_open else ""
+    inside = _inside(survey, suspect) if is_open else ""
     # Differences of 16 bits see little: taken only where those of more seem to contradict.
     if inside and (suspect is not None or inside == "float32"):
         planned = planned.rounding_as(inside)
-        survey = Survey(planned, demand(limits, planned), seed, inside=inside)
+        survey = Survey(planned, demand(limits, planned), seed=seed, inside=inside)
         suspect, holds = _contradiction(survey, find)
     if suspect is None and survey.dull and not cost.is_spent:
         suspect, holds = _coarser(survey, limits, find)
@@ -93,14 +95,18 @@ def _at(
     return Measured(planned, survey, suspect, culprits=found)
 
 
-def _inside(survey: Survey) -> str:
+def _inside(survey: Survey, suspect: Look | None) -> str:
     """The coarsest precision that the function casts down to, where its values show that.
 
-    What is cast for the backward alone rounds no value.
+    What is cast for the backward alone rounds no value. Where something seems wrong, any rounding
+    beyond the function's own will do: beside a value it may be small (a saturated softmax).
     """
     probe = survey.plan.probe
     coarsest = probe.lowest_inside()
-    shows = SHOWS * survey.unrest >= precision.epsilon(coarsest)
+    least = precision.epsilon(coarsest) / SHOWS
+    if suspect is not None:
+        least = min(least, EXCESS * precision.epsilon(probe.precision))
+    shows = survey.unrest >= least
     return coarsest if coarsest != probe.precision and shows else ""
 
 

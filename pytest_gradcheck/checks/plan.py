@@ -89,8 +89,15 @@ class Plan:
     @property
     def least_bound(self) -> float:
         """Bound that rounding alone leaves at the step where it balances truncation."""
-        step = 2.0 ** central_exponent(precision.epsilon(self.probe.precision))
-        return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.max()) / step
+        return self._rounding_at(central_exponent(precision.epsilon(self.probe.precision)))
+
+    @property
+    def first_bound(self) -> float:
+        """The same at the middle of the steps that are tried first."""
+        return self._rounding_at(first_exponents(precision.epsilon(self.probe.precision))[1])
+
+    def _rounding_at(self, exponent: int) -> float:
+        return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.max()) / 2.0**exponent
 
     def rounding_as(self, inside: str) -> Plan:
         """The same for a function that turned out to compute in a lower precision inside."""

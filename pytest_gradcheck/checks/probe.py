@@ -20,7 +20,7 @@ from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
-from pytest_gradcheck.numerics.differences import Estimate, first_exponents
+from pytest_gradcheck.numerics.differences import Estimate, careful_exponents, first_exponents
 from pytest_gradcheck.numerics.growth import Differences, grown
 from pytest_gradcheck.numerics.ladder import Floats, Ladder
 from pytest_gradcheck.numerics.seeds import derive
@@ -99,10 +99,20 @@ class Probe:
         return largest
 
     def lowest_inside(self) -> str:
-        """The coarsest precision that the function computes in, its own one included."""
+        """The coarsest precision that the function is seen to compute in, its own one included."""
+        return precision.coarsest([self.precision, *(self._lowered() or ())])
+
+    def lower_inside(self) -> tuple[bool, tuple[str, ...]]:
+        """Lower precisions that it computes in, finest first, and whether they were seen.
+
+        All there are where the framework shows none.
+        """
+        coarser, seen = precision.coarser(self.precision), self._lowered()
+        return seen is not None, tuple(n for n in coarser if seen is None or n in seen)
+
+    def _lowered(self) -> tuple[str, ...] | None:
         self.guard.rewind()
-        found = self.problem.backend.lowered(self.problem.run, self.problem.fresh())
-        return precision.coarsest([self.precision, *found])
+        return self.problem.backend.lowered(self.problem.run, self.problem.fresh())
 
     def rerun(self, point: Sequence[Array]) -> Flat:
         """The output at another point, from the same random state."""
@@ -169,6 +179,7 @@ class Probe:
         rungs: int = 3,
         first: tuple[int, ...] = (),
         enough: float = 0.0,
+        steps: str = "",
     ) -> Line:
         """Differences along a direction; the ladder grows where its own bound asks for it.
 
@@ -177,13 +188,18 @@ class Probe:
             cotangents: Sets of cotangents to project on.
             floor: Least rounding of one value, for each set.
             rungs: Least number of rungs.
-            first: Rungs to begin with; around the balance of the precision by default.
+            first: Rungs to begin with.
             enough: A bound that is not worth improving.
+            steps: A precision whose steps are taken, beginning with careful ones; by default those
+                of the probe, beginning with quick ones.
         """
+        unit = precision.epsilon(steps or self.precision)
+        if steps and not first:
+            first = careful_exponents(unit)
         ladder, found = grown(
             lambda exponent: self._rung(direction, cotangents, exponent),
             floor,
-            precision.epsilon(self.precision),
+            unit,
             rungs=rungs,
             first=first,
             enough=enough,

@@ -66,6 +66,11 @@ def first_exponents(precision: float) -> tuple[int, ...]:
     if precision <= FINE:
         middle = RATIO_EXPONENT * round(math.log2(precision) / 3 / RATIO_EXPONENT)
         return (middle + RATIO_EXPONENT, middle, middle - RATIO_EXPONENT)
+    return careful_exponents(precision)
+
+
+def careful_exponents(precision: float) -> tuple[int, ...]:
+    """Four rungs with room to extrapolate: one above the balance and two below it."""
     return around(central_exponent(precision) - RATIO_EXPONENT)
 
 

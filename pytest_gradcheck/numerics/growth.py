@@ -38,7 +38,7 @@ def grown(
         floor: (p,) least rounding of one value.
         unit: Relative precision.
         rungs: Least number of steps.
-        first: Exponents to begin with; around the balance of the precision by default.
+        first: Exponents to begin with; the quick ones of the precision by default.
         enough: A bound that is not worth improving.
         is_spent: Whether there may be no more steps.
     """
@@ -51,9 +51,10 @@ def grown(
         if len(measured) >= rungs and (0 < bound <= enough or is_good(found, ladder, unit)):
             return ladder, found
         # The ladder's own trend comes first; a way that did not help is left for the other one.
+        refuted = heading < 0 and best is not None and bound > best  # by smaller steps
         vain = 0 if best is None or bound < best / 2 else vain + 1
         heading = found.extend if not heading else -heading if vain else heading
-        if found.settles:
+        if found.settles or (refuted and found.extend < 0):
             heading, vain = -1, 0
         best = bound if best is None else min(best, bound)
         if len(measured) == few and _stands(ladder, rung):

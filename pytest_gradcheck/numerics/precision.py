@@ -55,6 +55,12 @@ def like(rounding: float) -> str:
     return next((name for name in finer if rounding <= EPSILON[name]), "bfloat16")
 
 
+def coarser(dtype: str) -> tuple[str, ...]:
+    """The precisions of arithmetic below one, the finest first."""
+    names = ("float32", "float16", "bfloat16")
+    return tuple(name for name in names if EPSILON[name] > epsilon(dtype))
+
+
 def smallest(dtype: str) -> float:
     """Smallest normal number of a precision; that of float64 for one that is not known."""
     return SMALLEST.get(real_part(dtype), SMALLEST["float64"])

@@ -18,8 +18,8 @@ def fading(depth=12, width=40):
 def test_the_budget_ends_the_search_and_names_what_is_left():
     model, x = fading(), torch.randn(4, 40).double()
     free = check_gradient(model, x)
-    result = check_gradient(model, x, budget=9)
-    assert result.context.evaluations < 12 < free.context.evaluations
+    result = check_gradient(model, x, budget=7)
+    assert result.context.evaluations < 10 < free.context.evaluations
     assert result.verdict == "undecided"
     assert result.findings[0].code == "budget"
     assert "left unchecked: " in result.findings[0].message
@@ -38,7 +38,7 @@ def test_a_wrong_gradient_is_still_accused():
 
 def test_modes_that_were_left_are_named():
     result = check_gradient(
-        torch.sin, torch.ones(3).double(), modes=("reverse", "forward"), budget=10
+        torch.sin, torch.ones(3).double(), modes=("reverse", "forward"), budget=8
     )
     assert "forward" in next(f for f in result.findings if f.code == "budget").message
 
