@@ -189,9 +189,9 @@ class Backend(Protocol):
     def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...] | None:
         """The precisions that ``f`` computes in inside and that are lower than its inputs'.
 
-        Each once; None where the framework does not show them. A function of float64 numbers that takes a softmax
-        of float32 ones rounds as float32 does; one of float32 numbers may multiply in
-        ``tensorfloat32``.
+        Each once; None where the framework does not show them. A function of float64 numbers that
+        takes a softmax of float32 ones rounds as float32 does; one of float32 numbers may multiply
+        in ``tensorfloat32``.
         """
 
     def normal(self, like: Array, seed: int) -> Array:

@@ -28,8 +28,8 @@ def holds(survey: Survey, suspect: Look) -> bool:
     """Whether a contradiction holds against every attempt to refute it.
 
     The direction is measured again with larger steps, on longer ladders and with smaller steps,
-    and others with steps in proportion to each element; at last a fresh one must show it too, or each of some where the
-    contradiction is not far beyond what was allowed.
+    and others with steps in proportion to each element; at last a fresh one must show it too, or
+    each of some where the contradiction is not far beyond what was allowed.
     """
     direction, shares = suspect.line.direction, suspect.shares
     own = survey.steps or survey.plan.probe.precision
