@@ -28,6 +28,7 @@ class Comparison:
         reference: The same from differences.
         bound: Bound of the reference's error.
         slack: Accepted error of the claimed number itself.
+        cancelled: The part of it that is the rounding of terms that cancel.
         kink: Gap between the one-sided slopes, 0 where the function is smooth.
         is_staircase: Whether zero is right as well: the function is flat between its steps.
     """
@@ -38,6 +39,7 @@ class Comparison:
     slack: float
     kink: float
     is_staircase: bool = False
+    cancelled: float = 0.0
 
     @property
     def difference(self) -> float:
@@ -48,6 +50,11 @@ class Comparison:
     def hidden(self) -> float:
         """Largest error of the derivative that could hide here."""
         return 2 * self.bound + self.slack
+
+    @property
+    def obscure(self) -> float:
+        """The part of that which does not shrink with the shares by which inputs move."""
+        return 2 * self.bound + self.cancelled
 
     @property
     def is_known(self) -> bool:
@@ -77,34 +84,36 @@ def compare(plan: Plan, line: Line, shares: Shares, tolerance: float) -> tuple[C
         tolerance: Relative error of an input's gradient that is accepted.
     """
     found = line.estimate
-    return tuple(
-        Comparison(
-            claimed=plan.probe.pairing(gradient, line.direction),
-            reference=float(found.value[j]),
-            bound=float(found.bound[j]),
-            slack=_slack(plan, j, line, shares, tolerance),
-            kink=float(found.kink[j]),
-            is_staircase=found.is_staircase,
+    norms, scales = plan.claim.norms, plan.probe.scales
+    comparisons = []
+    for j, gradient in enumerate(plan.claim.gradients):
+        moved = math.hypot(*(norms[j][i] * scales[i] * share for i, share in shares.items()))
+        cancelled = TOLERANCE_FACTOR * _cancelled(plan, j, line, tolerance)
+        comparisons.append(
+            Comparison(
+                claimed=plan.probe.pairing(gradient, line.direction),
+                reference=float(found.value[j]),
+                bound=float(found.bound[j]),
+                slack=TOLERANCE_FACTOR * tolerance * moved + cancelled,
+                kink=float(found.kink[j]),
+                is_staircase=found.is_staircase,
+                cancelled=cancelled,
+            )
         )
-        for j, gradient in enumerate(plan.claim.gradients)
-    )
+    return tuple(comparisons)
 
 
-def _slack(plan: Plan, j: int, line: Line, shares: Shares, tolerance: float) -> float:
-    """Accepted error of a claimed number.
+def _cancelled(plan: Plan, j: int, line: Line, tolerance: float) -> float:
+    """Rounding of a gradient that is zero by cancellation: like that of the numbers that cancel.
 
-    The tolerance goes with the size of the gradient in the inputs that moved. A gradient that is
-    zero by cancellation is rounded like the numbers that cancel: like the whole gradient, or like
-    the value itself where all of it cancels.
+    The whole gradient, or the value itself where all of it cancels. (The tolerance goes with the
+    size of the gradient in the inputs that moved.)
     """
-    norms, scales = plan.claim.norms[j], plan.probe.scales
-    moved = math.hypot(*(norms[i] * scales[i] * share for i, share in shares.items()))
     # In 16 bits so many units would be the gradient itself.
     cancelled = min(cancellation(plan, j), tolerance * whole(plan, j)) + float(line.ladder.floor[j])
     # What computes in a lower precision inside does so in its derivative too.
     inner = float(line.estimate.noise[j])
-    cancelled += INNER_UNITS * inner if inner > EXCESS * line.ladder.floor[j] else 0.0
-    return TOLERANCE_FACTOR * (tolerance * moved + cancelled)
+    return cancelled + (INNER_UNITS * inner if inner > EXCESS * line.ladder.floor[j] else 0.0)
 
 
 def cancellation(plan: Plan, j: int, unit: float | None = None) -> float:

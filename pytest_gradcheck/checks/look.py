@@ -62,13 +62,14 @@ class Look:
         return math.sqrt(sum(c.bound**2 for c in self.comparisons) / len(self.comparisons))
 
     @property
-    def unseen(self) -> float:
-        """What could hide along the line, root mean square over the cotangents."""
-        return math.sqrt(sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons))
+    def obscure(self) -> float:
+        """What could hide however inputs share, root mean square over the cotangents."""
+        return math.sqrt(sum(c.obscure**2 for c in self.comparisons) / len(self.comparisons))
 
     def hidden(self, index: int) -> float:
-        """The same in an input's scaled gradient."""
-        return self.unseen / self.shares[index]
+        """What could hide in an input's scaled gradient, root mean square over the cotangents."""
+        hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)
+        return math.sqrt(hidden) / self.shares[index]
 
     @property
     def stood_still(self) -> bool:

@@ -53,7 +53,7 @@ class Survey(Sight):
     def look(self, inputs: Sequence[int], label: str) -> Look:
         """Measure and compare along the direction of a label, in some of the inputs."""
         before = [k for k in self.looks if k.inputs == tuple(inputs) and k.bound < math.inf]
-        shares = self.shares(inputs, [k.unseen for k in before])
+        shares = self.shares(inputs, [k.obscure for k in before])
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
         served = self._served(before[-1].line) if before else ()
         enough = ENOUGH * _mean([k.bound for k in before])
@@ -67,7 +67,7 @@ class Survey(Sight):
         unit = precision.epsilon(self.plan.probe.precision)
         return growth.narrow(line.ladder, unit) or around(min(exponent, TOP))
 
-    def shares(self, inputs: Sequence[int], unseen: Sequence[float] = ()) -> dict[int, float]:
+    def shares(self, inputs: Sequence[int], obscure: Sequence[float] = ()) -> dict[int, float]:
         """Shares of their own sizes by which inputs move together, so that each is seen alike.
 
         One whose gradient is large beside the others moves less. Only the claimed sizes decide on
@@ -76,11 +76,11 @@ class Survey(Sight):
 
         Args:
             inputs: What moves.
-            unseen: What could hide along earlier directions in the same inputs.
+            obscure: What could hide along earlier directions in the same inputs.
         """
         sizes = {i: self.gradient_size(i) for i in inputs}
         # What a few directions like those resolve; less than that would not be seen.
-        usual = _mean(unseen) or 2 * self.plan.first_bound
+        usual = _mean(obscure) or 2 * self.plan.first_bound
         visible = visible_error([usual] * self._few, self.demand.miss_probability)
         least = min(sizes.values())
         wanted = {i: max(least, visible / self.goal(i)) for i in inputs}

@@ -93,20 +93,18 @@ def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
 def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     """Three rungs that will do for another direction, judged by one like it; none where not.
 
-    Where the plain central differences of the two smallest steps agree well, those around the
-    smallest need no extrapolation.
+    Those between which the plain central differences agree best, if that needs no extrapolation.
     """
-    if len(ladder.exponents) == 3:
-        return ladder.exponents
     central = ladder.first / (2 * ladder.steps[:, None])
-    if len(central) < 4 or not np.isfinite(central[-2:]).all():
+    size, gaps = np.abs(central[1:-1]), np.abs(np.diff(central, axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # In rounding they may agree by chance.
+        rounding = 2 * ladder.floor / ladder.steps[1:-1, None]
+        off = ((np.maximum(gaps[:-1], gaps[1:]) + rounding) / size).max(axis=1)
+    if not len(off) or not np.isfinite(off).any():
         return ()
-    gap, size = np.abs(central[-1] - central[-2]), np.abs(central[-1])
-    last = ladder.exponents[-1]
-    # In rounding they may agree by chance.
-    gap += 2 * ladder.floor / ladder.steps[-1]
-    good = (2 * gap <= unit**0.4 * size).all() and bool((size > 0).all())
-    return (last + RATIO_EXPONENT, last, last - RATIO_EXPONENT) if good else ()
+    best = int(np.nanargmin(off))
+    return ladder.exponents[best : best + 3] if 2 * off[best] <= unit**0.4 else ()
 
 
 def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:
