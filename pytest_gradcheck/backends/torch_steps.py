@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -69,6 +69,7 @@ class TorchLoop:
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
         self._values, self._grads = Arrays(), Arrays()
+        self._note: Callable[..., None] | None = None
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self._scene)
 
@@ -115,7 +116,7 @@ class TorchLoop:
             events.append((word, number))
 
         with ExitStack() as stack:
-            stack.enter_context(torch_events.seen(self._roots, note))
+            stack.enter_context(self._listening(note))
             stack.enter_context(self._scene.watched())
             for i, optimizer in enumerate(self._optimizers):
                 watch = Watch(self, optimizer, i, updates, note)
@@ -148,6 +149,19 @@ class TorchLoop:
             is_altered=altered or flags != now,
             is_idle=is_idle,
         )
+
+    @contextmanager
+    def _listening(self, note: Callable[..., None]) -> Iterator[None]:
+        self._note = note
+        try:
+            yield
+        finally:
+            self._note = None
+
+    def _noted(self, *told: Any) -> None:
+        """What happens inside of the step; what a check does beside it is its own affair."""
+        if self._note is not None:
+            self._note(*told)
 
     def _clip(
         self, is_value: bool, threshold: float, held: Sequence[Tensor], order: float, size: float
@@ -243,7 +257,11 @@ class TorchLoop:
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
         try:
-            with guard(self._roots), torch_optimizers.held([*self._optimizers, *self._others]):
+            with (
+                guard(self._roots),
+                torch_optimizers.held([*self._optimizers, *self._others]),
+                torch_events.seen(carried, self._noted),
+            ):
                 yield
         finally:
             for restore in bindings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
@@ -55,6 +56,10 @@ class _Line:
             self._run.loop.value(batch, at, mark)
             for batch, mark in zip(self._window.batches, self._window.marks, strict=True)
         ]
+        return self.average(values)
+
+    def average(self, values: Sequence[float]) -> float:
+        """The mean of the losses of all batches, each sample counting the same."""
         sizes = [self._run.loop.size(batch) for batch in self._window.batches]
         return float(np.average(values, weights=sizes))
 
@@ -72,7 +77,7 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     inner = float(np.vdot(g, u))
     sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
-    start, end = line(0.0), line(1.0)
+    start, end = line.average(sources.again(run, window)), line(1.0)
     points = [(0.0, start), (1.0, end)]
     right = 1.0 if not sense else math.nan
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)

@@ -40,7 +40,9 @@ class Window:
             before: under the conditions of the step, at the parameters of each update, with what
             else the loss depends on as the step left it.
         is_altered: Whether the conditions changed.
+        is_retaken: Whether ``micro`` are the gradients of ``retaken``, which ``losses`` are not of.
         idle: Places of calls that did nothing, among the batches.
+        again: The losses once more, after everything; empty until they are asked for.
     """
 
     number: int
@@ -55,7 +57,9 @@ class Window:
     clips: list[Clip] = field(default_factory=list)
     retaken: list[Grads] = field(default_factory=list)
     is_altered: bool = False
+    is_retaken: bool = False
     idle: list[int] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)
 
     @property
     def last(self) -> int:

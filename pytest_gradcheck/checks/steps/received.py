@@ -64,7 +64,7 @@ def _likeness(pair: Pair) -> float:
 def meanings(window: Window) -> Iterator[Window]:
     """What a window may be: with the gradients before or after the call, with idle calls or not."""
     is_other = any(a is not b for a, b in zip(window.micro, window.retaken, strict=True))
-    retaken = replace(window, micro=window.retaken) if is_other else window
+    retaken = replace(window, micro=window.retaken, is_retaken=True) if is_other else window
     both = [retaken, window] if window.is_altered else [window, retaken]
     for each in both if is_other else both[:1]:
         if window.idle:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
 from pytest_gradcheck.checks.steps.sources import Source, shares
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -65,6 +66,7 @@ class _Line:
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._start = precision.epsilon(source.dtype), math.nan
+        self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
@@ -88,6 +90,7 @@ class _Line:
         seen: list[Slope] = []
         for each in self._slopes(move):
             seen.append(each)
+            self.slack = seen[0].slack
             if each.agrees(claimed, allowed, seen[0].slack):
                 return None
         there = at_zero(seen, allowed)
@@ -177,14 +180,18 @@ def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
-    """Along the gradient itself the largest tensors count the most, then each one the same.
+    """Along a direction in which each tensor counts the same, and along the gradient itself.
 
-    What only the second direction sees must be seen along a tensor alone, too.
+    In the gradient the largest tensors count the most, so that it is asked only where the first
+    direction is too coarse to tell, or sees something. What only that one sees must be seen along a
+    tensor alone, too.
     """
-    whole = line.gap(line.grads, limit)
     move = _even(line.grads)
     count = max(sum(bool(np.any(v)) for v in move), 1)
-    even = None if whole is not None else line.gap(move, limit / count)
+    even = line.gap(move, limit / count)
+    if even is None and line.slack <= limit:  # of a slope that is the number of tensors
+        return None
+    whole = line.gap(line.grads, limit)
     if whole is None and even is None:
         return None
     alone = {}
@@ -206,9 +213,9 @@ def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _gradient(run: Run, window: Window) -> list[np.ndarray]:
-    """The gradient, taken again: what else the loss depends on may have changed since."""
-    fresh = [
-        run.loop.gradient(batch, window.at, mark)[1]
-        for batch, mark in zip(window.batches, window.marks, strict=True)
-    ]
+    """The gradient, taken again where what else the loss depends on has changed since."""
+    fresh: Sequence[Grads] = window.micro
+    if window.is_retaken or list(window.losses) != sources.again(run, window):
+        pairs = zip(window.batches, window.marks, strict=True)
+        fresh = [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
     return shown(run, filled(combined(fresh, shares(run, window)), window))
