@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import optax
 import torch
-from corpora import steps_functional, steps_loops_more, steps_right, steps_torch, steps_vacuous
+from corpora import steps_functional, steps_loops_odd, steps_right, steps_torch, steps_vacuous
 from corpora.steps_torch import Fault
 
 from pytest_gradcheck import Training, check_step
@@ -41,7 +41,7 @@ FAULTS: dict[str, Callable[[], list[Fault]]] = {
 def torch_right(seeds: int) -> Iterator[Any]:
     """Optimizers in every form, and loops that are easily accused."""
     yield from steps_right.torch_trainings(seeds)
-    yield from steps_loops_more.right_loops()
+    yield from steps_loops_odd.right_loops()
 
 
 RIGHT = {

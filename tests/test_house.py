@@ -68,6 +68,7 @@ TORCH = {
     "backends.torch_clips",
     "backends.torch_events",
     "backends.torch_optimizers",
+    "backends.torch_record",
     "backends.torch_resumed",
     "backends.torch_steps",
     "backends.torch_trials",

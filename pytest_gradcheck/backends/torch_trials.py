@@ -44,6 +44,9 @@ def idle(
         with _trial(loop, optimizers):
             try:
                 names = moved(loop, optimizers, what)
+                if names:  # once more: slow weights that are met, say, are there by then
+                    again = moved(loop, optimizers, what)
+                    names = [name for name in names if name in again]
             except Exception:  # an optimizer that takes no such gradient is not asked
                 continue
             yield what, names, all(bool(p.isfinite().all()) for p in loop.tensors)

@@ -15,6 +15,8 @@ from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.replay import Followed
 from pytest_gradcheck.results import Finding
 
+WAYS = (0.5, 0.01)  # shares of a parameter's largest element by which all of it is moved
+ALIKE = 1e-4  # of a cosine from 1, and of a share
 NOISE = 100.0  # roundings by which a loss may change with what it does not depend on
 
 
@@ -85,7 +87,7 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
     moved = [i for i in range(len(run.names)) if _moves_frozen(run, i, contract)]
-    by_hand = [i for i in moved if _is_left_alone(run, i, contract)]
+    by_hand = [i for i in moved if _is_left_alone(run, i, contract) or _is_average(run, i)]
     return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
         [_of_step(run.names[i]) for i in by_hand]
     )
@@ -102,6 +104,32 @@ def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
 def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
     """Whether no optimizer holds a parameter that nobody said must not move: an average, say."""
     return run.loop.parameters[i].owners == 0 and not matches(run.names[i], contract.frozen)
+
+
+def _is_average(run: Run, i: int) -> bool:
+    """Whether no optimizer holds a parameter, and it only goes towards another that is trained.
+
+    As the target of a network does by Polyak's average, or by a copy of it once in a while. One
+    that takes no gradient needs no claim to be left alone: there the claim denies just that.
+    """
+    if not run.loop.parameters[i].trainable:
+        return False
+    shape = run.calls[0].before[i].shape
+    trained = [k for k, p in enumerate(run.loop.parameters) if p.owners and p.trainable]
+    moved = [c for c in run.calls if not np.array_equal(c.before[i], c.after[i], equal_nan=True)]
+    return run.loop.parameters[i].owners == 0 and any(
+        all(_goes_towards(c.before[i], c.after[i], (c.before[k], c.after[k])) for c in moved)
+        for k in trained
+        if run.calls[0].before[k].shape == shape
+    )
+
+
+def _goes_towards(before: np.ndarray, after: np.ndarray, ends: Sequence[np.ndarray]) -> bool:
+    for end in ends:
+        share, cosine = clipping.ratio((after - before).ravel(), (end - before).ravel())
+        if 0 < share <= 1 + ALIKE and cosine > 1 - ALIKE:
+            return True
+    return False
 
 
 def _of_optimizer(name: str) -> Finding:
@@ -200,16 +228,23 @@ def _without(run: Run, pairs: Sequence[Pair], i: int, is_none: bool) -> Finding:
 
 
 def _counts(run: Run, pairs: Sequence[Pair], i: int) -> bool:
-    """Whether the loss changes with a parameter, by more than its rounding."""
+    """Whether the loss changes with a parameter, by more than its rounding.
+
+    A short way is enough for what was detached; only a long one wakes up a rectifier that is off.
+    """
     window = pairs[0].window
-    moved = [np.array(x) for x in window.at]
-    size = float(np.max(np.abs(moved[i]), initial=0.0)) or 1.0
-    signs = np.where(np.arange(moved[i].size).reshape(moved[i].shape) % 2, -1.0, 1.0)
-    moved[i] = moved[i] + 0.5 * size * signs
-    there = run.loop.value(window.batches[0], moved, window.marks[0])
     here = run.loop.value(window.batches[0], window.at, window.marks[0])
-    rounding = NOISE * precision.epsilon(run.coarsest) * max(abs(here), abs(there))
-    return bool(abs(there - here) > rounding and np.isfinite(there))
+    x = window.at[i]
+    size = float(np.max(np.abs(x), initial=0.0)) or 1.0
+    signs = np.where(np.arange(x.size).reshape(x.shape) % 2, -1.0, 1.0)
+    for share in WAYS:
+        moved = list(window.at)
+        moved[i] = x + share * size * signs
+        there = run.loop.value(window.batches[0], moved, window.marks[0])
+        rounding = NOISE * precision.epsilon(run.coarsest) * max(abs(here), abs(there))
+        if not (abs(there - here) > rounding and np.isfinite(there)):
+            return False
+    return True
 
 
 def _unused(name: str, what: str) -> Finding:

@@ -15,7 +15,8 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.curvature import largest
 from pytest_gradcheck.results import Evidence, Finding

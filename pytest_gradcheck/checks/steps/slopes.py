@@ -14,8 +14,9 @@ import numpy as np
 from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
-from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.sources import Source, shares
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded

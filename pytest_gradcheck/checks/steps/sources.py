@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Stopped
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 

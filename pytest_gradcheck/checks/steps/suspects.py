@@ -11,7 +11,8 @@ from pytest_gradcheck.checks.steps import order
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
-from pytest_gradcheck.checks.steps.measure import Grads, Run
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 
