@@ -22,6 +22,8 @@ JAX = {
     "backends.jax_modules",
     "backends.jax_runs",
     "backends.jax_contracts",
+    "backends.jax_cuts",
+    "backends.jax_leaves",
     "backends.jax_modes",
     "backends.jax_eval",
     "backends.jax_given",

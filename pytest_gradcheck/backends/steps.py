@@ -129,6 +129,7 @@ class Call:
         is_altered: Whether it differentiated under other conditions than were known before it.
         is_idle: Whether it left the gradients and the parameters alone.
         fresh: Loss and fresh gradient at its last backward pass; None where none was taken.
+        replaced: Names of parameters that are other objects afterwards, which nobody trains.
     """
 
     before: Sequence[np.ndarray]
@@ -142,6 +143,7 @@ class Call:
     is_altered: bool = False
     is_idle: bool = False
     fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
+    replaced: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class TorchLoop:
             raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
-        self._roots = (training.step, training.loss, self._model, *self._optimizers, *self._others)
+        self._all = [*self._optimizers, *self._others]
+        self._roots = (training.step, training.loss, self._model, *self._all)
         self._scene = Scene(self._model)
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
@@ -136,6 +137,7 @@ class TorchLoop:
             is_altered=altered or flags != now,
             is_idle=is_idle,
             fresh=record.fresh,
+            replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
         )
 
     @contextmanager
@@ -250,7 +252,7 @@ class TorchLoop:
         try:
             with (
                 guard(self._roots),
-                torch_optimizers.held([*self._optimizers, *self._others]),
+                torch_optimizers.held(self._all),
                 torch_events.seen(carried, self._noted),
             ):
                 yield

@@ -170,3 +170,43 @@ def test_a_parameter_that_is_detached_is_no_dead_one():
         forward="torch.nn.functional.linear(model[:2](x), model[2].weight.detach(), model[2].bias)",
     )
     assert "2.weight has no gradient, and the loss changes with it" in result.headline
+
+
+STEP = "opt.zero_grad(); loss(batch).backward(); opt.step()"
+
+
+def test_an_average_that_is_copied_into_the_model_undoes_its_training():
+    result = loop(
+        STEP
+        + "; memory.setdefault('mean', old)"
+        + "; memory['mean'] = [0.99 * a + 0.01 * b for a, b in zip(memory['mean'], values())]"
+        + "; place(memory['mean'])",
+        first="old = [p.detach().clone() for p in params]",
+    )
+    assert result.findings[0].code == "step-written"
+    assert result.verdict == "fail"
+    assert "1% is left" in result.headline
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[p.data.clamp_(-0.01, 0.01) for p in params]",  # of a critic
+        "[p.data.mul_(0.999) for p in params]",
+        "number % 3 or place([(a + b) / 2 for a, b in zip(values(), memory['slow'])])",
+    ],
+)
+def test_weights_that_are_clipped_or_averaged_now_and_then(written):
+    result = loop(f"memory.setdefault('slow', values()); {STEP}; {written}")
+    assert result.verdict == "pass", result.headline
+    told = next(f for f in result.findings if f.code == "step-written")
+    assert told.severity == "warn"
+
+
+def test_a_parameter_that_is_another_object_on_the_way():
+    new = "setattr(model[0], 'weight', nn.Parameter(model[0].weight.detach().clone()))"
+    result = loop(f"number == 2 and {new}; {STEP}")
+    assert "0.weight is another tensor after call 2" in result.headline
+    rebuilt = "opt.param_groups[0]['params'].append(model[0].weight)"
+    result = loop(f"number == 2 and ({new}, {rebuilt}); {STEP}")
+    assert "step-replaced" not in codes(result)

@@ -197,6 +197,7 @@ def _all(
         is_fresh = not any(start for start, _ in seen.loop.starts)
         trusted = not wrong and bool(replay.replays) and not replay.findings
         trusted |= not is_fresh  # momentum from before may go uphill
+        trusted |= not any(seen.loop.rules) and ladder.turns(seen, pairs, contract)
         followed = following.findings(seen, pairs[0], contract, limits)
         if not any(f.severity == "fail" for f in followed):
             followed += ladder.findings(pairs[0], climbed, contract, trusted)

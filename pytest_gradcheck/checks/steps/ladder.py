@@ -18,6 +18,7 @@ from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Evidence, Finding
 
 ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, equation 3.4 and below)
+STEEP = 1e-3  # least cosine between a gradient and an update that goes up or down
 HALVINGS = 12  # of a step that is too long
 
 
@@ -131,6 +132,18 @@ def shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
     return move
 
 
+def turns(run: Run, pairs: Sequence[Pair], contract: Contract) -> bool:
+    """Whether an update goes down though the first goes up: rules that climb on purpose do."""
+    for pair in pairs[1:]:
+        signs = _signs(run, pair, contract)
+        move = [b - a for a, b in zip(pair.window.at, pair.window.updates[-1].after, strict=True)]
+        turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, pair.window), strict=True)]
+        _, cosine = clipping.ratio(clipping.flat(shown(run, move)), clipping.flat(turned))
+        if cosine < -STEEP:
+            return True
+    return False
+
+
 def findings(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     """Wrong direction, or a step that is too long; and which way the loss was taken to go."""
     return [*_direction(pair, ladder, contract, is_trusted), *_sense(ladder)]
@@ -153,7 +166,7 @@ def _sense(ladder: Ladder) -> list[Finding]:
 def _direction(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     decay = _decay(pair, contract)
     steep = ladder.slope - decay
-    if steep > 1e-3 * ladder.scale and not is_trusted:
+    if steep > STEEP * ladder.scale and not is_trusted:
         told = "uphill" if ladder.sense >= 0 else "downhill, where it maximizes"
         return [
             Finding(

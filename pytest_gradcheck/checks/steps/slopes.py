@@ -23,6 +23,7 @@ from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 
 LEVELS = 5  # steps of a difference
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
+SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
 
 
@@ -195,22 +196,35 @@ def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
     whole = line.gap(line.grads, limit)
     if whole is None and even is None:
         return None
-    alone = {}
-    for i, g in enumerate(line.grads):
-        off = line.gap([g if j == i else 0 * x for j, x in enumerate(line.grads)], limit)
-        if off is not None:
-            alone[run.names[i]] = off
+    alone: dict[str, tuple[float, float]] = {}
+    for i in range(len(move)):
+        for parts in (line.grads, move):
+            off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
+            if off is not None:
+                alone.setdefault(run.names[i], off)
     found = whole or next(iter(alone.values()), None)
     return None if found is None else Gap(*found, tuple(alone))
 
 
 def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A direction along which each tensor's gradient gives the same slope; small ones are left."""
+    """A direction along which each tensor gives a slope of 1; small ones are left.
+
+    And in a tensor each row about the same: along the gradient itself, parts that are too long and
+    parts that are too short (of a recurrent state that is detached, say) add up to what is right.
+    """
     sizes = [float(np.linalg.norm(g)) for g in grads]
     return [
-        g / size**2 if size > LEAST * max(sizes) else 0 * g
+        _rowwise(g) if size > LEAST * max(sizes) else 0 * g
         for g, size in zip(grads, sizes, strict=True)
     ]
+
+
+def _rowwise(g: np.ndarray) -> np.ndarray:
+    rows = g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
+    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
+    move = rows / np.maximum(sizes, SMALL * sizes.max()) ** 2
+    found: np.ndarray = (move / np.vdot(move, rows)).reshape(g.shape)
+    return found
 
 
 def _gradient(run: Run, window: Window) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ ORDER = (
     "step-no-gradient",
     "step-not-registered",
     "step-registered-twice",
+    "step-replaced",
     "step-repeated",
     "step-clip-late",
     "step-batch-changed",
