@@ -189,6 +189,16 @@ class Lookahead(T.Optimizer):
         self.base, self.param_groups, self.every, self.count = base, base.param_groups, every, 0
         self.slow = [[p.detach().clone() for p in g["params"]] for g in self.param_groups]
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it: the state of the fast weights, the slow weights, the count."""
+        return {"base": self.base.state_dict(), "slow": self.slow, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from it."""
+        self.base.load_state_dict(state["base"])
+        self.param_groups = self.base.param_groups
+        self.slow, self.count = state["slow"], state["count"]
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # as it is used
         """A step of the fast weights; at every third one both meet."""

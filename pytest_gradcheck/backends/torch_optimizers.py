@@ -140,7 +140,7 @@ def is_left_out(optimizer: Any) -> bool:
 def held(optimizers: list[Any]) -> Iterator[None]:
     """Set state and groups of optimizers back afterwards: the same tensors with the same bits."""
     restorers = [restore for o in optimizers for restore in _restorers(o)]
-    restorers += [r for o in optimizers if type(o) not in NAMES for r in _of_its_own(o)]
+    restorers += [r for o in optimizers if type(o) not in NAMES for r in its_own(o)]
     try:
         yield
     finally:
@@ -159,9 +159,19 @@ def _restorers(optimizer: Any) -> Iterator[Callable[[], None]]:
         yield _dictionary(state)
 
 
-def _of_its_own(optimizer: Any) -> Iterator[Callable[[], None]]:
+def fresh(optimizers: Sequence[Any]) -> dict[int, list[Callable[[], None]]]:
+    """What makes each optimizer of the user's what it is now, its parameters apart, by its id."""
+    return {
+        id(o): list(its_own(o, [p for group in groups(o) for p in group["params"]]))
+        for o in optimizers
+        if type(o) not in NAMES
+    }
+
+
+def its_own(optimizer: Any, without: Sequence[Tensor] = ()) -> Iterator[Callable[[], None]]:
     """What an optimizer of the user's, and one inside of it, keeps beside state and groups."""
-    carried = reachable([optimizer])
+    left = {id(p) for p in without}
+    carried = [value for value in reachable([optimizer]) if id(value) not in left]
     yield from held_bindings(carried)
     for value in carried:
         if isinstance(value, Tensor) and value.layout == torch.strided:

@@ -36,7 +36,7 @@ class Record:
         if word == "backward":
             self._loop.seen_backward()
             if self._loop.looks_inside:  # at this very moment, whatever the step moved before it
-                at = None if self.is_stepping else self.start
+                at = None if self.is_stepping else self._right()
                 self.fresh = self._loop.inside(self._batch, at, self._mark)
         if clip and math.isfinite(number):
             made = self._clip(word == "clip by value", number, *clip)
@@ -45,6 +45,12 @@ class Record:
             else:
                 self.clips.append(made)
         self.events.append((word, number))
+
+    def _right(self) -> list[np.ndarray]:
+        """Parameters at which a gradient is right; what no optimizer holds is as the step left it."""
+        now = self._loop.now()
+        pairs = zip(self._loop.parameters, self.start, now, strict=True)
+        return [old if tracked.owners else new for tracked, old, new in pairs]
 
     @property
     def is_idle(self) -> bool:

@@ -59,6 +59,7 @@ class TorchLoop:
         self._all = [*self._optimizers, *self._others]
         self._roots = (training.step, training.loss, self._model, *self._all)
         self._scene = Scene(self._model)
+        self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)

@@ -97,9 +97,15 @@ def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
 
 
 def repeat(loop: Any, optimizer: Any, update: Update, is_loaded: bool) -> None:
-    """Step with the gradients of an update, where asked for from a state that was saved."""
+    """Step with the gradients of an update, where asked for from a state that was saved.
+
+    What an optimizer keeps elsewhere is then what it was at the start, as in a fresh one.
+    """
     if is_loaded:
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        saved = copy.deepcopy(optimizer.state_dict())
+        for restore in loop.fresh_optimizers.get(id(optimizer), ()):
+            restore()
+        optimizer.load_state_dict(saved)
     for i, (p, g) in enumerate(zip(loop.tensors, update.received or (), strict=False)):
         p.grad = None if g is None else _laid_out(loop, i, like(p, g))
     type(optimizer).step(optimizer)

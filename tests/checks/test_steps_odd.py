@@ -210,3 +210,40 @@ def test_a_parameter_that_is_another_object_on_the_way():
     rebuilt = "opt.param_groups[0]['params'].append(model[0].weight)"
     result = loop(f"number == 2 and ({new}, {rebuilt}); {STEP}")
     assert "step-replaced" not in codes(result)
+
+
+class Counting(torch.optim.Optimizer):
+    """A rate that falls with a count, which stands where nobody saves it, or in the groups."""
+
+    def __init__(self, params, is_saved):
+        super().__init__(params, {"lr": 1e-2, "count": 0})
+        self.is_saved, self.count = is_saved, 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.count += 1
+        group = self.param_groups[0]
+        group["count"] += 1
+        number = group["count"] if self.is_saved else self.count
+        for p in group["params"]:
+            p.sub_(p.grad, alpha=group["lr"] / number)
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_what_an_optimizer_keeps_beside_its_state_is_lost_when_it_is_saved(is_saved):
+    def training():
+        model = ODD.net()
+        opt, loss = Counting(model.parameters(), is_saved), ODD.mean_square(model)
+
+        def step(batch):
+            opt.zero_grad()
+            loss(batch).backward()
+            opt.step()
+
+        return Training(step=step, loss=loss, batches=ODD.epoch(), model=model, optimizer=opt)
+
+    assert ("step-restore" in codes(check_step(training))) != is_saved
+    made = training()
+    check_step(made)
+    assert made.optimizer.count == 0
+    assert made.optimizer.param_groups[0]["count"] == 0
