@@ -41,7 +41,7 @@ class Cuts:
         stops = [eqn for eqn in inner if eqn.primitive.name == STOP and is_of_user(eqn, STOP)]
         self.places = tuple(dict.fromkeys(f"{STOP}() at {place_of(eqn)}" for eqn in stops))
         custom = [eqn for eqn in inner if eqn.primitive.name.startswith("custom_vjp_call")]
-        self.functions = tuple(dict.fromkeys(operation(eqn) for eqn in custom))
+        self.functions = tuple(dict.fromkeys(map(_name, custom)))
         self._run(closed.jaxpr, closed.consts, values)
 
     def again(self, params: Any) -> float:
@@ -70,6 +70,13 @@ class Cuts:
             return value
         self._at += 1
         return self._kept[self._at - 1]
+
+
+def _name(eqn: Any) -> str:
+    """Name of a function whose backward is written by the user."""
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    told = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+    return str(getattr(told, "func_name", "")) or operation(eqn)
 
 
 def traced(loss: Callable[[Any], Any], params: Any) -> Cuts:

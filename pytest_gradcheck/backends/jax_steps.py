@@ -60,6 +60,12 @@ class JaxLoop(NumpyLoop):
         """Fresh buffers: the step may donate what it is given."""
         return jax.tree.map(jax_leaves.copied, value)
 
+    def _read(self, got: Any, params: Any, state: Any) -> tuple[Any, Any, str]:
+        """What a step returns, in the order in which pytrees have keys, whatever made them."""
+        if isinstance(got, (tuple, list)):
+            got = [jax.tree.map(lambda x: x, part) for part in got[:2]]
+        return super()._read(got, params, state)
+
     def _arrays(self, params: Any) -> list[np.ndarray]:
         return [jax_leaves.wide(leaf.value) for leaf in self.flatten(params).leaves if leaf.dtype]
 

@@ -47,7 +47,7 @@ class Record:
         self.events.append((word, number))
 
     def _right(self) -> list[np.ndarray]:
-        """Parameters at which a gradient is right; what no optimizer holds is as the step left it."""
+        """Parameters at which a gradient is right; what no optimizer holds is as it is now."""
         now = self._loop.now()
         pairs = zip(self._loop.parameters, self.start, now, strict=True)
         return [old if tracked.owners else new for tracked, old, new in pairs]

@@ -116,7 +116,7 @@ def half_stopped(params, batch):
     return jnp.mean((hidden @ params["v"] - batch[1]) ** 2)
 
 
-@pytest.mark.parametrize("loss", [half_stopped, jax.jit(half_stopped)])
+@pytest.mark.parametrize("loss", [half_stopped, jax.jit(half_stopped)], ids=["plain", "jit"])
 def test_what_stop_gradient_holds_back_is_named(loss):
     result = check_step(lambda: made(optax.adam(1e-2), loss=loss))
     assert result.findings[0].code == "step-stopped-gradient"
@@ -149,4 +149,16 @@ def test_a_loss_that_cannot_be_traced():
         return scale * loss_of(params, batch)
 
     result = check_step(lambda: made(optax.adam(1e-2), loss=loss))
+    assert result.verdict == "pass", result.headline
+
+
+def test_keys_in_another_order_are_the_same_parameters():
+    def reordered(tx, plain):
+        def step(params, state, batch):
+            params, state = plain(tx, params, state, batch)
+            return {k: params[k] for k in ("v", "w", "b")}, state
+
+        return step
+
+    result = check_step(lambda: made(optax.adam(1e-2), reordered))
     assert result.verdict == "pass", result.headline

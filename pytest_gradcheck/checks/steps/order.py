@@ -57,6 +57,14 @@ def clip_is_early(window: Window) -> bool:
     return bool(clips) and "backward" in before[clips[-1] :]
 
 
+def unzeroed(window: Window) -> int:
+    """Backward passes before the step that nothing set to zero between them."""
+    seen = words(window)
+    before = seen[: seen.index("step")] if "step" in seen else seen
+    last = max((i for i, w in enumerate(before) if w == "zero_grad"), default=-1)
+    return before[last + 1 :].count("backward")
+
+
 def clip_is_scaled(window: Window) -> bool:
     """Whether gradients were clipped before a scaler unscaled them."""
     seen = words(window)

@@ -75,7 +75,7 @@ def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
     """Weights that nobody can hold against a loop: batches that cannot be put together by rows."""
     if not all(p.expected.is_guess for p in wrong):
         return None
-    found = [_fitted(p) for p in wrong]
+    found = [_mean(p) for p in wrong]
     if any(w is None for w in found):
         return None
     pair, weights = wrong[0], found[0]
@@ -106,18 +106,24 @@ def unseen(pairs: Sequence[Pair]) -> list[Finding]:
     ]
 
 
-def _fitted(pair: Pair) -> list[float] | None:
-    """Weights of micro-batches with which they make what arrived, whatever a clip took of it."""
+def fitted(pair: Pair) -> list[float] | None:
+    """Weights of micro-batches with which they make what arrived; None where there are none."""
     columns = [_row(grads, pair.window.at) for grads in pair.window.micro]
     target, matrix = _row(pair.got or (), pair.window.at), np.stack(columns, axis=1)
     weights, *_ = np.linalg.lstsq(matrix, target, rcond=None)
     residual = clipping.norm([matrix @ weights - target], 2)
-    total = float(np.sum(weights))
-    if residual > FIT * clipping.norm([target], 2) or min(weights) < 0 or not total:
+    if residual > FIT * clipping.norm([target], 2) or min(weights) < 0 or not np.any(weights):
         return None
-    if abs(total - 1) > FIT and not pair.expected.bites:
+    return [float(w) for w in weights]
+
+
+def _mean(pair: Pair) -> list[float] | None:
+    """Such weights if they are those of a mean, whatever a clip took of it."""
+    weights = fitted(pair)
+    total = sum(weights or ())
+    if weights is None or (abs(total - 1) > FIT and not pair.expected.bites):
         return None
-    return [float(w) / total for w in weights]
+    return [w / total for w in weights]
 
 
 def _row(grads: Grads, like: Sequence[np.ndarray]) -> np.ndarray:
