@@ -146,7 +146,9 @@ def _told(run: Run, wrong: Sequence[Pair]) -> Iterator[Suspect]:
             f"the right one)",
             "divide the loss of each part by its share of the batch",
         )
-    if is_one and passes > 1:
+    # A mean of means of unequal parts is about right, and no sum of losses.
+    is_mean = cosine > 1 - ABOUT and abs(ratio - 1) < ABOUT
+    if is_one and passes > 1 and not is_mean:
         yield Suspect(
             "step-gradient-accumulates",
             f"the optimizer received the gradients of {passes} backward passes on top of one "
