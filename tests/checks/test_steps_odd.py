@@ -247,3 +247,22 @@ def test_what_an_optimizer_keeps_beside_its_state_is_lost_when_it_is_saved(is_sa
     check_step(made)
     assert made.optimizer.count == 0
     assert made.optimizer.param_groups[0]["count"] == 0
+
+
+def test_batches_that_can_be_drawn_once_only():
+    def training(factor=1.0):
+        made = parts(factor, is_whole=True)
+        return Training(**{**vars(made), "batches": iter(made.batches)})
+
+    assert check_step(training).verdict == "pass"
+    assert "3 times the right gradient" in check_step(lambda: training(3.0)).headline
+
+
+def test_batches_of_two_losses_that_can_be_drawn_once_only():
+    build, _ = ODD.LOOPS["a critic twice in a call"]
+
+    def training():
+        made = build(False)
+        return Training(**{**vars(made), "batches": iter(made.batches)})
+
+    assert check_step(training).verdict == "pass"

@@ -73,9 +73,10 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     claims.require_used(contract, loops)
     findings: list[Finding] = []
     evidence: list[Evidence] = []
+    batches: list[Any] = []
     calls = 0
     for part, loop in zip(parts, loops, strict=True):
-        seen, told = _run(part, loop, contract, limits)
+        seen, told = _run(part, loop, contract, limits, batches)
         calls += len(seen.calls)
         for kept, more in zip((findings, evidence), several.labelled(part, *told), strict=True):
             kept += more  # type: ignore[operator]  # findings to findings, evidence to evidence
@@ -98,21 +99,27 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     )
 
 
-def _run(part: Part, loop: Loop, contract: Contract, limits: Limits) -> Told:
-    """Run the step, and judge it by one of its losses."""
+def _run(part: Part, loop: Loop, contract: Contract, limits: Limits, batches: list[Any]) -> Told:
+    """Run the step, and judge it by one of its losses.
+
+    The batches are drawn once, at first: a loader may give others the next time, or none.
+    """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         with loop.held():
             least = int(limits.number("step_calls"))
-            seen = run(loop, batches_of(part.training.batches), contract, least)
+            batches += [] if batches else batches_of(part.training.batches)
+            seen = run(loop, batches, contract, least)
             told = _judged(seen, contract, limits)
             if any(f.severity == "fail" for f in told[0]) and loop.careful():
                 renew(seen)  # nobody is accused by a gradient that was taken in a hurry
                 told = _judged(seen, contract, limits)
-        return _looked_inside(part, loop, contract, limits, (seen, told))
+        return _looked_inside(loop, contract, limits, batches, (seen, told))
 
 
-def _looked_inside(part: Part, loop: Loop, contract: Contract, limits: Limits, first: Told) -> Told:
+def _looked_inside(
+    loop: Loop, contract: Contract, limits: Limits, batches: Sequence[Any], first: Told
+) -> Told:
     """Nobody is accused by a gradient of another moment: a step may move what its loss depends on.
 
     So the training runs once more, its fresh gradients taken inside of the step, right after each
@@ -123,12 +130,7 @@ def _looked_inside(part: Part, loop: Loop, contract: Contract, limits: Limits, f
         return first
     loop.looks_inside = True
     with loop.held():
-        seen = run(
-            loop,
-            batches_of(part.training.batches),
-            contract,
-            int(limits.number("step_calls")),
-        )
+        seen = run(loop, batches, contract, int(limits.number("step_calls")))
         told = _judged(seen, contract, limits)
     again = [f.code for f in ordered(told[0]) if f.severity == "fail"]
     is_named = codes[0] in UNNAMED and again and again[0] not in UNNAMED
