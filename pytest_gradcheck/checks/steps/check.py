@@ -32,9 +32,9 @@ from pytest_gradcheck.checks.steps.measure import Run, batches_of, renew, run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, ordered, result
-from pytest_gradcheck.checks.steps.windows import Window
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Context, Evidence, Finding, Result
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -264,13 +264,18 @@ def _is_random(seen: Run, pair: Pair) -> bool:
     return bool(np.linalg.norm(grads[0] - grads[1]) > 1e-6 * size)
 
 
+def _norm(grads: Grads) -> float:
+    return clipping.norm([g for g in grads if g is not None], 2)
+
+
 def _table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
     rows: list[Any] = []
     for p in pairs:
-        got = float("nan") if p.got is None else float(np.linalg.norm(flat(p.got, p.window.at)))
-        right = float(np.linalg.norm(flat(p.expected.clipped, p.window.at)))
-        moved = [b - a for a, b in zip(p.window.at, p.window.updates[-1].after, strict=True)]
-        length = float(np.linalg.norm(np.concatenate([m.ravel() for m in moved])))
+        got = float("nan") if p.got is None else _norm(p.got)
+        right = _norm(p.expected.clipped)
+        length = _norm(
+            [b - a for a, b in zip(p.window.at, p.window.updates[-1].after, strict=True)]
+        )
         loss = float(np.mean(p.window.losses))
         rows.append((f"{p.window.number}", loss, right, got, length))
     return Evidence(

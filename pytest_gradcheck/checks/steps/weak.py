@@ -19,7 +19,7 @@ SAME = 1e-12
 
 def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | None:
     """Why nothing was exercised; None where something was."""
-    if all(not np.any(flat(p.expected.raw, p.window.at)) for p in pairs):
+    if not any(np.any(g) for p in pairs for g in p.expected.raw if g is not None):
         return Finding(
             code="step-no-gradient",
             severity="fail",
