@@ -73,7 +73,8 @@ def test_chunks_that_are_not_divided():
 
 
 def test_another_loss_that_nobody_zeroed():
-    body = "opt.zero_grad(); (9 * model(batch[0])).mean().backward(); loss(batch).backward(); opt.step()"
+    other = "(9 * model(batch[0])).mean().backward()"
+    body = f"opt.zero_grad(); {other}; loss(batch).backward(); opt.step()"
     result = loop(body)
     assert "2 backward passes on top of one another" in result.headline
 
