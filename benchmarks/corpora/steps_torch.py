@@ -395,8 +395,8 @@ def faults() -> list[Fault]:
         _loop("clip per tensor", "each tensor by itself", CLIP, max_norm=0.3),
         _loop("clip by value", "by value", CLIP, max_norm=0.3),
         _loop("clip some", "more|weight|tensor", CLIP, max_norm=0.3),
-        _loop("clip another norm", SCALE, CLIP, max_norm=0.3),
-        _loop("clip twice the threshold", SCALE, CLIP, max_norm=0.3),
+        _loop("clip another norm", "norm of order 1", CLIP, max_norm=0.3),
+        _loop("clip twice the threshold", "at 0.6, not at the claimed 0.3", CLIP, max_norm=0.3),
         _loop("clip always", "at the threshold", {"max_norm": 1.0}, max_norm=1.0),
         _loop(
             "clip each micro-batch",

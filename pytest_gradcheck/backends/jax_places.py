@@ -76,6 +76,12 @@ def _swapped(kept: Any, swaps: dict[int, Any]) -> Any:
     """What stands in the place; None where nothing does. A compiled update is compiled anew."""
     if id(kept) in swaps:
         return swaps[id(kept)]
+    if isinstance(kept, tuple) and len(kept) <= MOST:
+        made = [_swapped(inner, swaps) for inner in kept]
+        pairs = [old if new is None else new for old, new in zip(kept, made, strict=True)]
+        if all(new is None for new in made):
+            return None
+        return type(kept)(*pairs) if hasattr(kept, "_fields") else tuple(pairs)
     inner = getattr(kept, "__wrapped__", None) if type(kept).__name__ == "PjitFunction" else None
     return jax.jit(swaps[id(inner)]) if id(inner) in swaps else None
 

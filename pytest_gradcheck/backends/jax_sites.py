@@ -120,3 +120,12 @@ def place_of(eqn: Any) -> str:
 def _frames(trace: Any) -> Iterator[tuple[str, int]]:
     for frame in trace.frames if trace is not None else ():
         yield frame.file_name, frame.line_num
+
+
+def is_of_user(eqn: Any, name: str) -> bool:
+    """Whether an equation comes from a function of JAX's that the user called, not JAX itself."""
+    trace = eqn.source_info.traceback
+    frames = list(trace.frames) if trace is not None else []
+    last = max((k for k, frame in enumerate(frames) if frame.function_name == name), default=-1)
+    callers = frames[last + 1 :]
+    return not callers or not callers[0].file_name.startswith(_HOUSES)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_modules, jax_places
+from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_places import replaced, with_update
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
-from pytest_gradcheck.backends.steps import Call, Training, Update, scalar
+from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update, scalar
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -58,17 +58,23 @@ class JaxLoop(NumpyLoop):
 
     def copied(self, value: Any) -> Any:
         """Fresh buffers: the step may donate what it is given."""
-        return jax.tree.map(_copied, value)
+        return jax.tree.map(jax_leaves.copied, value)
+
+    def _read(self, got: Any, params: Any, state: Any) -> tuple[Any, Any, str]:
+        """What a step returns, in the order in which pytrees have keys, whatever made them."""
+        if isinstance(got, (tuple, list)):
+            got = [jax.tree.map(lambda x: x, part) for part in got[:2]]
+        return super()._read(got, params, state)
 
     def _arrays(self, params: Any) -> list[np.ndarray]:
-        return [_wide(leaf.value) for leaf in self.flatten(params).leaves if leaf.dtype]
+        return [jax_leaves.wide(leaf.value) for leaf in self.flatten(params).leaves if leaf.dtype]
 
     def _built(self, at: Sequence[np.ndarray]) -> Any:
         flat = self.flatten(self._params)
-        values = iter(at)
+        values, put = iter(at), jax_leaves.placed
         return flat.rebuild(
             [
-                _placed(np.asarray(next(values)), leaf.value) if leaf.dtype else leaf.value
+                put(np.asarray(next(values)), leaf.value) if leaf.dtype else leaf.value
                 for leaf in flat.leaves
             ]
         )
@@ -121,7 +127,7 @@ class JaxLoop(NumpyLoop):
         return int(own[0].mini_step) != 0 if own else super().accumulates(is_still)
 
     def _received(self, updates: Any) -> list[np.ndarray]:
-        return [_wide(x) for x in jax.tree.leaves(updates)]
+        return [jax_leaves.wide(x) for x in jax.tree.leaves(updates)]
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call, with what was caught and what the transformation makes of it."""
@@ -130,7 +136,7 @@ class JaxLoop(NumpyLoop):
             self._pending.clear()
             return plain
         last = self._received(self._caught[-1][0])
-        if not self._pending or not _equal(self._pending[-1], last):
+        if not self._pending or not jax_leaves.equal(self._pending[-1], last):
             self._pending.append(last)
         received = [np.mean(column, axis=0) for column in zip(*self._pending, strict=True)]
         is_window = len(self._pending) > 1
@@ -148,27 +154,27 @@ class JaxLoop(NumpyLoop):
             self._own = state
         moved, self._own = self._updated(  # type: ignore[misc]  # caught, so there is one
             jax.tree.map(jnp.asarray, updates),
-            jax.tree.map(_asarray, self._own),
-            _trained(self._built(before)),
+            jax.tree.map(jax_leaves.asarray, self._own),
+            jax_leaves.trained(self._built(before)),
             **jax.tree.map(jnp.asarray, extra),
         )
-        return [_wide(x) for x in jax.tree.leaves(moved)]
+        return [jax_leaves.wide(x) for x in jax.tree.leaves(moved)]
 
     def absorbs(self, raw: Sequence[Any], clipped: Sequence[Any], at: Sequence[np.ndarray]) -> bool:
         """Whether the transformation itself clips: both gradients leave the same state."""
         if self._tx is None:
             return False
-        params = _trained(self._built(at))
+        params = jax_leaves.trained(self._built(at))
         trees = []
         for grads in (raw, clipped):
             zeros = [np.zeros_like(x) if g is None else g for g, x in zip(grads, at, strict=True)]
-            trees.append(_trained(self._built(zeros)))
+            trees.append(jax_leaves.trained(self._built(zeros)))
         start = self._own_start(params)
         finals = [jax.tree.leaves(self._asked(g, trees[0], start, params)) for g in trees]
         if not all(finals):
             return False
         pairs = zip(*finals, strict=True)
-        return all(_is_near(_wide(a), _wide(b)) for a, b in pairs)
+        return all(jax_leaves.is_near(jax_leaves.wide(a), jax_leaves.wide(b)) for a, b in pairs)
 
     def _asked(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
         """What the transformation makes of gradients, asked alone; None if it wants too much."""
@@ -191,13 +197,13 @@ class JaxLoop(NumpyLoop):
         if not set(self._wants) <= set(jax_places.STAND_INS):
             return
         try:
-            updates = jax.tree.leaves(compiled(self._without)(_trained(self._params)))
+            updates = jax.tree.leaves(compiled(self._without)(jax_leaves.trained(self._params)))
         except Exception:  # a transformation that takes no such gradient is not asked
             return
         if len(updates) != len(self.parameters):
             return
         pairs = zip(self.parameters, updates, strict=True)
-        names = [t.name for t, u in pairs if not np.all(np.isfinite(_wide(u)))]
+        names = [t.name for t, u in pairs if not np.all(np.isfinite(jax_leaves.wide(u)))]
         yield "with zero gradients", names, not names
 
     def _own_start(self, params: Any) -> Any:
@@ -209,9 +215,16 @@ class JaxLoop(NumpyLoop):
     def _evaluated(self, params: Any, batch: Any) -> Any:
         return jnp.asarray(scalar(self._training.loss(params, batch)))
 
+    def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
+        """The loss with what its ``stop_gradient`` holds back held still."""
+        params, handed = self._built(at), self.copied(batch)
+        with self._from(mark):
+            cuts = jax_cuts.traced(lambda params: self._evaluated(params, handed), params)
+        return Stopped(lambda there: cuts.again(self._built(there)), cuts.places, cuts.functions)
+
     def _differentiated(self, params: Any, batch: Any) -> Any:
         leaves, tree = jax.tree.flatten(params)
-        spots = [i for i, x in enumerate(leaves) if _is_trained(x)]
+        spots = [i for i, x in enumerate(leaves) if jax_leaves.is_trained(x)]
 
         def filled(values: Sequence[Any]) -> Any:
             given = dict(zip(spots, values, strict=True))
@@ -255,44 +268,6 @@ class JaxLoop(NumpyLoop):
         return jnp.concatenate(column)
 
 
-def _copied(x: Any) -> Any:
-    if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
-    return jax.device_put(np.array(x), x.sharding)  # nothing to compile
-
-
-def _placed(x: np.ndarray, like: Any) -> Any:
-    # Where the other one is: a program is compiled anew for arrays that may lie anywhere.
-    return jax.device_put(x.astype(like.dtype), getattr(like, "sharding", None))
-
-
-def _asarray(x: Any) -> Any:
-    return jnp.asarray(x) if isinstance(x, (jax.Array, np.ndarray)) else x
-
-
-def _wide(x: Any) -> np.ndarray:
-    return np.array(np.asarray(x), dtype=np.float64)
-
-
-def _is_near(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-30)
-
-
-def _equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
 def loop(training: Training) -> JaxLoop:
     """The loop of a training."""
     return JaxLoop(training)
-
-
-def _trained(params: Any) -> Any:
-    """Parameters as a transformation gets them: None in the place of functions and integers."""
-    return jax.tree.map(lambda x: x if _is_trained(x) else None, params)
-
-
-def _is_trained(x: Any) -> bool:
-    return bool(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)) or isinstance(
-        x, float
-    )

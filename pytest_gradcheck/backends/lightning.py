@@ -59,7 +59,13 @@ def lightning_training(
     loop = Lightning(module, optimizer, schedulers, len(listed), accumulate_grad_batches, clip)
     module.train()
     return Training(
-        step=loop.step, loss=loop.loss, batches=listed, model=module, optimizer=optimizer
+        step=loop.step,
+        loss=loop.loss,
+        batches=listed,
+        model=module,
+        optimizer=optimizer,
+        # It divides by accumulate_grad_batches, also in a short last window.
+        weights="window" if accumulate_grad_batches > 1 else None,
     )
 
 

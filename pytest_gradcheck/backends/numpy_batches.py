@@ -27,6 +27,12 @@ def joined(batches: Sequence[Any], concatenated: Callable[[Sequence[Any]], Any])
         return None
 
 
+def ragged(batches: Sequence[Any]) -> bool:
+    """Whether some arrays differ in other axes than their first."""
+    forms = [[np.shape(leaf.value)[1:] for leaf in _opened(batch).leaves] for batch in batches]
+    return any(form != forms[0] for form in forms)
+
+
 def size(batch: Any) -> int:
     """Length of the first array; 1 where there is none."""
     for leaf in _opened(batch).leaves:

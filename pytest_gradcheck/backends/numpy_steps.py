@@ -221,6 +221,10 @@ class NumpyLoop:
         """Arrays along their first axis."""
         return np.concatenate(column)
 
+    def ragged(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in more than their number of rows."""
+        return numpy_batches.ragged(batches)
+
     def size(self, batch: Any) -> int:
         """Number of samples in a batch."""
         return numpy_batches.size(batch)

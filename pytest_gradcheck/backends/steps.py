@@ -41,6 +41,8 @@ class Training:
             transformation by default.
         grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
             along random directions) where central differences would take too long.
+        weights: How the calls of a window count, as ``weights=`` of the check, unless that is
+            given: what an adapter knows of its trainer.
     """
 
     step: Callable[..., Any]
@@ -51,6 +53,7 @@ class Training:
     params: Any = None
     opt_state: Any = None
     grad: Callable[..., Any] | None = None
+    weights: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +72,8 @@ class Update:
             the user's step; empty where it cannot be called.
         slots_before: Groups of arrays in the state that are shaped like the parameters, before.
         slots_after: The same after.
+        place: Number of the event of the call that it is.
+        fresh: Loss and fresh gradient at the last backward pass before; None where none was taken.
     """
 
     before: Sequence[np.ndarray]
@@ -80,6 +85,8 @@ class Update:
     oracle: Sequence[np.ndarray] = ()
     slots_before: Sequence[Sequence[np.ndarray]] = ()
     slots_after: Sequence[Sequence[np.ndarray]] = ()
+    place: int = 0
+    fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,8 @@ class Call:
             does what it did at hand-over.
         is_altered: Whether it differentiated under other conditions than were known before it.
         is_idle: Whether it left the gradients and the parameters alone.
+        fresh: Loss and fresh gradient at its last backward pass; None where none was taken.
+        replaced: Names of parameters that are other objects afterwards, which nobody trains.
     """
 
     before: Sequence[np.ndarray]
@@ -133,6 +142,8 @@ class Call:
     trained: Sequence[bool] = ()
     is_altered: bool = False
     is_idle: bool = False
+    fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
+    replaced: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,9 @@ class Loop(Protocol):
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Several batches as one; None where they cannot be put together."""
+
+    def ragged(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in more than their number of rows."""
 
     def size(self, batch: Any) -> int:
         """Number of samples in a batch."""

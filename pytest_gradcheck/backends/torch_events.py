@@ -11,15 +11,20 @@ from typing import Any
 
 import torch
 
-from pytest_gradcheck.backends.reach import names_of, reachable
+from pytest_gradcheck.backends.reach import names_of
 
 Note = Callable[..., None]  # word, number, and of a clip its parameters, order and given norm
 
 
 @contextmanager
-def seen(roots: Sequence[Any], note: Note) -> Iterator[None]:
-    """Note backward, clips, unscale, skipped steps, schedulers and zero_grad while it is open."""
-    imported = _imported(roots)
+def seen(carried: Sequence[Any], note: Note) -> Iterator[None]:
+    """Note backward, clips, unscale, skipped steps, schedulers and zero_grad while it is open.
+
+    Args:
+        carried: Functions of the user's, among what else they carry along.
+        note: Is told.
+    """
+    imported = _imported(carried)
     with ExitStack() as stack:
         for owner, name, told, at in _targets():
             stack.enter_context(
@@ -60,7 +65,7 @@ def _schedulers() -> list[Any]:
     return found
 
 
-def _imported(roots: Sequence[Any]) -> list[tuple[dict[str, Any], str, str]]:
+def _imported(carried: Sequence[Any]) -> list[tuple[dict[str, Any], str, str]]:
     """Names under which the user's modules have imported the clips."""
     words = {
         torch.nn.utils.clip_grad_norm_: "clip",
@@ -68,7 +73,7 @@ def _imported(roots: Sequence[Any]) -> list[tuple[dict[str, Any], str, str]]:
         getattr(torch.nn.utils, "clip_grads_with_norm_", None): "clip with a norm",
     }
     found = {}
-    for value in reachable(roots):
+    for value in carried:
         if isinstance(value, FunctionType):
             for name in names_of(value.__code__):
                 known = value.__globals__.get(name)

@@ -123,9 +123,23 @@ class Fresh:
         with self._placed(at, mark), torch.enable_grad(), cuts or nullcontext():
             return self._loss(batch)
 
-    def padding(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> dict[int, list[int]]:
-        """Rows that an embedding of the loss never learns, by the ids of their tensors."""
-        return torch_loss.padding(self._valued(batch, at, mark, None))
+    def masks(
+        self, batches: Sequence[Any], at: Sequence[np.ndarray], marks: Sequence[Any]
+    ) -> list[np.ndarray | None]:
+        """0 for the rows of each parameter that an embedding never learns, 1 for the others."""
+        masks: list[np.ndarray | None] = [None] * len(self._tensors)
+        for batch, mark in zip(batches, marks, strict=True):
+            rows = torch_loss.padding(self._valued(batch, at, mark, None))
+            for i, p in enumerate(self._tensors):
+                if id(p) in rows:
+                    mask = np.ones(p.shape) if masks[i] is None else masks[i]
+                    mask[rows[id(p)]] = 0.0  # type: ignore[index]  # an array by now
+                    masks[i] = mask
+        return masks
+
+    def tokens(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float | None:
+        """By what the only cross entropy of the loss divides; None where there is none."""
+        return torch_loss.tokens(self._valued(batch, at, mark, None))
 
     def widened(self) -> Fresh:
         """The same in float64."""

@@ -129,6 +129,14 @@ def padding(value: Tensor) -> dict[int, list[int]]:
     return found
 
 
+def tokens(value: Tensor) -> float | None:
+    """By what the only cross entropy in a graph divides; None where it is none, or not a mean."""
+    found = [node for node in _nodes(value) if hasattr(node, "_saved_total_weight")]
+    if len(found) != 1 or found[0]._saved_reduction != 1:
+        return None
+    return float(found[0]._saved_total_weight)
+
+
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients by ``backward``; ``.grad`` is set back."""
     waiting = [p._post_accumulate_grad_hooks or {} for p in wanted]

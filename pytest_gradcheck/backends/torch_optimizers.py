@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import takes
 from pytest_gradcheck.errors import UsageError
 
@@ -137,6 +140,7 @@ def is_left_out(optimizer: Any) -> bool:
 def held(optimizers: list[Any]) -> Iterator[None]:
     """Set state and groups of optimizers back afterwards: the same tensors with the same bits."""
     restorers = [restore for o in optimizers for restore in _restorers(o)]
+    restorers += [r for o in optimizers if type(o) not in NAMES for r in its_own(o)]
     try:
         yield
     finally:
@@ -153,6 +157,34 @@ def _restorers(optimizer: Any) -> Iterator[Callable[[], None]]:
             if isinstance(inner, dict):
                 yield _dictionary(inner)
         yield _dictionary(state)
+
+
+def fresh(optimizers: Sequence[Any]) -> dict[int, list[Callable[[], None]]]:
+    """What makes each optimizer of the user's what it is now, its parameters apart, by its id."""
+    return {
+        id(o): list(its_own(o, [p for group in groups(o) for p in group["params"]]))
+        for o in optimizers
+        if type(o) not in NAMES
+    }
+
+
+def its_own(optimizer: Any, without: Sequence[Tensor] = ()) -> Iterator[Callable[[], None]]:
+    """What an optimizer of the user's, and one inside of it, keeps beside state and groups."""
+    left = {id(p) for p in without}
+    carried = [value for value in reachable([optimizer]) if id(value) not in left]
+    yield from held_bindings(carried)
+    for value in carried:
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            yield functools.partial(_copied_back, value, value.detach().clone())
+        elif isinstance(value, torch.optim.Optimizer) or value is optimizer:
+            inner = getattr(value, "__dict__", {})
+            numbers = {k: v for k, v in inner.items() if isinstance(v, (int, float, type(None)))}
+            yield functools.partial(inner.update, numbers)
+
+
+def _copied_back(tensor: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        tensor.detach().copy_(value)
 
 
 def _dictionary(target: Any) -> Callable[[], None]:

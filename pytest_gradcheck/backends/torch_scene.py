@@ -58,6 +58,16 @@ class Scene:
         finally:
             self._set(now)
 
+    @contextmanager
+    def flipped(self) -> Iterator[None]:
+        """The other modes for what is computed meanwhile."""
+        modes = self.modes
+        self.modes = [not mode for mode in modes]
+        try:
+            yield
+        finally:
+            self.modes = modes
+
     def _set(self, modes: list[bool]) -> None:
         for module, mode in zip(self._modules, modes, strict=True):
             module.training = mode

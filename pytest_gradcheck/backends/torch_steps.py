@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pytest_gradcheck.backends import (
     torch_events,
@@ -20,8 +21,9 @@ from pytest_gradcheck.backends import (
 )
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import Call, Clip, Stopped, Training, Update
+from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
 from pytest_gradcheck.backends.torch_fresh import Fresh
+from pytest_gradcheck.backends.torch_record import Record
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
@@ -54,8 +56,10 @@ class TorchLoop:
             raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
-        self._roots = (training.step, training.loss, self._model, *self._optimizers, *self._others)
+        self._all = [*self._optimizers, *self._others]
+        self._roots = (training.step, training.loss, self._model, *self._all)
         self._scene = Scene(self._model)
+        self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
@@ -69,6 +73,8 @@ class TorchLoop:
         self.shown = type(first).__name__ if first is not None else "no optimizer"
         self.device = str(self.tensors[0].device)
         self._values, self._grads = Arrays(), Arrays()
+        self._record: Record | None = None
+        self.looks_inside = False
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self._scene)
 
@@ -94,33 +100,18 @@ class TorchLoop:
 
     def call(self, batch: Any) -> Call:
         """Call the step with a copy of the batch, and note what happens inside."""
-        handed = copied(batch)
+        handed, mark = copied(batch), self.mark()
         before = self.now()
         flags = [p.requires_grad for p in self.tensors]
-        grads = self._lying()
-        updates: list[Update] = []
-        events: list[tuple[str, float]] = []
-        clips: list[Clip] = []
+        record = Record(self, batch, mark)
         error = ""
-
-        def note(word: str, number: float, *clip: Any) -> None:
-            if word == "backward":
-                self._scene.backward()
-            if clip and math.isfinite(number):
-                made = self._clip(word == "clip by value", number, *clip)
-                if made.with_gradient and not made.places:  # of a model that is not ours
-                    word = "other clip"
-                else:
-                    clips.append(made)
-            events.append((word, number))
-
         with ExitStack() as stack:
-            stack.enter_context(torch_events.seen(self._roots, note))
+            stack.enter_context(self._listening(record))
             stack.enter_context(self._scene.watched())
             for i, optimizer in enumerate(self._optimizers):
-                watch = Watch(self, optimizer, i, updates, note)
-                stack.enter_context(watch.open())
-            stack.enter_context(seen_steps(self._others, lambda: note("other step", math.nan)))
+                stack.enter_context(Watch(self, optimizer, i, record).open())
+            other = functools.partial(record.note, "other step", math.nan)
+            stack.enter_context(seen_steps(self._others, other))
             try:
                 self._training.step(handed)
             except Exception as caught:  # whatever the user's code raises is what is to be judged
@@ -129,9 +120,8 @@ class TorchLoop:
         if not self._optimizers and any(
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
-            updates.append(Update(before, after, None, [{}] * len(before)))
-        is_still = grads == self._lying() and "backward" not in dict(events)
-        is_idle = not updates and (is_still or "other step" in dict(events))
+            record.updates.append(Update(before, after, None, [{}] * len(before)))
+        is_idle = record.is_idle
         altered = self._scene.adopted() or self._scene.cast is not None
         now = [p.requires_grad for p in self.tensors]
         trained = [a or b for a, b in zip(flags, now, strict=True)]
@@ -139,26 +129,44 @@ class TorchLoop:
         return Call(
             before,
             after,
-            updates,
-            events,
+            record.updates,
+            record.events,
             changed_batch=not is_same(batch, handed),
             error=error,
-            clips=clips,
+            clips=record.clips,
             trained=trained,
             is_altered=altered or flags != now,
             is_idle=is_idle,
+            fresh=record.fresh,
+            replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
         )
 
-    def _clip(
-        self, is_value: bool, threshold: float, held: Sequence[Tensor], order: float, size: float
-    ) -> Clip:
-        places = tuple(i for i, p in enumerate(self.tensors) if any(p is q for q in held))
-        having = sum(q.grad is not None for q in held)
-        return Clip(places, threshold, order, is_value, size, len(held), having)
+    @contextmanager
+    def _listening(self, record: Record) -> Iterator[None]:
+        self._record = record
+        try:
+            yield
+        finally:
+            self._record = None
 
-    def _lying(self) -> list[Any]:
-        """Which gradients lie at the parameters, and how often each was written."""
-        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.tensors]
+    def _noted(self, *told: Any) -> None:
+        """What happens inside of the step; what a check does beside it is its own affair."""
+        if self._record is not None:
+            self._record.note(*told)
+
+    def seen_backward(self) -> None:
+        """Note the conditions of a backward pass."""
+        self._scene.backward()
+
+    def inside(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> tuple[float, list[np.ndarray | None]]:
+        """Loss and fresh gradient in the middle of a call, which hears nothing of it."""
+        record, self._record = self._record, None
+        try:
+            return self.seen_gradient(batch, at, mark)
+        finally:
+            self._record = record
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
@@ -212,15 +220,7 @@ class TorchLoop:
         self, batches: Sequence[Any], at: Sequence[np.ndarray], marks: Sequence[Any]
     ) -> list[np.ndarray | None]:
         """0 for the rows of each parameter that an embedding never learns, 1 for the others."""
-        masks: list[np.ndarray | None] = [None] * len(self.tensors)
-        for batch, mark in zip(batches, marks, strict=True):
-            rows = self._fresh.padding(batch, at, mark)
-            for i, p in enumerate(self.tensors):
-                if id(p) in rows:
-                    mask = np.ones(p.shape) if masks[i] is None else masks[i]
-                    mask[rows[id(p)]] = 0.0  # type: ignore[index]  # an array by now
-                    masks[i] = mask
-        return masks
+        return self._fresh.masks(batches, at, marks)
 
     def wide(self) -> Fresh:
         """The loss in float64."""
@@ -229,6 +229,14 @@ class TorchLoop:
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
         return torch_values.joined(batches)
+
+    def ragged(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in more than their number of rows."""
+        return torch_values.ragged(batches)
+
+    def tokens(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float | None:
+        """By what a cross entropy divides: tokens that are not ignored; None where none is."""
+        return self._fresh.tokens(batch, at, mark)
 
     def size(self, batch: Any) -> int:
         """Number of samples."""
@@ -243,7 +251,11 @@ class TorchLoop:
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
         try:
-            with guard(self._roots), torch_optimizers.held([*self._optimizers, *self._others]):
+            with (
+                guard(self._roots),
+                torch_optimizers.held(self._all),
+                torch_events.seen(carried, self._noted),
+            ):
                 yield
         finally:
             for restore in bindings:
@@ -263,12 +275,8 @@ class TorchLoop:
         self, batch: Any, at: Sequence[np.ndarray], mark: Any
     ) -> list[np.ndarray | None] | None:
         """The gradient in the other mode, train or eval; None where there is no mode to flip."""
-        modes = self._scene.modes
-        self._scene.modes = [not mode for mode in modes]
-        try:
+        with self._scene.flipped():
             return self.gradient(batch, at, mark)[1]
-        finally:
-            self._scene.modes = modes
 
     def restored(self, update: Update) -> list[tuple[str, float]] | None:
         """Save and load the optimizer's state, repeat the update, compare bit by bit."""

@@ -64,6 +64,15 @@ def _tracked(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> list[Trac
     return tracked
 
 
+def replaced(
+    model: nn.Module, tensors: Sequence[Tensor], optimizers: Sequence[Any]
+) -> tuple[str, ...]:
+    """Names of trainable parameters that are other tensors now, which no optimizer holds."""
+    known = {id(p) for p in tensors} | set(torch_optimizers.holders(optimizers))
+    named = model.named_parameters()
+    return tuple(name for name, p in named if id(p) not in known and p.requires_grad)
+
+
 def renewed(
     parameters: Sequence[Tracked], tensors: Sequence[Tensor], optimizers: Sequence[Any]
 ) -> list[Tracked]:

@@ -44,6 +44,9 @@ def idle(
         with _trial(loop, optimizers):
             try:
                 names = moved(loop, optimizers, what)
+                if names:  # once more: slow weights that are met, say, are there by then
+                    again = moved(loop, optimizers, what)
+                    names = [name for name in names if name in again]
             except Exception:  # an optimizer that takes no such gradient is not asked
                 continue
             yield what, names, all(bool(p.isfinite().all()) for p in loop.tensors)
@@ -94,9 +97,15 @@ def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
 
 
 def repeat(loop: Any, optimizer: Any, update: Update, is_loaded: bool) -> None:
-    """Step with the gradients of an update, where asked for from a state that was saved."""
+    """Step with the gradients of an update, where asked for from a state that was saved.
+
+    What an optimizer keeps elsewhere is then what it was at the start, as in a fresh one.
+    """
     if is_loaded:
-        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        saved = copy.deepcopy(optimizer.state_dict())
+        for restore in loop.fresh_optimizers.get(id(optimizer), ()):
+            restore()
+        optimizer.load_state_dict(saved)
     for i, (p, g) in enumerate(zip(loop.tensors, update.received or (), strict=False)):
         p.grad = None if g is None else _laid_out(loop, i, like(p, g))
     type(optimizer).step(optimizer)

@@ -106,6 +106,13 @@ def joined(batches: Sequence[Any]) -> Any:
         return None
 
 
+def ragged(batches: Sequence[Any]) -> bool:
+    """Whether some tensors differ in other axes than their first."""
+    flats = [tree.flatten(b, leaf, closed).leaves for b in batches]
+    forms = [[tuple(getattr(item.value, "shape", ()))[1:] for item in flat] for flat in flats]
+    return any(form != forms[0] for form in forms)
+
+
 def size(batch: Any) -> int:
     """Length of the first tensor."""
     for item in tree.flatten(batch, leaf, closed).leaves:

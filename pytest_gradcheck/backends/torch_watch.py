@@ -13,16 +13,15 @@ import torch
 
 from pytest_gradcheck.backends import torch_optimizers
 from pytest_gradcheck.backends.steps import Update
+from pytest_gradcheck.backends.torch_record import Record
 
 
 class Watch:
     """Notes the updates of one optimizer while it is open."""
 
-    def __init__(
-        self, loop: Any, optimizer: Any, which: int, updates: list[Update], note: Any
-    ) -> None:
+    def __init__(self, loop: Any, optimizer: Any, which: int, record: Record) -> None:
         self._loop, self._optimizer, self._which = loop, optimizer, which
-        self._updates, self._note = updates, note
+        self._record = record
         self._before: list[np.ndarray] = []
         self._received: list[np.ndarray | None] = []
         self._hyper: list[dict[str, Any]] = []
@@ -75,6 +74,7 @@ class Watch:
         return answer
 
     def _pre(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        self._record.is_stepping = True
         self._before = self._loop.now()
         self._scale = torch_optimizers.scale(optimizer)
         self._received = self._own(self._loop.received())
@@ -105,10 +105,11 @@ class Watch:
         return [None if g is None else g / self._scale for g in held]
 
     def _post(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._record.is_stepping = False
         if torch_optimizers.is_left_out(optimizer):
-            self._note("step left out", math.nan)
+            self._record.note("step left out", math.nan)
             return
-        self._note("step", math.nan)
+        self._record.note("step", math.nan)
         left = self._own(self._loop.received())
         # What a loss scale is removed from may be written back, which is no other gradient.
         touched = (
@@ -119,14 +120,17 @@ class Watch:
                 for a, b in zip(self._received, left, strict=True)
             )
         )
-        self._updates.append(
+        self._record.start = after = self._loop.now()
+        self._record.updates.append(
             Update(
                 before=self._before,
-                after=self._loop.now(),
+                after=after,
                 received=self._received,
                 hyper=self._hyper,
                 which=self._which,
                 touched=touched,
+                place=len(self._record.events) - 1,
+                fresh=self._record.fresh,
             )
         )
 

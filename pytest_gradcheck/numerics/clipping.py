@@ -8,6 +8,7 @@ the threshold is ``c`` times the norm of the unit's parameters).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,11 +36,13 @@ def norm(values: Sequence[np.ndarray], p: float | str) -> float:
 
     Scaled by the largest element where a square might overflow.
     """
+    if p == 2:
+        squares = [float(np.vdot(v, v).real) for v in values]
+        if _LEAST < (square := math.fsum(squares) if _are_finite(squares) else math.nan) < _MOST:
+            return math.sqrt(square)
     row = flat(values)
     if not row.size:
         return 0.0
-    if p == 2 and _LEAST < (square := float(np.vdot(row, row).real)) < _MOST:
-        return float(np.sqrt(square))
     largest = float(np.max(np.abs(row)))
     if largest == 0 or not np.isfinite(largest) or p == np.inf:
         return largest
@@ -47,6 +50,10 @@ def norm(values: Sequence[np.ndarray], p: float | str) -> float:
         return largest * float(np.sqrt(np.mean((row / largest) ** 2)))
     power = float(p)
     return largest * float(np.sum((np.abs(row) / largest) ** power) ** (1 / power))
+
+
+def _are_finite(squares: Sequence[float]) -> bool:
+    return all(map(math.isfinite, squares))
 
 
 def flat(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -32,7 +32,7 @@ def check_step(
     norm_type: float | None = None,
     max_value: float | None = None,
     accumulate: int | None = None,
-    weights: str | None = None,
+    weights: str | Callable[[Any], float] | None = None,
     frozen: str | Sequence[str] | None = None,
     loss_scale: float | None = None,
     nonfinite: str | None = None,
@@ -71,8 +71,10 @@ def check_step(
         norm_type: Order of that norm.
         max_value: Claimed threshold of each element.
         accumulate: Claimed calls of the step for each update.
-        weights: ``"samples"`` (the default: each sample of a window counts the same) or
-            ``"batches"``.
+        weights: How the calls of a window count: ``"samples"`` (the default: each sample the
+            same, or each token, where the loss divides by them), ``"batches"`` (each batch the
+            same), ``"window"`` (each as one of a full window, in a short one too), or a function
+            that gives the weight of a batch, such as its number of tokens.
         frozen: Globs of parameters that must not move, beside those that take no gradient.
         loss_scale: Factor on the loss that must be gone when the optimizer gets the gradient.
         nonfinite: What must happen to a batch that is not finite, which is then tried:

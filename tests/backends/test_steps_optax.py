@@ -113,9 +113,11 @@ IDLE = {
 
 @pytest.mark.parametrize("name", IDLE)
 def test_zero_gradients_from_fresh_state_stay_finite(name):
+    """A warning where the rule of a transformation is not known: zero over zero may be its own."""
     make, dtype, is_right = IDLE[name]
     result = check_step(lambda: training(make(), dtype=dtype))
-    assert ("step-idle" not in codes(result)) == is_right, result.headline
+    told = {f.code: f.severity for f in result.findings}
+    assert told.get("step-idle") == (None if is_right else "warn"), result.headline
 
 
 def test_arrays_of_the_check_lie_where_those_of_the_step_lie():
@@ -179,7 +181,7 @@ def test_a_part_of_a_tensor_without_gradient_is_seen():
         )
 
     result = check_step(lambda: made(True))
-    assert codes(result) == {"step-slope"}, result.headline
+    assert codes(result) == {"step-stopped-gradient"}, result.headline
     assert "0 in a part of w" in result.headline
     assert check_step(lambda: made(True), semi_gradient="why").verdict == "pass"
     assert check_step(lambda: made(False)).verdict == "pass"

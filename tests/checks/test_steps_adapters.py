@@ -123,7 +123,7 @@ WRONG = {
     "another threshold": (
         {"configure_gradient_clipping": doubled},
         {"max_norm": 0.1},
-        "step-gradient-scale",
+        "step-clip-kind",
     ),
     "half a backward": ({"backward": halved}, {}, "step-gradient-scale"),
     "a step before": ({"optimizer_step": before}, {}, "step-missing-gradient"),

@@ -10,7 +10,7 @@ from pytest_gradcheck import check_step
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-LOOPS = importlib.import_module("corpora.steps_loops_more").LOOPS
+LOOPS = importlib.import_module("corpora.steps_loops_odd").LOOPS
 sys.path.pop(0)
 
 

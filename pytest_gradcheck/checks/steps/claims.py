@@ -42,10 +42,8 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             f"schedule= has {len(contract.schedule)} rates for {count} updates, and the last one "
             f"counted for the rest; claim a rate for each, or a function"
         )
-    if contract.weights == "batches" and all(len(p.window.batches) == 1 for p in pairs):
-        told.append(
-            "weights='batches' is claimed, and no update has several calls; leave the claim out"
-        )
+    if contract.weights != "samples" and all(len(p.window.batches) == 1 for p in pairs):
+        told.append("weights= is claimed, and no update has several calls; leave the claim out")
     unread = [*contract.hyper, *(["schedule"] if contract.schedule is not None else [])]
     if unread and not contract.optimizer and not any(run.loop.rules):
         told.append(

@@ -25,7 +25,8 @@ class Contract:
         norm_type: Order of that norm.
         max_value: Claimed threshold of each element.
         accumulate: Calls of ``step`` for each update.
-        weights: ``samples`` (each sample counts the same) or ``batches`` (each batch does).
+        weights: ``samples`` (each sample counts the same), ``batches`` (each batch does),
+            ``window`` (each counts as one of a full window), or a function of a batch.
         frozen: Globs of parameters that must not move.
         loss_scale: Factor on the loss that must be gone when the optimizer gets the gradient.
         nonfinite: What must happen to a batch whose gradient is not finite.
@@ -40,7 +41,7 @@ class Contract:
     norm_type: float = 2.0
     max_value: float | None = None
     accumulate: int | None = None
-    weights: str = "samples"
+    weights: str | Callable[[Any], float] = "samples"
     frozen: tuple[str, ...] = ()
     loss_scale: float | None = None
     nonfinite: str | None = None

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Clip
+from pytest_gradcheck.checks.steps import weighing
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics import clipping
 
 SEPARABLE = 1e-3  # relative residual below which a whole gradient is a sum of its parts
@@ -29,6 +31,7 @@ class Expected:
         norm: Norm of ``raw``, over what the optimizers hold.
         bites: Whether clipping changed anything.
         shares: Share of each micro-batch in the whole.
+        is_guess: Whether nothing but rows tells these shares, of batches that are no rows alike.
     """
 
     raw: Grads
@@ -37,6 +40,7 @@ class Expected:
     norm: float
     bites: bool
     shares: tuple[float, ...]
+    is_guess: bool = False
 
 
 def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarray | None]:
@@ -57,15 +61,18 @@ def flat(grads: Grads, like: Sequence[np.ndarray]) -> np.ndarray:
 
 def expected(run: Run, window: Window, contract: Contract) -> Expected:
     """The gradient that should arrive at the end of a window."""
-    sizes = [run.loop.size(b) for b in window.batches]
-    count = len(sizes)
-    if contract.weights == "batches":
-        sizes = [1] * count
-    shares = tuple(n / sum(sizes) for n in sizes)
+    shares = weighing.shares(run, window, contract)
     raw = combined(window.micro, shares)
-    if count > 1 and contract.weights == "samples":
-        raw, shares = _whole(run, window, raw, shares)
-    return finished(run, window, contract, raw, shares)
+    if len(window.batches) == 1 or contract.weights != "samples":
+        return finished(run, window, contract, raw, shares)
+    whole = _whole(run, window)
+    if whole is not None:
+        return finished(run, window, contract, *whole)
+    by_tokens = weighing.by_tokens(run, window)
+    if by_tokens is not None:
+        return finished(run, window, contract, combined(window.micro, by_tokens), by_tokens)
+    found = finished(run, window, contract, raw, shares)
+    return replace(found, is_guess=run.loop.ragged(window.batches))
 
 
 def finished(
@@ -102,26 +109,24 @@ def _given_norm(run: Run, clip: Clip, parts: Grads, raw: Grads) -> float:
     return norm_of(run, raw, 2.0)
 
 
-def _whole(
-    run: Run, window: Window, raw: list[np.ndarray | None], shares: tuple[float, ...]
-) -> tuple[list[np.ndarray | None], tuple[float, ...]]:
+def _whole(run: Run, window: Window) -> tuple[Grads, tuple[float, ...]] | None:
     """The gradient of all batches as one, where the loss is a weighted mean over them.
 
     Where it is not (batch norm, dropout), samples count the same.
     """
     joined = run.loop.joined(window.batches)
     if joined is None:
-        return raw, shares
+        return None
     try:
         _, grads = run.loop.gradient(joined, window.at, window.marks[0])
     except Exception:  # not every part of a batch is one row a sample: a random key, say
-        return raw, shares
+        return None
     rows = np.stack([flat(g, window.at) for g in window.micro], axis=1)
     target = flat(grads, window.at)
     weights, *_ = np.linalg.lstsq(rows, target, rcond=None)
     size = float(np.linalg.norm(target))
     if not size or np.linalg.norm(rows @ weights - target) > SEPARABLE * size:
-        return raw, shares
+        return None
     return list(grads), tuple(float(w) for w in weights)
 
 

@@ -32,7 +32,8 @@ def contract(claims: Mapping[str, Any], named: Mapping[str, Any]) -> Contract:
     kept = {name: value for name, value in claims.items() if value is not None}
     kept["hyper"] = {**_hyper(named), **_hyper(kept.get("hyper", {}))}
     for name, allowed in CHOICES.items():
-        if name in kept and kept[name] not in allowed:
+        is_function = name == "weights" and callable(kept.get(name))
+        if name in kept and not is_function and kept[name] not in allowed:
             raise _refused(name, kept[name], ", ".join(allowed))
     for name in ("max_norm", "max_value", "loss_scale"):
         if name in kept:
@@ -57,7 +58,7 @@ def contract(claims: Mapping[str, Any], named: Mapping[str, Any]) -> Contract:
 CHOICES = {
     "optimizer": tuple(RULES),
     "nonfinite": POLICIES,
-    "weights": ("samples", "batches"),
+    "weights": ("samples", "batches", "window", "a function of a batch"),
 }
 
 

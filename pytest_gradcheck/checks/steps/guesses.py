@@ -14,7 +14,8 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import clipped, combined, flat
-from pytest_gradcheck.checks.steps.measure import Grads, Run
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Grads
 
 if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.received import Pair
@@ -240,7 +241,7 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
             "step-weights",
             "micro-batches of unequal size count the same",
             "divide by the samples (tokens) of the whole window, not by the number of "
-            "micro-batches; or claim weights='batches'",
+            "micro-batches; or claim weights='batches', or a function of a batch",
         ),
         of(lambda k: [1 / k] * k),
     )

@@ -16,8 +16,9 @@ from pytest_gradcheck.backends.steps import Update
 from pytest_gradcheck.checks.steps import received, replaying
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Grads, Run
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.numerics.optimizers import DEFAULTS, Hyper

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Grads, Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Evidence, Finding
 
 ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, equation 3.4 and below)
+STEEP = 1e-3  # least cosine between a gradient and an update that goes up or down
 HALVINGS = 12  # of a step that is too long
 
 
@@ -55,6 +58,10 @@ class _Line:
             self._run.loop.value(batch, at, mark)
             for batch, mark in zip(self._window.batches, self._window.marks, strict=True)
         ]
+        return self.average(values)
+
+    def average(self, values: Sequence[float]) -> float:
+        """The mean of the losses of all batches, each sample counting the same."""
         sizes = [self._run.loop.size(batch) for batch in self._window.batches]
         return float(np.average(values, weights=sizes))
 
@@ -72,7 +79,7 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     inner = float(np.vdot(g, u))
     sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
-    start, end = line(0.0), line(1.0)
+    start, end = line.average(sources.again(run, window)), line(1.0)
     points = [(0.0, start), (1.0, end)]
     right = 1.0 if not sense else math.nan
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
@@ -125,6 +132,18 @@ def shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
     return move
 
 
+def turns(run: Run, pairs: Sequence[Pair], contract: Contract) -> bool:
+    """Whether an update goes down though the first goes up: rules that climb on purpose do."""
+    for pair in pairs[1:]:
+        signs = _signs(run, pair, contract)
+        move = [b - a for a, b in zip(pair.window.at, pair.window.updates[-1].after, strict=True)]
+        turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, pair.window), strict=True)]
+        _, cosine = clipping.ratio(clipping.flat(shown(run, move)), clipping.flat(turned))
+        if cosine < -STEEP:
+            return True
+    return False
+
+
 def findings(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     """Wrong direction, or a step that is too long; and which way the loss was taken to go."""
     return [*_direction(pair, ladder, contract, is_trusted), *_sense(ladder)]
@@ -147,7 +166,7 @@ def _sense(ladder: Ladder) -> list[Finding]:
 def _direction(pair: Pair, ladder: Ladder, contract: Contract, is_trusted: bool) -> list[Finding]:
     decay = _decay(pair, contract)
     steep = ladder.slope - decay
-    if steep > 1e-3 * ladder.scale and not is_trusted:
+    if steep > STEEP * ladder.scale and not is_trusted:
         told = "uphill" if ladder.sense >= 0 else "downhill, where it maximizes"
         return [
             Finding(

@@ -8,59 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
+from pytest_gradcheck.backends.steps import Call, Loop
+from pytest_gradcheck.checks.steps import retaking
 from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-Grads = Sequence["np.ndarray | None"]
 MOST_BATCHES = 64  # of an epoch: a loader without end is cut there
 MOST_CALLS = 200
-NEAR = 1e-6  # of a gradient: below the tolerance of every precision
-
-
-@dataclass(slots=True, eq=False)
-class Window:
-    """The calls that led to an update.
-
-    Args:
-        number: Number of the update, from 1.
-        first: Number of the first call, from 1.
-        batches: What the calls were given.
-        marks: The state of the generators before each.
-        losses: The loss before each.
-        micro: The fresh gradient before each.
-        at: The parameters before.
-        events: What was seen in all of them.
-        updates: The steps of optimizers with which it ended.
-        clips: The clips of the framework that were called.
-        retaken: The gradients as they were taken after the call, where they may be others than
-            before: under the conditions of the step, at the parameters of each update, with what
-            else the loss depends on as the step left it.
-        is_altered: Whether the conditions changed.
-        idle: Places of calls that did nothing, among the batches.
-    """
-
-    number: int
-    first: int
-    batches: list[Any] = field(default_factory=list)
-    marks: list[Any] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    micro: list[Grads] = field(default_factory=list)
-    at: Sequence[np.ndarray] = ()
-    events: list[tuple[str, float]] = field(default_factory=list)
-    updates: Sequence[Update] = ()
-    clips: list[Clip] = field(default_factory=list)
-    retaken: list[Grads] = field(default_factory=list)
-    is_altered: bool = False
-    idle: list[int] = field(default_factory=list)
-
-    @property
-    def last(self) -> int:
-        """Number of the last call."""
-        return self.first + len(self.batches) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +104,7 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     mark = loop.mark()
     loss, fresh = loop.gradient(batch, None, mark)
     call = loop.call(batch)
+    loss, fresh = call.fresh or (loss, fresh)
     seen.calls.append(call)
     if not window.batches:
         window.first, window.at = number, call.before
@@ -153,17 +112,17 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     window.marks.append(mark)
     window.losses.append(loss)
     window.micro.append(fresh)
-    window.events += call.events
-    window.clips += call.clips
     window.is_altered |= call.is_altered
     if call.is_idle:
         window.idle.append(len(window.batches) - 1)
-    if call.updates:
-        window.updates = call.updates
-    window.retaken.append(_retaken(loop, window, call))
-    if call.updates:
-        seen.windows.append(window)
-        return Window(window.number + 1, number + 1)
+    if not call.updates:
+        window.events += call.events
+        window.clips += call.clips
+        window.retaken.append(retaking.taken(loop, window, call))
+    else:
+        for done in retaking.rounds(loop, window, call):
+            seen.windows.append(done)
+        return Window(seen.windows[-1].number + 1, number + 1)
     words = [word for word, _ in call.events]
     is_finite = all(g is None or bool(np.all(np.isfinite(g))) for g in fresh)
     if "scaler step" in words or not is_finite:
@@ -178,44 +137,6 @@ def renew(seen: Run) -> None:
         pairs = zip(window.batches, window.marks, strict=True)
         window.micro = [seen.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
         window.retaken = list(window.micro)
-
-
-def _retaken(loop: Loop, window: Window, call: Call) -> Grads:
-    """The gradient of the last batch as the step takes it, where that may be another one."""
-    batch, mark, fresh = window.batches[-1], window.marks[-1], window.micro[-1]
-    again = getattr(loop, "seen_gradient", loop.gradient)
-    if len(window.batches) > 1 or not call.updates:
-        return again(batch, window.at, mark)[1] if call.is_altered else fresh
-    found, seen = list(fresh), set()
-    for update in call.updates:
-        is_first = update.which not in seen
-        seen.add(update.which)
-        if not is_first or (_is_near(update, fresh) and not call.is_altered):
-            continue
-        _, grads = again(batch, update.before, mark)
-        mine = held_by(update)
-        found = [a if i in mine else b for i, (a, b) in enumerate(zip(grads, found, strict=True))]
-    return found
-
-
-def held_by(update: Update) -> set[int]:
-    """Numbers of the parameters that an update is about: all, where that is not known."""
-    mine = {i for i, hyper in enumerate(update.hyper) if hyper}
-    return mine or set(range(len(update.before)))
-
-
-def _is_near(update: Update, fresh: Grads) -> bool:
-    """Whether what arrived is about what was expected; also where that cannot be seen."""
-    if update.received is None:
-        return True
-    for i in held_by(update):
-        a, b = update.received[i], fresh[i]
-        if a is None or b is None:
-            if a is not b and np.any(b if a is None else a):
-                return False
-        elif not np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b):
-            return False
-    return True
 
 
 def _spoilt(batch: Any) -> Any:

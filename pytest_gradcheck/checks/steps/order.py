@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
 
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.results import Finding
 
 Event = tuple[str, float]
@@ -53,6 +55,14 @@ def clip_is_early(window: Window) -> bool:
     before = seen[: seen.index("step")]
     clips = [i for i, w in enumerate(before) if w.startswith("clip")]
     return bool(clips) and "backward" in before[clips[-1] :]
+
+
+def unzeroed(window: Window) -> int:
+    """Backward passes before the step that nothing set to zero between them."""
+    seen = words(window)
+    before = seen[: seen.index("step")] if "step" in seen else seen
+    last = max((i for i, w in enumerate(before) if w == "zero_grad"), default=-1)
+    return before[last + 1 :].count("backward")
 
 
 def clip_is_scaled(window: Window) -> bool:
@@ -189,16 +199,19 @@ def _schedulers(run: Run, contract: Contract) -> list[Finding]:
 
 
 def _steps(run: Run) -> list[Finding]:
+    """An optimizer that steps again without a backward pass in between."""
     for number, call in enumerate(run.calls, start=1):
         for which in {u.which for u in call.updates}:
-            count = sum(u.which == which for u in call.updates)
+            places = [u.place for u in call.updates if u.which == which]
+            between = [[w for w, _ in call.events[a:b]] for a, b in itertools.pairwise(places)]
+            count = 1 + sum("backward" not in each for each in between)
             if count > 1:
                 return [
                     Finding(
                         code="step-repeated",
                         severity="fail",
-                        message=f"the optimizer steps {count} times in call {number} of the step "
-                        f"({timeline(call.events)}); step once for each gradient",
+                        message=f"the optimizer steps {count} times for one gradient in call "
+                        f"{number} of the step ({timeline(call.events)}); step once for each",
                     )
                 ]
     return []

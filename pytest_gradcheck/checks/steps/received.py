@@ -8,18 +8,32 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.checks.steps import expected as expecting
-from pytest_gradcheck.checks.steps import suspects
+from pytest_gradcheck.checks.steps import suspects, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
 from pytest_gradcheck.checks.steps.guesses import Suspect
-from pytest_gradcheck.checks.steps.measure import Grads, Run, Window, held_by
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.order import timeline
+from pytest_gradcheck.checks.steps.retaking import held_by
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.results import Finding
 
 # A tensor whose gradient is a thousandth of the whole is judged as if it were as large as that.
 LEAST = 1e-3
+# What is said of a gradient that arrived: by these a step is accused of what its loss gives.
+CODES = frozenset(
+    {f"step-{word}-gradient" for word in ("wrong", "missing", "extra")}
+    | {
+        f"step-gradient-{word}"
+        for word in ("scale", "sign", "sum", "stale", "dropped", "accumulates")
+    }
+    | {f"step-{word}" for word in ("random", "weights", "batch", "parameters", "mode")}
+    | {"step-not-compared"}
+    | {"step-decay-in-gradient", "step-not-clipped"}
+    | {f"step-clip-{word}" for word in ("kind", "micro", "scaled")}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +78,7 @@ def _likeness(pair: Pair) -> float:
 def meanings(window: Window) -> Iterator[Window]:
     """What a window may be: with the gradients before or after the call, with idle calls or not."""
     is_other = any(a is not b for a, b in zip(window.micro, window.retaken, strict=True))
-    retaken = replace(window, micro=window.retaken) if is_other else window
+    retaken = replace(window, micro=window.retaken, is_retaken=True) if is_other else window
     both = [retaken, window] if window.is_altered else [window, retaken]
     for each in both if is_other else both[:1]:
         if window.idle:
@@ -149,12 +163,17 @@ def findings(
     wrong = [p for p in pairs if p.wrong]
     if not wrong:
         return []
+    odd = weighing.guessed(run, wrong)
+    if odd is not None:
+        return [odd]
     first = wrong[0]
     suspect = suspects.recognised(run, pairs, wrong, contract, limits)
     if is_random and (suspect is None or suspect.is_varied):
         return [_random(first)]
     got = flat(first.got or (), first.window.at)
     ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
+    if suspect is None and first.window.turns > 1:
+        return [_not_compared(first)]
     if suspect is None:
         suspect = _unknown(run, first, ratio, cosine)
     when = f"update {first.window.number}"
@@ -190,6 +209,17 @@ def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
         f"(cosine {cosine:.3g}, ratio {ratio:.3g})",
         "compare what the step does to gradients between backward and step",
         names[0] if len(names) == 1 else "",
+    )
+
+
+def _not_compared(pair: Pair) -> Finding:
+    return Finding(
+        code="step-not-compared",
+        severity="fail",
+        message=f"the optimizer steps {pair.window.turns} times in a call, each time after a "
+        f"backward pass of its own, with gradients that are not those of the batch: of parts of "
+        f"it, maybe, which cannot be seen; hand over a step that makes one update, and these parts "
+        f"as the batches",
     )
 
 

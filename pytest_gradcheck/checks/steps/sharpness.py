@@ -15,13 +15,15 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.curvature import largest
 from pytest_gradcheck.results import Evidence, Finding
 
 # Each is a gradient more. Started from the gradient, two reach 0.8 to 0.95 of the eigenvalue on
 # small networks, one 0.6 to 0.75; the same number at every point, or the way would seem to bend.
+# A large network is asked once, at both ends.
 PRODUCTS, LARGE_PRODUCTS = 2, 1
 LARGE = 100_000  # parameters, beyond which gradients are what a check costs
 PLACES = ("at the start", "in the middle", "at the end")
@@ -43,12 +45,16 @@ class Point:
 
 
 def measured(run: Run, contract: Contract) -> list[Point]:
-    """The sharpness at the first, the middle and the last update; none where it cannot be had."""
+    """The sharpness at the first, the middle and the last update; none where it cannot be had.
+
+    A large network is asked at the first and the last one.
+    """
     has_copies = any(t.shadow >= 0 for t in run.loop.parameters)
     if has_copies or run.coarsest in ("float16", "bfloat16"):
         return []
     last = len(run.windows) - 1
-    chosen = [run.windows[k] for k in sorted({0, last // 2, last})]
+    is_large = sum(x.size for x in run.windows[0].at) >= LARGE
+    chosen = [run.windows[k] for k in sorted({0, last} if is_large else {0, last // 2, last})]
     points = [
         Point(w.number, _eigenvalue(run, w), _rate(run, w, contract)) for w in chosen if w.micro
     ]

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.sources import Source, shares
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 
 LEVELS = 5  # steps of a difference
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
+SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
 
 
@@ -65,6 +68,7 @@ class _Line:
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._start = precision.epsilon(source.dtype), math.nan
+        self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
@@ -88,6 +92,7 @@ class _Line:
         seen: list[Slope] = []
         for each in self._slopes(move):
             seen.append(each)
+            self.slack = seen[0].slack
             if each.agrees(claimed, allowed, seen[0].slack):
                 return None
         there = at_zero(seen, allowed)
@@ -177,38 +182,55 @@ def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
-    """Along the gradient itself the largest tensors count the most, then each one the same.
+    """Along a direction in which each tensor counts the same, and along the gradient itself.
 
-    What only the second direction sees must be seen along a tensor alone, too.
+    In the gradient the largest tensors count the most, so that it is asked only where the first
+    direction is too coarse to tell, or sees something. What only that one sees must be seen along a
+    tensor alone, too.
     """
-    whole = line.gap(line.grads, limit)
     move = _even(line.grads)
     count = max(sum(bool(np.any(v)) for v in move), 1)
-    even = None if whole is not None else line.gap(move, limit / count)
+    even = line.gap(move, limit / count)
+    if even is None and line.slack <= limit:  # of a slope that is the number of tensors
+        return None
+    whole = line.gap(line.grads, limit)
     if whole is None and even is None:
         return None
-    alone = {}
-    for i, g in enumerate(line.grads):
-        off = line.gap([g if j == i else 0 * x for j, x in enumerate(line.grads)], limit)
-        if off is not None:
-            alone[run.names[i]] = off
+    alone: dict[str, tuple[float, float]] = {}
+    for i in range(len(move)):
+        for parts in (line.grads, move):
+            off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
+            if off is not None:
+                alone.setdefault(run.names[i], off)
     found = whole or next(iter(alone.values()), None)
     return None if found is None else Gap(*found, tuple(alone))
 
 
 def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A direction along which each tensor's gradient gives the same slope; small ones are left."""
+    """A direction along which each tensor gives a slope of 1; small ones are left.
+
+    And in a tensor each row about the same: along the gradient itself, parts that are too long and
+    parts that are too short (of a recurrent state that is detached, say) add up to what is right.
+    """
     sizes = [float(np.linalg.norm(g)) for g in grads]
     return [
-        g / size**2 if size > LEAST * max(sizes) else 0 * g
+        _rowwise(g) if size > LEAST * max(sizes) else 0 * g
         for g, size in zip(grads, sizes, strict=True)
     ]
 
 
+def _rowwise(g: np.ndarray) -> np.ndarray:
+    rows = g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
+    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
+    move = rows / np.maximum(sizes, SMALL * sizes.max()) ** 2
+    found: np.ndarray = (move / np.vdot(move, rows)).reshape(g.shape)
+    return found
+
+
 def _gradient(run: Run, window: Window) -> list[np.ndarray]:
-    """The gradient, taken again: what else the loss depends on may have changed since."""
-    fresh = [
-        run.loop.gradient(batch, window.at, mark)[1]
-        for batch, mark in zip(window.batches, window.marks, strict=True)
-    ]
+    """The gradient, taken again where what else the loss depends on has changed since."""
+    fresh: Sequence[Grads] = window.micro
+    if window.is_retaken or list(window.losses) != sources.again(run, window):
+        pairs = zip(window.batches, window.marks, strict=True)
+        fresh = [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
     return shown(run, filled(combined(fresh, shares(run, window)), window))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Stopped
-from pytest_gradcheck.checks.steps.measure import Run, Window
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 
@@ -40,6 +41,17 @@ def shares(run: Run, window: Window) -> list[float]:
     return [n / sum(sizes) for n in sizes]
 
 
+def again(run: Run, window: Window) -> list[float]:
+    """The losses at the parameters of a window once more: what else they depend on may have moved.
+
+    Where they are what they were, so are their gradients.
+    """
+    if not window.again:
+        pairs = zip(window.batches, window.marks, strict=True)
+        window.again = [run.loop.value(batch, window.at, mark) for batch, mark in pairs]
+    return window.again
+
+
 def plain(run: Run, window: Window) -> Source:
     """The loss of a window."""
     narrow = _valued(run, window, run.loop)
@@ -50,6 +62,8 @@ def _valued(run: Run, window: Window, source: Any) -> Loss:
     """The loss of a window as a loop gives it, or what a loop gives in float64."""
 
     def loss(at: Sequence[np.ndarray]) -> float:
+        if at is window.at and source is run.loop:
+            return float(np.dot(again(run, window), shares(run, window)))
         pairs = zip(window.batches, window.marks, strict=True)
         values = [source.value(batch, at, mark) for batch, mark in pairs]
         return float(np.dot(values, shares(run, window)))

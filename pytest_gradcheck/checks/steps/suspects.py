@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import order
+from pytest_gradcheck.checks.steps import order, partial
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
-from pytest_gradcheck.checks.steps.measure import Grads, Run
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 
@@ -34,6 +35,11 @@ def recognised(
     for suspect, predict in known:
         if all(_fits(p, predict(p), tolerance) for p in wrong):
             return suspect
+    partly = partial.recognised(
+        run, pairs, wrong, contract, lambda pair, guess: _fits(pair, guess, tolerance)
+    )
+    if partly is not None:
+        return partly
     factor = _factor(run, wrong, contract, tolerance)
     if factor is not None:
         return factor
@@ -43,7 +49,7 @@ def recognised(
     for suspect, predict in known:
         if _fits(wrong[0], predict(wrong[0]), tolerance):
             return suspect
-    return None
+    return partial.unnamed(run, wrong)
 
 
 def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
@@ -67,6 +73,10 @@ def _factor(
         if not cosine > 1 - tolerance:
             return None
         ratios.append(ratio)
+    if all(order.clip_is_scaled(p.window) for p in wrong):
+        told = f"was clipped before the loss scale was removed: {ratios[0]:.4g} times the right one"
+        message = f"the optimizer received a gradient that {told}"
+        return Suspect("step-clip-scaled", message, "unscale, then clip")
     told, advice = _named(run, wrong, ratios, contract)
     message = f"the optimizer received {told} the right gradient"
     return Suspect("step-gradient-scale", message, advice, is_varied="other factors" in told)
@@ -83,8 +93,6 @@ def _named(
             abs(r / v - 1) < EXACT for r, v in zip(ratios, values, strict=True)
         ):
             return f"{plain} ({name})", advice
-    if any(order.clip_is_scaled(p.window) for p in wrong):
-        return plain, "unscale, then clip"
     if max(ratios) - min(ratios) > EXACT * abs(ratios[0]):
         plain = f"{plain} (and other factors later)"
     return plain, "look for a loss scale, a sum for a mean, or a second division"
@@ -108,6 +116,10 @@ def _factors(run: Run, contract: Contract) -> dict[str, tuple[Callable[[Pair], f
         "1 over the number of micro-batches": (
             lambda p: 1 / len(p.window.batches),
             "divide once only",
+        ),
+        "the number of backward passes": (
+            lambda p: float(order.unzeroed(p.window)),
+            "divide the loss of each part by their number",
         ),
         "the batch size": (
             lambda p: float(sum(run.loop.size(b) for b in p.window.batches)),

@@ -15,6 +15,7 @@ ORDER = (
     "step-no-gradient",
     "step-not-registered",
     "step-registered-twice",
+    "step-replaced",
     "step-repeated",
     "step-clip-late",
     "step-batch-changed",
@@ -26,7 +27,7 @@ ORDER = (
     "step-window",
 )
 _VACUOUS = ("step-no-gradient", "step-rate-zero")
-_UNDECIDED = ("step-random", "step-not-seen")
+UNDECIDED = ("step-random", "step-not-seen", "step-not-compared")
 WIDTH = 200
 
 
@@ -38,11 +39,11 @@ def result(
     context: Context,
 ) -> Result:
     """The result of a check."""
-    ordered = _ordered(findings)
-    failed = [f for f in ordered if f.severity == "fail"]
+    listed = ordered(findings)
+    failed = [f for f in listed if f.severity == "fail"]
     verdict = _verdict(failed)
-    parts = [f.message.partition("; ") for f in ordered]
-    kept = tuple(replace(f, message=head) for f, (head, _, _) in zip(ordered, parts, strict=True))
+    parts = [f.message.partition("; ") for f in listed]
+    kept = tuple(replace(f, message=head) for f, (head, _, _) in zip(listed, parts, strict=True))
     what = parts[0][0] if failed else ""
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     headline = {
@@ -51,7 +52,7 @@ def result(
         "undecided": f"undecided on {label}: {what}",
         "vacuous": f"vacuous check of {label}: {what}",
     }[verdict]
-    advice = [a for f, (_, _, a) in zip(ordered, parts, strict=True) if a and f in failed]
+    advice = [a for f, (_, _, a) in zip(listed, parts, strict=True) if a and f in failed]
     return Result(
         check="step",
         label=label,
@@ -65,7 +66,8 @@ def result(
     )
 
 
-def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+def ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """The worst first, and causes before what follows from them."""
     severities = {"fail": 0, "warn": 1, "note": 2}
     return sorted(
         findings,
@@ -81,7 +83,7 @@ def _verdict(failed: Sequence[Finding]) -> Verdict:
         return "pass"
     if all(f.code in _VACUOUS for f in failed):
         return "vacuous"
-    return "undecided" if all(f.code in _UNDECIDED for f in failed) else "fail"
+    return "undecided" if all(f.code in UNDECIDED for f in failed) else "fail"
 
 
 def _short(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_gradcheck.checks.clipping.real import told
+from pytest_gradcheck.checks.steps import weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run
@@ -18,7 +19,7 @@ SAME = 1e-12
 
 def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | None:
     """Why nothing was exercised; None where something was."""
-    if all(not np.any(flat(p.expected.raw, p.window.at)) for p in pairs):
+    if not any(np.any(g) for p in pairs for g in p.expected.raw if g is not None):
         return Finding(
             code="step-no-gradient",
             severity="fail",
@@ -61,6 +62,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
                     "each by itself is the same; train two at least",
                 )
             )
+    found += weighing.unseen(pairs)
     sizes = {run.loop.size(b) for p in pairs for b in p.window.batches}
     if any(len(p.window.batches) > 1 for p in pairs) and len(sizes) == 1:
         found.append(

@@ -1,0 +1,55 @@
+"""Leaves of parameters, states and batches of JAX: copied, placed, widened and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def copied(x: Any) -> Any:
+    """A copy in a buffer of its own."""
+    if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
+    return jax.device_put(np.array(x), x.sharding)  # nothing to compile
+
+
+def placed(x: np.ndarray, like: Any) -> Any:
+    """An array in the precision and at the place of another."""
+    # Where the other one is: a program is compiled anew for arrays that may lie anywhere.
+    return jax.device_put(x.astype(like.dtype), getattr(like, "sharding", None))
+
+
+def asarray(x: Any) -> Any:
+    """An array of JAX, where it is an array."""
+    return jnp.asarray(x) if isinstance(x, (jax.Array, np.ndarray)) else x
+
+
+def wide(x: Any) -> np.ndarray:
+    """A copy in float64."""
+    return np.array(np.asarray(x), dtype=np.float64)
+
+
+def is_near(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same but for rounding in float32."""
+    return bool(np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-30)
+
+
+def equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Whether all arrays are the same."""
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def trained(params: Any) -> Any:
+    """Parameters as a transformation gets them: None in the place of functions and integers."""
+    return jax.tree.map(lambda x: x if is_trained(x) else None, params)
+
+
+def is_trained(x: Any) -> bool:
+    """Whether a leaf is a real or complex number or an array of them."""
+    return bool(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)) or isinstance(
+        x, float
+    )

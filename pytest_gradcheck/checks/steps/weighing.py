@@ -1,0 +1,131 @@
+"""How micro-batches count in a window: as claimed, by tokens, by rows; where that is a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.windows import Grads, Window
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics import clipping
+from pytest_gradcheck.results import Finding
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.checks.steps.received import Pair
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+FIT = 1e-3  # relative residual of a sum, and how far from 1 its weights may add up
+
+
+def shares(run: Run, window: Window, contract: Contract) -> tuple[float, ...]:
+    """The share of each micro-batch in the gradient of its window.
+
+    Raises:
+        UsageError: The claimed function gives no weight.
+    """
+    count = len(window.batches)
+    if contract.weights == "window":
+        return (1 / _full(run, contract),) * count
+    if contract.weights == "batches":
+        return (1 / count,) * count
+    if callable(contract.weights):
+        counts = [_claimed(contract.weights(batch)) for batch in window.batches]
+    else:
+        counts = [float(run.loop.size(batch)) for batch in window.batches]
+    total = sum(counts)
+    return tuple(n / total for n in counts) if total else (1 / count,) * count
+
+
+def _claimed(weight: object) -> float:
+    try:
+        found = float(weight)  # type: ignore[arg-type]  # what it cannot take is refused
+    except (TypeError, ValueError):
+        found = -1.0
+    if not (found >= 0 and np.isfinite(found)):
+        raise UsageError(
+            f"weights= must give a number from 0 for a batch, such as its tokens; it gave "
+            f"{weight!r}"
+        )
+    return found
+
+
+def _full(run: Run, contract: Contract) -> int:
+    """Calls in a full window: as claimed, or as most windows have."""
+    counts = [len(w.batches) for w in run.windows]
+    return contract.accumulate or max(set(counts), key=counts.count, default=1)
+
+
+def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
+    """Shares by what a loss itself divides by, where it says so; None where it does not."""
+    tokens = getattr(run.loop, "tokens", None)
+    if tokens is None:
+        return None
+    pairs = zip(window.batches, window.marks, strict=True)
+    counts = [tokens(batch, window.at, mark) for batch, mark in pairs]
+    total = sum(n for n in counts if n is not None)
+    return tuple(n / total for n in counts) if total and None not in counts else None
+
+
+def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
+    """Weights that nobody can hold against a loop: batches that cannot be put together by rows."""
+    if not all(p.expected.is_guess for p in wrong):
+        return None
+    found = [_mean(p) for p in wrong]
+    if any(w is None for w in found):
+        return None
+    pair, weights = wrong[0], found[0]
+    shown = " and ".join(f"{w:.3g}" for w in weights or ())
+    rows = " and ".join(f"{w:.3g}" for w in pair.expected.shares)
+    return Finding(
+        code="step-weights",
+        severity="warn",
+        message=f"micro-batches count {shown} in a window, where by their rows it were {rows}, and "
+        f"batches of such forms cannot be put together to see which is right (update "
+        f"{pair.window.number}); claim weights=, a function that gives the weight of a batch",
+        numbers=(("update", pair.window.number),),
+    )
+
+
+def unseen(pairs: Sequence[Pair]) -> list[Finding]:
+    """Weights that agree with a guess."""
+    if not any(p.expected.is_guess for p in pairs):
+        return []
+    return [
+        Finding(
+            code="step-weights",
+            severity="warn",
+            message="micro-batches count by their rows, and batches of such forms cannot be put "
+            "together to see whether that is right; claim weights=, a function that gives the "
+            "weight of a batch",
+        )
+    ]
+
+
+def fitted(pair: Pair) -> list[float] | None:
+    """Weights of micro-batches with which they make what arrived; None where there are none."""
+    columns = [_row(grads, pair.window.at) for grads in pair.window.micro]
+    target, matrix = _row(pair.got or (), pair.window.at), np.stack(columns, axis=1)
+    weights, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+    residual = clipping.norm([matrix @ weights - target], 2)
+    if residual > FIT * clipping.norm([target], 2) or min(weights) < 0 or not np.any(weights):
+        return None
+    return [float(w) for w in weights]
+
+
+def _mean(pair: Pair) -> list[float] | None:
+    """Such weights if they are those of a mean, whatever a clip took of it."""
+    weights = fitted(pair)
+    total = sum(weights or ())
+    if weights is None or (abs(total - 1) > FIT and not pair.expected.bites):
+        return None
+    return [w / total for w in weights]
+
+
+def _row(grads: Grads, like: Sequence[np.ndarray]) -> np.ndarray:
+    pairs = zip(grads, like, strict=True)
+    return clipping.flat([np.zeros_like(x) if g is None else g for g, x in pairs])

@@ -1,0 +1,61 @@
+"""The calls of a step that lead to an update, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Clip, Update
+
+Grads = Sequence["np.ndarray | None"]
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """The calls that led to an update.
+
+    Args:
+        number: Number of the update, from 1.
+        first: Number of the first call, from 1.
+        batches: What the calls were given.
+        marks: The state of the generators before each.
+        losses: The loss before each.
+        micro: The fresh gradient before each.
+        at: The parameters before.
+        events: What was seen in all of them.
+        updates: The steps of optimizers with which it ended.
+        clips: The clips of the framework that were called.
+        retaken: The gradients as they were taken after the call, where they may be others than
+            before: under the conditions of the step, at the parameters of each update, with what
+            else the loss depends on as the step left it.
+        is_altered: Whether the conditions changed.
+        is_retaken: Whether ``micro`` are the gradients of ``retaken``, which ``losses`` are not of.
+        idle: Places of calls that did nothing, among the batches.
+        turns: How often the optimizer steps in the call that ends it.
+        again: The losses once more, after everything; empty until they are asked for.
+    """
+
+    number: int
+    first: int
+    batches: list[Any] = field(default_factory=list)
+    marks: list[Any] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    micro: list[Grads] = field(default_factory=list)
+    at: Sequence[np.ndarray] = ()
+    events: list[tuple[str, float]] = field(default_factory=list)
+    updates: Sequence[Update] = ()
+    clips: list[Clip] = field(default_factory=list)
+    retaken: list[Grads] = field(default_factory=list)
+    is_altered: bool = False
+    is_retaken: bool = False
+    idle: list[int] = field(default_factory=list)
+    turns: int = 1
+    again: list[float] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """Number of the last call."""
+        return self.first + len(self.batches) - 1
