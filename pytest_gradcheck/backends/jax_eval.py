@@ -2,8 +2,9 @@
 
 The gradient with respect to such a zero is the adjoint of the value. In a ``scan`` the zeros are
 scanned over, so that each iteration has its own. Calls by ``jit`` and ``remat`` are opened, which
-changes no value; rules of ``custom_jvp`` and ``custom_vjp``, ``while`` and ``cond`` are run as they
-are.
+changes no value, and so is the branch that a ``cond`` selects. Rules of ``custom_jvp`` and
+``custom_vjp`` are run as they are, and so is a ``while``, which has no derivative backward: what
+they compute on the way is computed beside it, without a derivative.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from pytest_gradcheck.backends.jax_contracts import scan_counts
-from pytest_gradcheck.backends.jax_sites import Site, inlined
+from pytest_gradcheck.backends.jax_sites import Site, branches, ends, inlined, is_loop, ruled, turn
+from pytest_gradcheck.backends.jax_turns import chosen, turned
 from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = dict[str, Any]  # by the key of a site
 SOURCE = "source"  # key of what the first product with weights is given
+RAN = "ran/"  # before a prefix: numbers of the turns that ran of what lies in it, zero for none
 _FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
@@ -40,7 +43,7 @@ class Evaluation:
     ) -> None:
         self._sites, self._zeros = sites, zeros
         self._kind, self._at = change or ("", -1)
-        self._last = max((s.index for s in sites.values() if s.kind == "linear"), default=-1)
+        self._ends = {s.index for s in ends(sites)}
         self._owners = {s.owner: s for s in sites.values() if s.owner}
         self._previous: Any = None
         self._is_loss = False
@@ -83,6 +86,11 @@ class Evaluation:
             return outs
         if eqn.primitive.name == "scan":
             return self._scan(eqn, key, given, zeros, seen)
+        if (choices := branches(eqn)) is not None:
+            return self._cond(choices, key, given, zeros, seen)
+        if is_loop(eqn):
+            return self._while(eqn, key, given, zeros, seen)
+        self._rule(eqn, key, given, seen)
         site = self._sites.get(key)
         owned = self._owners.get(key)
         product = owned or (site if site is not None and not site.owner else None)
@@ -124,6 +132,78 @@ class Evaluation:
         seen.update(more)
         return [*carry, *ys]
 
+    def _cond(
+        self,
+        choices: Sequence[Any],
+        key: str,
+        given: list[Any],
+        zeros: Mapping[str, Any],
+        seen: Values,
+    ) -> list[Any]:
+        def branch(n: int) -> Any:
+            def run(args: list[Any], mine: Values) -> tuple[list[Any], Values]:
+                self._previous = None
+                closed, prefix = choices[n], f"{key}/{n}/"
+                outs, more = self.evaluate(closed.jaxpr, closed.consts, args, mine, prefix)
+                return outs, _floats(more) | {RAN + prefix: jnp.int32(1)}
+
+            return run
+
+        own = {k: z for k, z in zeros.items() if k.startswith(f"{key}/")}
+        outs, more = chosen(given[0], [branch(n) for n in range(len(choices))], given[1:], own)
+        self._previous = None
+        seen.update(more)
+        return self._merged(outs, f"{key}/{len(choices)}", zeros, seen)
+
+    def _while(
+        self, eqn: Any, key: str, given: list[Any], zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        outs = bound(eqn, given)
+        if self._looks_into(key):
+            held = [jax.lax.stop_gradient(x) for x in given]
+            closed, fixed, start = turn(eqn, held)
+            until, prefix = eqn.params["cond_jaxpr"], f"{key}/1/"
+            tested = held[: len(until.jaxpr.invars) - len(start)]
+
+            def run(carried: list[Any]) -> tuple[list[Any], Values]:
+                args = [*fixed, *carried]
+                outs, more = self.evaluate(closed.jaxpr, closed.consts, args, {}, prefix)
+                return outs, _floats(more)
+
+            def goes_on(carried: list[Any]) -> Any:
+                args = [*tested, *carried]
+                return self.evaluate(until.jaxpr, until.consts, args, {}, f"{key}/0/")[0][0]
+
+            _, more, numbers = turned(run, goes_on, start)
+            seen.update(more)
+            seen[RAN + prefix] = numbers
+        return self._merged(outs, f"{key}/2", zeros, seen)
+
+    def _rule(self, eqn: Any, key: str, given: list[Any], seen: Values) -> None:
+        """What a function with a rule by hand computes on its way forward."""
+        inner = ruled(eqn)
+        if inner is not None and self._looks_into(key):
+            held = [jax.lax.stop_gradient(x) for x in given]
+            _, more = self.evaluate(inner.jaxpr, inner.consts, held, {}, f"{key}/0/")
+            more.pop(SOURCE, None)
+            seen.update(more)
+
+    def _looks_into(self, key: str) -> bool:
+        return any(k.startswith(f"{key}/") for k in self._sites)
+
+    def _merged(
+        self, outs: list[Any], prefix: str, zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        """Outputs of a choice or a loop, with their own zeros."""
+        made = []
+        for n, out in enumerate(outs):
+            key = f"{prefix}/{n}"
+            if key in self._sites:
+                out = out + zeros[key] if key in zeros else out
+                seen[key] = out
+            made.append(out)
+        return made
+
     def _changed(self, eqn: Any, site: Any, given: list[Any], is_product: bool) -> list[Any]:
         if site.kind == "activation":
             return self._activation(eqn, site, given)
@@ -139,11 +219,11 @@ class Evaluation:
             outs = [wide]
         else:
             outs = bound(eqn, given)
-        if self._kind == "zero" and site.index == self._last:
+        if self._kind == "zero" and site.index in self._ends:
             return [jnp.zeros_like(outs[0])]
         if self._kind in ("init", "layer") and self._at in (-1, site.index):
             return [outs[0] / _size(outs[0])]
-        if self._kind == "normalise" and site.index != self._last:
+        if self._kind == "normalise" and site.index not in self._ends:
             return [_normalised(outs[0])]
         return outs
 
@@ -160,6 +240,15 @@ class Evaluation:
             if before is not None and before.shape == out.shape:
                 outs = [(out + before) / 2**0.5]
         return outs
+
+
+def _floats(seen: Values) -> Values:
+    """What can be kept of a branch or a turn: no source, and nothing that has no zero."""
+    return {
+        k: v
+        for k, v in seen.items()
+        if k != SOURCE and (k.startswith(RAN) or jnp.issubdtype(v.dtype, jnp.floating))
+    }
 
 
 def replaced(op: str, change: Change | None) -> str:

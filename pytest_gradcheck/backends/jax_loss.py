@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,26 @@ def _alone(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
         raise
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def differentiable(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Iterator[None]:
+    """Tell in words of an error that JAX's own gradient of the loss raises too.
+
+    Raises:
+        UsageError: It does, as for a ``while`` or a callback that has no derivative backward.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            jax.grad(lambda v: value_of(loss, flat, v, batch))(list(values))
+        except Exception as own:  # whatever the user's code raises, told with its own words
+            told = " ".join(str(own).split())
+            raise UsageError(
+                f"jax.grad of loss(model, batch) raises {type(own).__name__}: {told}"
+            ) from error
+        raise
 
 
 def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -13,18 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import drawn, jax_given, jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends import (
+    drawn,
+    jax_given,
+    jax_loss,
+    jax_origin,
+    jax_records,
+    layers,
+    samples,
+    targets,
+    widths,
+)
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
-from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
-from pytest_gradcheck.backends.jax_loss import traced
+from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_programs import Programs, Told
-from pytest_gradcheck.backends.jax_sites import Site, ordered
+from pytest_gradcheck.backends.jax_sites import ordered
 from pytest_gradcheck.backends.jax_updates import Updates
-from pytest_gradcheck.backends.jax_walk import Walk, parents, walked
-from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
+from pytest_gradcheck.backends.jax_walk import walked
+from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -77,7 +86,7 @@ class JaxProbe:
         self.label = type(model).__name__ if callable(model) else getattr(loss, "__name__", "loss")
         self._updates = None if optimizer is None else Updates(optimizer, self._flat)
         with self.guard(), enable_x64(self._user_mode):
-            self._traced = traced(self._loss, self._flat, self._batch)
+            self._traced = jax_loss.traced(self._loss, self._flat, self._batch)
         self._names = self._traced.names
         self._walk, _ = walked(self._traced)
         self._sites = ordered(self._walk.sites)
@@ -139,11 +148,11 @@ class JaxProbe:
         self.count += 1
         with enable_x64(self._user_mode):
             values = self._values(state)
-            told = self._programs.run(values, change, factor)
+            told = self._told(values, change, factor)
         is_plain = change is None and factor == 1.0
         made = Pass(
             loss=float(told.loss),
-            layers=tuple(_layers(self._sites, self._walk, told, change)),
+            layers=tuple(jax_records.records(self._sites, self._walk, told, change)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
                 {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
@@ -151,12 +160,17 @@ class JaxProbe:
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
-            fades=tuple(_fades(self._sites, told.adjoints)),
+            turns=tuple(jax_records.turns(self._sites, told)),
+            fades=tuple(jax_records.fades(self._sites, told)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
         if self._updates is not None and is_plain:
             return self._updated(made, values, told.gradients)
         return made
+
+    def _told(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
+        with jax_loss.differentiable(self._loss, self._flat, values, self._batch):
+            return self._programs.run(values, change, factor)
 
     def _constant(self, told: Told) -> targets.Constant | None:
         answer = self._programs.answer(told)
@@ -206,7 +220,7 @@ class JaxProbe:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            told = self._programs.run(values)
+            told = self._told(values)
             steps = descent([np.asarray(g) for g in told.gradients], float(told.loss))
             pairs = zip(values, steps, strict=True)
             return _Stepped([v + jnp.asarray(step, v.dtype) for v, step in pairs])
@@ -237,47 +251,3 @@ class _Stepped:
 
     def __init__(self, values: list[Any]) -> None:
         self.values = values
-
-
-def _layers(
-    sites: Mapping[str, Site], walk: Walk, told: Told, change: Change | None
-) -> list[Layer]:
-    """The records in the order of the data; iterations over stacked layers one by one."""
-    made: list[tuple[tuple[Any, ...], Layer]] = []
-    for number, (key, site) in enumerate(sites.items()):
-        if key not in told.seen:
-            continue
-        x, g = np.asarray(told.seen[key]), np.asarray(told.adjoints[key])
-        op = replaced(site.op, change) if site.index >= 0 else site.op
-        if site.stacks and site.stacks[0]:
-            for i in range(len(x)):
-                name = f"{site.name}[{i}]"
-                layer = layers.of_arrays(name, site.kind, op, x[i], g[i], site.index)
-                made.append(((_first(key), i, number), layer))
-        else:
-            layer = layers.of_arrays(site.name, site.kind, op, x, g, site.index)
-            made.append(((_first(key), 0, number), layer))
-    ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
-    names = layers.numbered(layer.name for layer in ordered)
-    named = [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
-    fed = parents(walk, [key for key in sites if key in told.seen])
-    if fed is None:
-        return named
-    return [replace(layer, parents=before) for layer, before in zip(named, fed, strict=True)]
-
-
-def _first(key: str) -> int:
-    return int(key.partition("/")[0])
-
-
-def _fades(sites: Mapping[str, Site], adjoints: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """How the adjoint changes from the last to the first iteration of a scan over time."""
-    found = []
-    for key, site in sites.items():
-        if not site.stacks or site.stacks[0] or key not in adjoints:
-            continue
-        g = np.asarray(adjoints[key], np.float64)
-        ends = [float(np.linalg.norm(g[0])), float(np.linalg.norm(g[-1]))]
-        if len(g) > 3 and all(ends):
-            found.append((site.name, math.log10(ends[0] / ends[1])))
-    return found

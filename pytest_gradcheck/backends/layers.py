@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -90,6 +89,14 @@ class Parameter:
     update: float = math.nan
 
 
+class Turn(NamedTuple):
+    """What a layer puts out in one turn of a loop: its name, number of the turn from 1, size."""
+
+    name: str
+    number: int
+    activation: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
     """One forward and backward pass.
@@ -102,6 +109,7 @@ class Pass:
         constant: What the best constant answer costs; None where that is not certain.
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
+        turns: What layers put out in loops that have no gradient.
     """
 
     loss: float | None
@@ -111,6 +119,7 @@ class Pass:
     constant: Constant | None = None
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def is_finite(self) -> bool:
@@ -135,6 +144,7 @@ class Origin:
         phase: When; ``given`` where it was there before, and ``op`` says in what.
         value, reaches: ``nan`` or ``inf``; ``loss``, ``gradient`` or ``nothing``.
         place: ``file:line`` in the user's code, empty when unknown.
+        turn: Of the loop that it lies in, from 1 on; zero outside any.
     """
 
     where: str
@@ -143,76 +153,7 @@ class Origin:
     value: str
     place: str = ""
     reaches: str = "loss"
-
-
-class Probe(Protocol):
-    """A model, its loss and a batch, as the checks of flow see them."""
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend."""
-
-    @property
-    def device(self) -> str:
-        """Device of the parameters."""
-
-    @property
-    def dtype(self) -> str:
-        """Precision of the parameters."""
-
-    @property
-    def label(self) -> str:
-        """Name of the model."""
-
-    @property
-    def count(self) -> int:
-        """Passes so far."""
-
-    @property
-    def most(self) -> int:
-        """Most initialisations that can be drawn; 0 for any number."""
-
-    @property
-    def can_scale(self) -> bool:
-        """Whether a pass can be made with the loss times a factor."""
-
-    @property
-    def replicates(self) -> str:
-        """How fresh initialisations are made, in words; empty where they cannot be."""
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        """The interventions that this probe can make."""
-
-    def guard(self) -> AbstractContextManager[Any]:
-        """Hold the user's state for the time of a check."""
-
-    def draw(self, seed: int) -> Any:
-        """A fresh initialisation; the model as it is where there are none."""
-
-    def own(self) -> Any:
-        """The model as it was given, where initialisations are drawn beside it; else None."""
-
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two initialisations have the same parameters."""
-
-    def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
-        """One pass, with one thing changed on the way, or with the loss times a factor."""
-
-    def again(self, state: Any, number: int) -> Pass | None:
-        """A pass with other random numbers; None where it draws none that the probe can set."""
-
-    def widened(self, factor: int) -> Probe | None:
-        """The same model with wider layers, drawn anew; None where it cannot be had."""
-
-    def stepped(self, state: Any) -> Any:
-        """The state after one small step down the gradient."""
-
-    def origin(self, state: Any) -> Origin | None:
-        """Where the first value that is not finite is born; None where all are."""
-
-    def strangers(self, state: Any) -> float:
-        """How much the answer for a sample moves with the others; NaN where that is not known."""
+    turn: int = 0
 
 
 def rms(x: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.frozen import require_fitting

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
+from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed
 from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.errors import UsageError
