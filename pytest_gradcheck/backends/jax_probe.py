@@ -160,6 +160,7 @@ class JaxProbe:
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
+            is_half=any(str(x.dtype) == "float16" for x in told.adjoints.values()),
             turns=tuple(jax_records.turns(self._sites, told)),
             fades=tuple(jax_records.fades(self._sites, told)),
         )

@@ -50,7 +50,7 @@ def _of_turns(told: Told, site: Site, is_stack: bool) -> list[tuple[Any, Any]]:
     None for what did not run, and for an adjoint that there is not.
     """
     both = [told.seen[site.key], told.adjoints.get(site.key)]
-    x, g = (None if a is None else np.asarray(a) for a in both)
+    x, g = (_array(a) for a in both)
     ran = told.turns(site.around)
     did = None if ran is None or not ran.ndim else ran > 0
     if is_stack:
@@ -98,3 +98,7 @@ def turns(sites: Mapping[str, Site], told: Told) -> Iterator[Turn]:
 def _each(x: Any, axes: int) -> np.ndarray:
     values = np.asarray(x)
     return values.reshape(-1, *values.shape[axes:])
+
+
+def _array(a: Any) -> Any:
+    return None if a is None else np.asarray(a)

@@ -110,6 +110,7 @@ class Pass:
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
         turns: What layers put out in loops that have no gradient.
+        is_half: Whether the gradient of any value on the way is kept in float16.
     """
 
     loss: float | None
@@ -120,6 +121,7 @@ class Pass:
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
     turns: tuple[Turn, ...] = ()
+    is_half: bool = False
 
     @property
     def is_finite(self) -> bool:

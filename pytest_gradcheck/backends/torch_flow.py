@@ -79,6 +79,7 @@ class Watch:
         self._has_compiled = any(hasattr(part, "_orig_mod") for part in model.modules())
         self._change = change
         self.source: Tensor | None = None
+        self.is_half = False
         self.times = Times()
 
     def __enter__(self) -> Watch:
@@ -183,6 +184,7 @@ class Watch:
     def _hook(self, seen: _Seen, x: Tensor, here: Tensor, axis: int) -> None:
         if not x.requires_grad:
             return
+        self.is_half |= x.dtype == torch.float16
         if x.grad_fn is not None:
             seen.nodes.append(x.grad_fn)
 
@@ -236,6 +238,7 @@ def _measured(
         layers=tuple(_read(watch.seen)),
         parameters=parameters(model, by_name),
         fades=watch.times.fades(),
+        is_half=watch.is_half,
         source=math.nan if watch.source is None else float(watch.source),
     ), by_name
 

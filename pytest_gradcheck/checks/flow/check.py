@@ -18,6 +18,7 @@ from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, 
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import symptoms
+from pytest_gradcheck.checks.flow.underflow import underflow
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Result
@@ -77,11 +78,12 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         passes.add(MORE)
         found = _found(passes, limits, question)
     seen = statistics(passes.finite) if passes.finite else None
+    found, scale = underflow(passes, found, limits, tuple(question.frozen))
     found = _woken(passes, found, limits, question)
     kinds = {s.kind for s in found if s.severity == "fail"}
-    tried: tuple[Trial, ...] = ()
+    tried: tuple[Trial, ...] = scale
     failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)
-    if failing is not None and not failing.is_open and asked.changes:
+    if failing is not None and not failing.is_open and asked.changes and not tried:
         tried = trials(passes, seen, failing, limits, kinds)
     found = _accused(found, next((t for t in tried if t.restored), None))
     found = (*_lost_as_given(asked, found), *found, *more(passes, seen, found))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+SCALE = (
+    "scale the loss and unscale the gradient (torch.amp.GradScaler, or a power of two by hand), or "
+    "use bfloat16"
+)
+
 CODES = {
     "nonfinite": "flow-nonfinite",
     "given": "flow-nonfinite",
@@ -12,6 +17,7 @@ CODES = {
     "thawed": "flow-thawed",
     "zero": "flow-zero",
     "asleep": "flow-asleep",
+    "underflow": "flow-underflow",
     "dead": "flow-dead",
     "saturated": "flow-saturated",
     "symmetric": "flow-symmetric",
@@ -37,6 +43,7 @@ TITLES = {
     "frozen": "frozen parameters",
     "thawed": "parameters that are not frozen",
     "zero": "zero gradient",
+    "underflow": "gradient that underflows",
     "dead": "dead units",
     "saturated": "saturated units",
     "symmetric": "units that are copies",
@@ -61,6 +68,7 @@ CAUSES = {
     "layer": "flow-cause-layer",
     "normalise": "flow-cause-normalisation",
     "skip": "flow-cause-depth",
+    "loss scale": "flow-cause-loss-scale",
 }
 CHANGED = {
     "activation": "with ReLU for the activation",
@@ -74,6 +82,7 @@ CHANGED = {
     "layer": "with the weights of {where} rescaled so that its output has size 1",
     "normalise": "with normalised layers",
     "skip": "with skip connections around the activations",
+    "loss scale": "with the loss times a power of two",
 }
 FIXES = {
     "activation": "use ReLU, GELU or SiLU in the hidden layers in place of {op}",
@@ -88,6 +97,7 @@ FIXES = {
     "layer": "look at the initialisation of {where}, alone among its peers",
     "normalise": "add normalisation layers, such as LayerNorm or BatchNorm",
     "skip": "add skip connections around the layers",
+    "loss scale": SCALE,
 }
 
 ADVICE = {
@@ -100,6 +110,7 @@ ADVICE = {
     "thawed": "set requires_grad=False, leave it out of the optimizer, or do not declare it",
     "frozen": "set requires_grad, or declare what is meant: frozen=['{where}']",
     "zero": "look for a mask or an initialisation of zeros, or a layer that is multiplied by zero",
+    "underflow": SCALE,
     "dead": "look at biases and learning rate; a leaky ReLU lets gradients through",
     "saturated": "scale inputs or weights down",
     "symmetric": "draw the weights at random; a constant gives every unit the same gradient",
