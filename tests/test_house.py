@@ -52,6 +52,7 @@ TORCH = {
     "backends.torch_sparse",
     "backends.torch_cuts",
     "backends.torch_flow",
+    "backends.torch_records",
     "backends.torch_fresh",
     "backends.torch_given",
     "backends.torch_graph",
