@@ -87,9 +87,16 @@ def ordered(sites: Mapping[str, Site]) -> dict[str, Site]:
     """
     keys = sorted(sites, key=number)
     last = max((n for n, key in enumerate(keys) if sites[key].kind == "linear"), default=len(keys))
-    return {
+    made = {
         key: sites[key] if n <= last else replace(sites[key], index=-1)
         for n, key in enumerate(keys)
+    }
+    # Only the softmax after the last product is of interest: the others are parts of attention.
+    ends = {key for n, key in enumerate(keys) if n > last}
+    return {
+        key: replace(site, kind="activation") if site.op == "softmax" else site
+        for key, site in made.items()
+        if site.op != "softmax" or key in ends
     }
 
 

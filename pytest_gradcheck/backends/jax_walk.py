@@ -9,12 +9,13 @@ by the layer that feeds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_gradcheck.backends.jax_contracts import scan_counts
 from pytest_gradcheck.backends.jax_loss import Traced
+from pytest_gradcheck.backends.jax_quotients import NONE, is_softmax, is_variance
 from pytest_gradcheck.backends.jax_sites import (
     GELU,
     SHAPED,
@@ -34,10 +35,6 @@ from pytest_gradcheck.backends.layers import ACTIVATIONS, Kind
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 LOOKUPS = frozenset({"gather", "take"})
-# What a mean of squares goes through on its way to the max with zero that keeps it positive.
-_STATISTICS = SHAPED | {"div", "mul", "sub", "add", "neg", "select_n", "square", "integer_pow"}
-_SQUARES = frozenset({"square", "integer_pow", "mul"})
-_NONE = ("", "", "")
 
 
 @dataclass(eq=False)
@@ -189,10 +186,12 @@ class Walk:
                 owner,
                 moved.operand,
             )
-        elif op == "tanh" and any(self.ops.get(o, _NONE)[0] == GELU for o in origin):
+        elif op == "tanh" and any(self.ops.get(o, NONE)[0] == GELU for o in origin):
             self._add(key, f"{self._latest}.gelu".lstrip("."), "other", "gelu", place, around)
         elif op in ACTIVATIONS and is_data and self._activates(op, origin):
             self._add(key, f"{self._latest}.{op}".lstrip("."), "activation", op, place, around)
+        elif op == "div" and is_data and is_softmax(self.ops, self.sources, origin):
+            self._add(key, f"{self._latest}.softmax".lstrip("."), "other", "softmax", place, around)
         elif op in LOOKUPS and weight:
             self._add(key, layer_of(weight), "other", op, place, around)
         self.ops[key] = (op, place, self._latest or str(eqn.source_info.name_stack))
@@ -212,36 +211,13 @@ class Walk:
     def _activates(self, op: str, origin: Sequence[str]) -> bool:
         if op == "exp":  # elsewhere it is part of a softmax or of a loss
             return bool(self._product(origin))
-        return op != "relu" or not self._is_variance(origin)
-
-    def _is_variance(self, origin: Sequence[str]) -> bool:
-        """Whether a value is made of means alone, one of them of squares."""
-        ends = [end for key in origin for end in self._means(key)]
-        return bool(ends) and all(ends) and any(self._of_squares(end) for end in ends)
-
-    def _means(self, key: str) -> Iterator[str]:
-        """The sums that a value is made of; nothing for each that is anything else."""
-        op = self.ops.get(key, _NONE)[0]
-        if op == "reduce_sum":
-            yield key
-        elif op in _STATISTICS:
-            for source in self.sources[key]:
-                yield from self._means(source)
-        elif op not in ("gt", "ge", "lt", "le", "eq", "ne"):  # the condition of a choice
-            yield ""
-
-    def _of_squares(self, key: str) -> bool:
-        for source in self.sources[key]:
-            op, made = self.ops.get(source, _NONE)[0], self.sources.get(source, ())
-            if op in _SQUARES and (op != "mul" or len(set(made)) == 1 < len(made)):
-                return True
-        return False
+        return op != "relu" or not is_variance(self.ops, self.sources, origin)
 
     def _product(self, origin: Sequence[str]) -> str:
         """The key of a product among the makers of an equation's inputs, through mere shapes."""
         for start in origin:
             key = start
-            while key and key not in self.sites and self.ops.get(key, _NONE)[0] in SHAPED:
+            while key and key not in self.sites and self.ops.get(key, NONE)[0] in SHAPED:
                 key = next(iter(self.sources.get(key, ())), "")
             if key in self.sites and self.sites[key].kind == "linear":
                 return key

@@ -177,7 +177,12 @@ def dead(op: str, x: np.ndarray) -> float:
 
 
 def saturated(op: str, x: np.ndarray) -> float:
-    """Share of units of a sigmoid or tanh whose mean slope is nearly zero; NaN otherwise."""
+    """Share of units of a sigmoid or tanh whose mean slope is nearly zero; NaN otherwise.
+
+    Of a softmax, share of the samples whose answer is all at one place.
+    """
+    if op == "softmax" and x.ndim:
+        return float(np.mean(1 - np.sum(x.astype(np.float64) ** 2, axis=-1) < FLAT))
     if op not in BOUNDED or x.ndim == 0:
         return math.nan
     slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x

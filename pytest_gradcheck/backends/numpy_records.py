@@ -155,7 +155,7 @@ def _of_gradients(entries: Sequence[tuple[str, Any, Any]]) -> Pass:
 
 def _layer(name: str, x: np.ndarray | None, g: np.ndarray | None) -> Layer:
     op = name.partition("#")[0].rpartition(".")[2]
-    kind: Kind = "activation" if op in ACTIVATIONS else "other"
+    kind: Kind = "activation" if op in ACTIVATIONS or op == "softmax" else "other"
     if x is None:
         size = layers.rms(g) if g is not None else math.nan
         return Layer(name=name, kind=kind, op=op, size=0 if g is None else g.size, gradient=size)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends import torch_gates, tree
 from pytest_gradcheck.backends.layers import (
     BOUNDED,
     FLAT,
@@ -86,6 +86,9 @@ class Watch:
     def _entering(self, name: str, is_leaf: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             self._path.append((name, is_leaf))
+            is_first = self.source is None and not self._is_backward
+            if is_first and isinstance(module, nn.RNNBase) and isinstance(args[0], Tensor):
+                self.source = size(args[0])
 
         return hook
 
@@ -97,6 +100,8 @@ class Watch:
                 self._path.pop()
             if not self._is_backward:
                 self._module(name, kind, is_leaf, output)
+            if not self._is_backward and isinstance(module, nn.RNNBase) and len(args) == 1:
+                self.seen[-1].saturated = torch_gates.saturated(module, self._ops.recurrent)
 
         return hook
 
@@ -128,7 +133,8 @@ class Watch:
             is_latest = bool(self.seen) and given is self._latest
             with torch._C.DisableTorchFunction():
                 fed_by = self.seen[-1].activation if is_latest else size(given)
-            self.source = fed_by if (kind, index) == ("linear", 0) else self.source
+            if (kind, index) == ("linear", 0) and self.source is None:
+                self.source = fed_by
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
@@ -137,7 +143,7 @@ class Watch:
             path = feeder
         seen = self._noted(f"{path}.{op}".lstrip("."), kind, op, output, index)
         seen.is_op, seen.given, seen.feeder = True, fed_by, feeder
-        if share is not None and op in TWO_SIDED:
+        if share is not None and (op in TWO_SIDED or op == "softmax"):
             seen.saturated = share
         elif share is not None:
             seen.dead = share

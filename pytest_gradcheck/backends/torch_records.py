@@ -38,6 +38,10 @@ class Seen:
 
 
 def read(seen: Sequence[Seen]) -> Iterator[Layer]:
+    """The records, in the order of the data."""
+    ends = [n for n, s in enumerate(seen) if s.kind == "linear"]
+    # Only the softmax after the last product is of interest: the others are parts of attention.
+    seen = [s for n, s in enumerate(seen) if s.op != "softmax" or not ends or n > ends[-1]]
     names = layers.numbered(_names(seen))
     parents = torch_graph.parents([s.nodes for s in seen])
     last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)

@@ -62,10 +62,10 @@ def trials(
     """Changes in the order of their cost, up to the first that restores the flow."""
     order = ORDERS["saturated" if "saturated" in kinds else symptom.kind]
     source = passes.seen[0].source
-    suspects = _suspects(seen, source) if seen is not None else ()
-    others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in suspects}]
+    odd = suspects(seen, source) if seen is not None else ()
+    others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in odd}]
     tried: list[Trial] = []
-    for change, where in (*suspects, *others):
+    for change, where in (*odd, *others):
         if change[0] not in (*passes.probe.changes, *WIDER):
             continue
         made = _trial(change, where, passes, symptom, limits)
@@ -76,7 +76,7 @@ def trials(
     return tuple(tried)
 
 
-def _suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]:
+def suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]:
     """What is odd on its face, by the gain of each product with weights, and is tried first."""
     found: list[tuple[Change, str]] = []
     if not math.isnan(source) and not 1 / ODD < source < ODD:

@@ -13,6 +13,7 @@ from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.frozen import require_fitting
 from pytest_gradcheck.checks.flow.more import more
+from pytest_gradcheck.checks.flow.outputs import outputs
 from pytest_gradcheck.checks.flow.parameters import trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
@@ -80,6 +81,9 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     seen = statistics(passes.finite) if passes.finite else None
     found, scale = underflow(passes, found, limits, tuple(question.frozen))
     found = _woken(passes, found, limits, question)
+    if seen is not None and not any(s.severity == "fail" for s in found):
+        flat, scale = outputs(passes, seen, limits)
+        found = (*flat, *found)
     kinds = {s.kind for s in found if s.severity == "fail"}
     tried: tuple[Trial, ...] = scale
     failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)

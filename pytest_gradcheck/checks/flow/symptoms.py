@@ -105,12 +105,13 @@ def _saturated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom
     if worst is None:
         return []
     layer, share, is_open = worst
+    what = {"softmax": "samples", "LSTM": "gates", "GRU": "gates"}.get(layer.op, "units")
     return [
         Symptom(
             "saturated",
             layer.name,
-            f"{share.mean:.0%} of the units of {layer.name} ({layer.op}) are saturated: their mean "
-            f"slope is under 1 % of the largest",
+            f"{share.mean:.0%} of the {what} of {layer.name} ({layer.op}) are saturated: their "
+            f"mean slope is under 1 % of the largest",
             (("share", share.mean), ("low", share.low), ("high", share.high)),
             is_open=is_open,
         )
