@@ -20,7 +20,9 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def saturated(part: nn.RNNBase, x: Any) -> Tensor | None:
-    """Share of gates whose mean slope is under 1 % of the largest; None where that is not known.
+    """Share of gates whose mean slope is under 1 % of the largest, of the layer that has most.
+
+    None where that is not known.
 
     Args:
         part: A layer that begins with a state of zeros.
@@ -32,9 +34,8 @@ def saturated(part: nn.RNNBase, x: Any) -> Tensor | None:
         return None
     with torch.no_grad(), torch._C.DisableTorchFunction():
         x = x.detach().transpose(0, 1) if part.batch_first else x.detach()
-        slopes = [slope for one in _layers(part, x) for slope in one]
-        flat = [(slope.double().mean((0, 1)) < FLAT).double() for slope in slopes]
-        return torch.cat(flat).mean()
+        means = [torch.cat([s.double().mean((0, 1)) for s in one]) for one in _layers(part, x)]
+        return torch.stack([(mean < FLAT).double().mean() for mean in means]).max()
 
 
 def _layers(part: nn.RNNBase, x: Tensor) -> Iterator[list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Output stages and gates without a slope: faults where the gradient is lost by them, and only there."""
+"""Output stages and gates without a slope are faults where the gradient is lost by them."""
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +67,7 @@ def test_inputs_that_are_too_large_are_the_cause():
 
 
 def test_a_loss_that_undoes_the_saturation_is_no_fault():
-    def stable(
-        model, batch
-    ):  # cross entropy in float64, whose gradient does not go through a slope
+    def stable(model, batch):  # a cross entropy that does not go through the slope
         z = model.two(torch.relu(model.one(batch[0])))
         model.act(z)
         return FUNCTIONS.binary_cross_entropy_with_logits(z, batch[1])
