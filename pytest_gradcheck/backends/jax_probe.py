@@ -160,6 +160,7 @@ class JaxProbe:
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
+            contrast=self._contrast(told),
             is_half=any(str(x.dtype) == "float16" for x in told.adjoints.values()),
             turns=tuple(jax_records.turns(self._sites, told)),
             fades=tuple(jax_records.fades(self._sites, told)),
@@ -172,6 +173,10 @@ class JaxProbe:
     def _told(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
         with jax_loss.differentiable(self._loss, self._flat, values, self._batch):
             return self._programs.run(values, change, factor)
+
+    def _contrast(self, told: Told) -> float:
+        answer = self._programs.answer(told)
+        return math.nan if answer is None else layers.contrast(np.asarray(answer))
 
     def _constant(self, told: Told) -> targets.Constant | None:
         answer = self._programs.answer(told)

@@ -28,6 +28,7 @@ OTHERS = frozenset(
     | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "rrelu"}
 )
 ACTIVATIONS = RECTIFIERS | BOUNDED | OTHERS
+LEAST = 8  # positions that tell how answers differ
 FLAT = 0.01  # a unit is saturated where its slope is under this share of the largest slope
 
 Kind = Literal["linear", "activation", "other"]
@@ -110,6 +111,7 @@ class Pass:
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
         turns: What layers put out in loops that have no gradient.
+        contrast: Spread of the answers over the samples, over their size; NaN where not known.
         is_half: Whether the gradient of any value on the way is kept in float16.
     """
 
@@ -121,6 +123,7 @@ class Pass:
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
     turns: tuple[Turn, ...] = ()
+    contrast: float = math.nan
     is_half: bool = False
 
     @property
@@ -167,6 +170,18 @@ def rms(x: np.ndarray) -> float:
     if not math.isfinite(top):
         return math.inf
     return top * math.sqrt(float(np.mean((wide / top) ** 2))) if top else 0.0
+
+
+def contrast(x: np.ndarray) -> float:
+    """Standard deviation over positions, root mean square of units, over the size; else NaN.
+
+    Units lie on the last axis; fewer than eight positions tell nothing.
+    """
+    rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1]) if x.ndim else np.empty((0, 1))
+    size = rms(rows)
+    if len(rows) < LEAST or not 0 < size < math.inf:
+        return math.nan
+    return rms((rows / size).std(axis=0))
 
 
 def dead(op: str, x: np.ndarray) -> float:

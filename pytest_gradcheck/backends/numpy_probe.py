@@ -132,10 +132,16 @@ class NumpyProbe:
             parameters = tuple(self._updated(p, known, pulled) for p in parameters)
             seen = replace(seen, parameters=parameters)
         outs = [x for _, x, _ in entries_of(record) if x is not None]
+        products = [y.name for y in seen.layers if y.kind == "linear"]
+        answers = [
+            x for name, x, _ in entries_of(record) if name in products[-1:] and x is not None
+        ]
+        answer = (answers or outs)[-1:]
         arrays = [y.value for y in tree.flatten(self._batch, Leaf, lambda node: None).leaves]
         numbers = [x for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"]
         constant = targets.constant(value, outs[-1] if outs else None, numbers)
-        return replace(seen, loss=value, constant=constant)
+        contrast = layers.contrast(answer[0]) if answer else math.nan
+        return replace(seen, loss=value, constant=constant, contrast=contrast)
 
     def _recorded(self, record: Any) -> Pass:
         seen = of_record(record)

@@ -29,7 +29,7 @@ from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
 from pytest_gradcheck.backends.torch_ops import Ops
 from pytest_gradcheck.backends.torch_records import Seen, read
-from pytest_gradcheck.backends.torch_sizes import parameters, size, sizes
+from pytest_gradcheck.backends.torch_sizes import contrast, parameters, size, sizes
 from pytest_gradcheck.backends.torch_slopes import TWO_SIDED, unit_axis
 from pytest_gradcheck.backends.torch_time import Times
 
@@ -58,6 +58,7 @@ class Watch:
         self._change = change
         self.source: Tensor | None = None
         self.is_half = False
+        self._answer: tuple[Tensor, int] | None = None  # of the last product, and axis of units
         self.times = Times()
 
     def __enter__(self) -> Watch:
@@ -74,6 +75,11 @@ class Watch:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
         self._latest = None
+
+    @property
+    def contrast(self) -> float:
+        """Spread of the answers over the samples, over their size."""
+        return math.nan if self._answer is None else contrast(*self._answer)
 
     def backward(self) -> None:
         """The forward pass is over: what is called from now on is computed again."""
@@ -161,6 +167,7 @@ class Watch:
                 slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
                 seen.saturated = (slope.double().mean(others) < FLAT).double().mean()
         self.seen.append(seen)
+        self._answer = (x.detach(), axis) if kind == "linear" else self._answer
         self._hook(seen, x, here, axis)
         self._latest = x
         return seen
@@ -222,6 +229,7 @@ def _measured(
         layers=tuple(read(watch.seen)),
         parameters=parameters(model, by_name),
         fades=watch.times.fades(),
+        contrast=watch.contrast,
         is_half=watch.is_half,
         source=math.nan if watch.source is None else float(watch.source),
     ), by_name

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends.layers import Change, Pass
-from pytest_gradcheck.checks.flow import along, gains
+from pytest_gradcheck.checks.flow import along, first, gains
 from pytest_gradcheck.checks.flow.first import EXCESS
 from pytest_gradcheck.checks.flow.gains import ODD
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
@@ -32,6 +32,7 @@ ORDERS = {
     "exploding": ("init", "input", "activation", *WIDER, "normalise", "skip"),
     "vanishing": ("activation", "init", "smooth", "input", *WIDER, "normalise", "skip"),
     "first-loss": ("input", "init"),
+    "offset": ("input", "init"),
 }
 
 
@@ -139,6 +140,8 @@ def _is_healthy(passes: Sequence[Pass], seen: Statistics, symptom: Symptom, limi
     if along.faded(passes, seen, limits):
         return False
     if symptom.kind in ("first-loss", "exploding") and seen.excess and max(seen.excess) > EXCESS:
+        return False
+    if symptom.kind == "offset" and not max(map(first.ratio, passes)) < EXCESS:
         return False
     if symptom.kind == "dead" and (seen.dead_risk > RISK or seen.dead_networks):
         return False

@@ -12,6 +12,7 @@ from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.frozen import require_fitting
+from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
 from pytest_gradcheck.checks.flow.outputs import outputs
 from pytest_gradcheck.checks.flow.parameters import trainable
@@ -30,6 +31,7 @@ MOST_SEED = 2**63 - MOST  # the last initialisation's is beyond the first
 STEPS = 3  # of training that a start at zero may need: one for each zero in a row
 WAKING = ("vanishing", "zero")  # what one step of training may cure
 LOST = {"nonfinite", "given"}
+LOSSES = {"first-loss", "offset"}  # which fail where a change of the model cures them
 ILL = {*WAKING, "dead"}  # what is left where it did not
 
 
@@ -83,6 +85,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     found = _woken(passes, found, limits, question)
     if seen is not None and not any(s.severity == "fail" for s in found):
         flat, scale = outputs(passes, seen, limits)
+        flat, scale = (flat, scale) if flat else inputs(passes)
         found = (*flat, *found)
     kinds = {s.kind for s in found if s.severity == "fail"}
     tried: tuple[Trial, ...] = scale
@@ -225,7 +228,7 @@ def _accused(found: tuple[Symptom, ...], cause: Trial | None) -> tuple[Symptom, 
     """
     if cause is None:
         return found
-    told = [replace(s, severity="fail") if s.kind == "first-loss" else s for s in found]
+    told = [replace(s, severity="fail") if s.kind in LOSSES else s for s in found]
     first = next((n for n, s in enumerate(told) if s.severity == "fail"), None)
     if first is not None and cause.where:
         told[first] = replace(told[first], where=cause.where)

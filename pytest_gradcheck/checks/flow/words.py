@@ -27,6 +27,7 @@ CODES = {
     "offset": "flow-constant",
     "known": "flow-label-leak",
     "update": "flow-update",
+    "inputs": "flow-inputs",
     "fading": "flow-time-fading",
     "growing": "flow-time-growing",
     "strangers": "flow-batch-dependence",
@@ -50,8 +51,10 @@ TITLES = {
     "vanishing": "vanishing gradient",
     "exploding": "exploding gradient",
     "first-loss": "a first loss far too large",
+    "offset": "a first loss far too large",
     "update": "updates out of proportion",
     "growing": "gradient that explodes in time",
+    "inputs": "inputs out of proportion",
     "nonlinear": "gradient that does not scale with the loss",
 }
 
@@ -116,8 +119,10 @@ ADVICE = {
     "symmetric": "draw the weights at random; a constant gives every unit the same gradient",
     "vanishing": "use ReLU, an initialisation made for it, normalisation or skip connections",
     "exploding": "use smaller weights, normalisation, or clipping of the gradient norm",
+    "offset": "scale inputs, targets or the last layer's weights",
     "first-loss": "scale inputs, targets or the last layer's weights",
     "update": "look at the learning rate",
+    "inputs": "standardise the inputs",
     "growing": "clip the gradient norm, or start the recurrent weights orthogonal",
     "nonlinear": "look at backward rules that drop or add a constant, or at float16 underflow",
 }
