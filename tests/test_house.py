@@ -54,6 +54,7 @@ TORCH = {
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_records",
+    "backends.torch_resets",
     "backends.torch_gates",
     "backends.torch_fresh",
     "backends.torch_given",

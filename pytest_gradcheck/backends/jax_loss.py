@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,17 @@ def differentiable(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) ->
                 f"jax.grad of loss(model, batch) raises {type(own).__name__}: {told}"
             ) from error
         raise
+
+
+def gradient_norm(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str) -> float:
+    """Norm of the gradient of all parameters with a batch in some precision; NaN if it raises."""
+    opened = flatten(batch)
+    every = [jnp.asarray(y.value, dtype) if y.dtype else y.value for y in opened.leaves]
+    try:
+        found = jax.grad(lambda v: value_of(loss, flat, v, opened.rebuild(every)))(list(values))
+    except Exception:  # the user's code may insist on its own precision
+        return math.nan
+    return math.hypot(*(float(jnp.linalg.norm(jnp.ravel(g))) for g in found))
 
 
 def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:

@@ -200,6 +200,13 @@ class JaxProbe:
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
 
+    def repeated(self, state: Any) -> tuple[str, float]:
+        """Float64, or float32 for a model in float64, and the norm of the gradient in it."""
+        other = "float32" if self.dtype == "float64" else "float64"
+        with enable_x64(True):
+            values = [v.astype(other) for v in self._values(state)]
+            return other, jax_loss.gradient_norm(self._loss, self._flat, values, self._batch, other)
+
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 

@@ -7,9 +7,8 @@ came back, or hands over gradients alone, of any framework.
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,9 @@ import numpy as np
 
 from pytest_gradcheck.backends import drawn, layers, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
-from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
+from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
+from pytest_gradcheck.backends.numpy_changes import added, gain, scaled, standardised
 from pytest_gradcheck.backends.numpy_records import (
     agree,
     entries_of,
@@ -107,8 +107,8 @@ class NumpyProbe:
         if self._loss is None:
             return self._recorded(state)
         self.count += 1
-        batch = _standardised(self._batch) if change == ("input", -1) else self._batch
-        state = _scaled(state, 1 / self._gain) if change == ("init", -1) else state
+        batch = standardised(self._batch) if change == ("input", -1) else self._batch
+        state = scaled(state, 1 / self._gain) if change == ("init", -1) else state
         try:
             told = self._loss(state, batch)
         except Exception as error:  # whatever the user's code raises, told with its own words
@@ -123,7 +123,7 @@ class NumpyProbe:
             )
         seen = of_record(record)
         if change is None:
-            self._gain = _gain(seen.layers)
+            self._gain = gain(seen.layers)
         if gradients is not None:
             values, pulled = _flat(state), _flat(gradients)
             agree(values, pulled)
@@ -169,6 +169,10 @@ class NumpyProbe:
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
 
+    def repeated(self, state: Any) -> tuple[str, float]:
+        """No other precision: a record is what it is."""
+        return "", math.nan
+
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
@@ -200,7 +204,7 @@ class NumpyProbe:
         known = {path: g for path, g in pulled.items() if g is not None}
         steps = dict(zip(known, descent(list(known.values()), value), strict=True))
         flat = tree.flatten(state, Leaf, lambda node: None)
-        moved = [_added(y.value, steps.get(y.path)) for y in flat.leaves]
+        moved = [added(y.value, steps.get(y.path)) for y in flat.leaves]
         return flat.rebuild(moved)
 
     def origin(self, state: Any) -> Origin | None:
@@ -241,44 +245,6 @@ class NumpyProbe:
 
 def _is_floats(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 0
-
-
-def _gain(seen: Sequence[Layer]) -> float:
-    """Middle one of the factors by which products with weights change the size of the data."""
-    pairs = [
-        (a.activation, b.activation) for a, b in itertools.pairwise(seen) if b.kind == "linear"
-    ]
-    gains = sorted(b / a for a, b in pairs if a > 0 and b > 0 and math.isfinite(b / a))
-    return gains[len(gains) // 2] if gains else 1.0
-
-
-def _scaled(state: Any, factor: float) -> Any:
-    """The parameters with every matrix times a factor."""
-    flat = tree.flatten(state, Leaf, lambda node: None)
-    return flat.rebuild([_times(leaf.value, factor) for leaf in flat.leaves])
-
-
-def _times(value: Any, factor: float) -> Any:
-    is_matrix = isinstance(value, np.ndarray) and value.ndim > 1 and value.dtype.kind == "f"
-    return value * value.dtype.type(factor) if is_matrix else value
-
-
-def _added(value: Any, step: np.ndarray | None) -> Any:
-    return value if step is None else value + step.astype(np.asarray(value).dtype)
-
-
-def _standardised(batch: Any) -> Any:
-    """The batch with the features of its first matrix at mean 0 and standard deviation 1."""
-    flat = tree.flatten(batch, Leaf, lambda node: None)
-    values = [leaf.value for leaf in flat.leaves]
-    for number, x in enumerate(values):
-        if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind == "f":
-            unit = x / (np.abs(x).max() or 1.0)  # whose squares are numbers yet
-            spread = unit.std(axis=0, keepdims=True)
-            centred = unit - unit.mean(axis=0, keepdims=True)
-            values[number] = (centred / np.where(spread > 0, spread, 1)).astype(x.dtype)
-            break
-    return flat.rebuild(values)
 
 
 def _flat(state: Any) -> dict[str, np.ndarray | None]:

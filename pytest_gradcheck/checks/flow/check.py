@@ -18,6 +18,7 @@ from pytest_gradcheck.checks.flow.outputs import outputs
 from pytest_gradcheck.checks.flow.parameters import trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
+from pytest_gradcheck.checks.flow.still import still
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import symptoms
 from pytest_gradcheck.checks.flow.underflow import underflow
@@ -75,6 +76,9 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         told = "the loss does not depend on any parameter that may move"
         lost = (Symptom("detached", "", told),)
         return result.result(label, passes, None, lost, (), limits)
+    unmoved = still(passes)
+    if unmoved:
+        return result.result(label, passes, None, unmoved, (), limits)
     found = _found(passes, limits, question)
     most = asked.most or MOST
     while _is_open(found) and not is_single and len(passes.seen) < most:

@@ -12,6 +12,7 @@ CODES = {
     "given": "flow-nonfinite",
     "masked": "flow-masked",
     "detached": "flow-detached",
+    "still": "flow-constant-loss",
     "missing": "flow-missing",
     "frozen": "flow-frozen",
     "thawed": "flow-thawed",
@@ -40,6 +41,7 @@ TITLES = {
     "nonfinite": "non-finite values",
     "given": "non-finite values",
     "detached": "a loss without gradient",
+    "still": "a loss that is the same for every parameter",
     "missing": "missing gradient",
     "frozen": "frozen parameters",
     "thawed": "parameters that are not frozen",
@@ -108,6 +110,8 @@ ADVICE = {
     "by a mask after it",
     "given": "mend {where}, or find out where it comes from: every value must be finite",
     "detached": "return a loss that is computed from the model's outputs, without detach or item",
+    "still": "look for a sum over a softmax, or a mean of what was normalised: leave it out, or "
+    "take the loss before it",
     "missing": "look for detach, no_grad or stop_gradient after {where}, or a layer that forward "
     "leaves out; declare what is meant with frozen=",
     "thawed": "set requires_grad=False, leave it out of the optimizer, or do not declare it",

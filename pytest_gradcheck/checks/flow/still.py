@@ -1,0 +1,59 @@
+"""A loss that is the same whatever the parameters are: what comes back is rounding alone.
+
+As the sum of a softmax, or the mean of what a normalisation centres. Its gradient has a size and
+flows through all layers, but is another one in another precision.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_gradcheck.backends.layers import Parameter, Pass
+from pytest_gradcheck.checks.flow.flows import log_flow, power
+from pytest_gradcheck.checks.flow.passes import Passes
+from pytest_gradcheck.checks.flow.symptom import Symptom
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+SAME = {"float16": 1e-2, "bfloat16": 1e-2}  # relative difference of losses, 1e-5 else
+MOVED = 1e-3  # flow at the last product over the loss, under which a single one is asked about
+LEFT = 1e-3  # share of a gradient in one precision that is left in a finer one, if it is rounding
+
+
+def still(passes: Passes) -> tuple[Symptom, ...]:
+    """That the loss does not depend on the parameters, where a second precision says so too."""
+    if len(passes.finite) < len(passes.seen) or not _is_same(passes):
+        return ()
+    other, size = passes.probe.repeated(passes.states[0])
+    own = _norm(passes.seen[0].parameters)
+    coarse, fine = (size, own) if passes.probe.dtype == "float64" else (own, size)
+    if math.isnan(size) or not own or not fine < LEFT * coarse:
+        return ()
+    told = (
+        f"the loss is {passes.seen[0].loss:.4g} whatever the parameters are, and its gradient "
+        f"rounding alone: {own:.1e} in {passes.probe.dtype}, and {size:.1e} in {other}"
+    )
+    return (Symptom("still", "", told, (("gradient", own), ("other", size))),)
+
+
+def _is_same(passes: Passes) -> bool:
+    """Whether all initialisations have the same loss; of one alone, whether its answer moves it."""
+    near = SAME.get(passes.probe.dtype, 1e-5)
+    losses = [one.loss for one in passes.seen if one.loss is not None]
+    if len(losses) < len(passes.seen):
+        return False
+    if len(losses) > 1:
+        return max(losses) - min(losses) <= near * max(map(_size, passes.seen))
+    ends = [log_flow(y) for y in passes.seen[0].layers if y.kind == "linear"][-1:]
+    return all(power(x) <= MOVED * _size(passes.seen[0]) for x in ends)
+
+
+def _size(one: Pass) -> float:
+    """What the loss is made of: its own size, or that of the last layer's output."""
+    answers = [y.activation for y in one.layers[-1:] if math.isfinite(y.activation)]
+    return max([abs(one.loss or 0.0), *answers])
+
+
+def _norm(parameters: tuple[Parameter, ...]) -> float:
+    known = [p for p in parameters if not math.isnan(p.gradient)]
+    return math.hypot(*(p.gradient * math.sqrt(math.prod(p.shape)) for p in known))
