@@ -210,6 +210,25 @@ class JaxProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
+    def shuffled(self, state: Any, number: int) -> Pass | None:
+        """A pass with other samples; None where the batch has none of real numbers."""
+        other = samples.shuffled([np.asarray(x) for x in self._traced.batch], number)
+        if other is None:
+            return None
+        self.count += 1
+        size = self._traced.batch[0].dtype.type(samples.larger(number))
+        with enable_x64(self._user_mode):
+            values = self._values(state)
+            told = self._programs.run(values, batch=[jnp.asarray(x * size) for x in other])
+        named = {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)}
+        return Pass(
+            loss=float(told.loss),
+            layers=tuple(jax_records.records(self._sites, self._walk, told, None)),
+            parameters=layers.of_parameters(
+                {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)}, named
+            ),
+        )
+
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""
         make = widths.asked(self._make, factor)

@@ -86,10 +86,16 @@ class Programs:
         self._is_near = is_near(traced, values)
         self._made: dict[Any, Run] = {}
 
-    def run(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
-        """One pass forward and backward."""
-        told = self._program(values, change)(values, self._traced.batch, factor)
-        return told.without_idle(self._around)
+    def run(
+        self,
+        values: list[Any],
+        change: Change | None = None,
+        factor: float = 1.0,
+        batch: Sequence[Any] | None = None,
+    ) -> Told:
+        """One pass forward and backward, where given with another batch."""
+        batch = self._traced.batch if batch is None else batch
+        return self._program(values, change)(values, batch, factor).without_idle(self._around)
 
     def answer(self, told: Told) -> Any:
         """What the last product with weights gave; None where there is none, or one in a loop."""
@@ -110,8 +116,7 @@ class Programs:
         other = samples.exchanged([np.asarray(x) for x in batch], rows)
         if other is None:
             return None
-        told = self._program(values, None)(values, [jnp.asarray(x) for x in other], 1.0)
-        moved = self.answer(told.without_idle(self._around))
+        moved = self.answer(self.run(values, batch=[jnp.asarray(x) for x in other]))
         is_alike = moved is not None and moved.shape == answer.shape
         return (answer, np.asarray(moved)) if is_alike else None
 

@@ -43,7 +43,8 @@ class Layer:
         name: Path, with ``#2`` for the second call of a shared layer.
         kind: Whether it multiplies by weights, is an activation, or is anything else.
         op: Name of the operation or of the module's class.
-        size, width: Number of elements of the output, and of units: extent of the feature axis.
+        size, width: Number of elements of the output, and of units: extent of the feature axis,
+            zero where it is not known.
         activation, gradient: Size of the output, and of the gradient with respect to it.
         dead: Share of units that are off for every sample; NaN unless they can be.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.

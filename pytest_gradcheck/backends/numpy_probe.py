@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import drawn, layers, samples, targets, tree, widths
+from pytest_gradcheck.backends import drawn, layers, numpy_given, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
@@ -176,6 +176,9 @@ class NumpyProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
+    def shuffled(self, state: Any, number: int) -> None:
+        """Nothing: a record is of its own batch."""
+
     def widened(self, factor: int) -> NumpyProbe | None:
         """The same parameters drawn wider."""
         if self._loss is None:
@@ -208,7 +211,18 @@ class NumpyProbe:
         return flat.rebuild(moved)
 
     def origin(self, state: Any) -> Origin | None:
-        """The first recorded layer that is not finite; the last whose gradient is not."""
+        """The first recorded layer that is not finite; the last whose gradient is not.
+
+        What the loss is given is asked before: a NaN in it makes all layers NaN.
+        """
+        blamed = None
+        if self._loss is not None:
+            is_lost = not math.isfinite(self._told(state, self._batch).loss or 0.0)
+            reaches = "loss" if is_lost else "gradient"
+            is_finite = lambda own, batch: self._told(own, batch).is_finite  # noqa: E731  # short
+            blamed = numpy_given.blamed(state, self._batch, is_finite, reaches)
+        if blamed is not None:
+            return blamed
         record = state if self._loss is None else parts(self._loss(state, self._batch))[1]
         entries = list(entries_of(record))
         for name, x, _ in entries:
@@ -220,6 +234,12 @@ class NumpyProbe:
                     where=name, op="", phase="backward", value=word(g), reaches="gradient"
                 )
         return None
+
+    def _told(self, state: Any, batch: Any) -> Pass:
+        """Loss and layers with other parameters, or of another batch."""
+        assert self._loss is not None
+        value, record, _ = parts(self._loss(state, batch))
+        return replace(of_record(record), loss=value)
 
     def strangers(self, state: Any) -> float:
         """Change of the last layer for other samples, over its size, when one is replaced."""

@@ -133,7 +133,7 @@ def _of_gradients(entries: Sequence[tuple[str, Any, Any]]) -> Pass:
             name=name,
             kind="linear",
             size=1 if g is None else int(g.size),
-            width=g.shape[-1] if g is not None and g.ndim else 1,
+            width=g.shape[-1] if g is not None and g.ndim else 0,  # a norm tells no width
             activation=math.nan if x is None else layers.rms(x),
             gradient=math.nan if g is None else layers.rms(g),
         )

@@ -70,6 +70,9 @@ class Probe(Protocol):
     def again(self, state: Any, number: int) -> Pass | None:
         """A pass with other random numbers; None where it draws none that the probe can set."""
 
+    def shuffled(self, state: Any, number: int) -> Pass | None:
+        """A pass with other samples, of features that the batch has; None if there are none."""
+
     def widened(self, factor: int) -> Probe | None:
         """The same model with wider layers, drawn anew; None where it cannot be had."""
 

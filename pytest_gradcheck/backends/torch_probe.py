@@ -187,6 +187,18 @@ class TorchProbe:
         made = torch_flow.measure(state, self._loss, self._batch)[0]
         return made if torch_seeds.states() != before or torch.cuda.is_available() else None
 
+    def shuffled(self, state: nn.Module, number: int) -> Pass | None:
+        """A pass with other samples; None where the batch has none, or the loss refuses them."""
+        batch = torch_samples.shuffled(self._batch, number)
+        if batch is None:
+            return None
+        torch_seeds.seed(number)
+        self.count += 1
+        try:
+            return torch_flow.measure(state, self._loss, batch)[0]
+        except UsageError:
+            return None
+
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
         if callable(self._optimizer):

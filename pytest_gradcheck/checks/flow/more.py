@@ -31,7 +31,14 @@ def more(passes: Passes, seen: Statistics | None, found: Sequence[Symptom]) -> t
 
 def _circumstances(passes: Passes) -> list[Symptom]:
     told = []
-    if passes.is_single:
+    if passes.is_constant:
+        message = (
+            f"a single realisation: {passes.probe.replicates} gives the same parameters every "
+            f"time, so the spread is that predicted from depth and widths; if that is not meant, "
+            f"draw from the seed that make is given, or from the framework's global generator"
+        )
+        told.append(Symptom("single", "", message, (), "warn"))
+    elif passes.is_single:
         message = (
             "a single realisation: fresh initialisations were not to be had, so the spread is that "
             "predicted from depth and widths; give make="

@@ -18,6 +18,7 @@ CODES = {
     "thawed": "flow-thawed",
     "zero": "flow-zero",
     "asleep": "flow-asleep",
+    "idle": "flow-idle",
     "underflow": "flow-underflow",
     "dead": "flow-dead",
     "saturated": "flow-saturated",

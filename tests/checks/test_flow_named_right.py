@@ -1,0 +1,166 @@
+"""What is wrong goes by its own name, and what is meant is a note."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pytest_gradcheck import check_flow
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 16)).astype(np.float32)
+LABELS = RNG.integers(0, 10, size=32)
+BATCH = torch.tensor(X), torch.tensor(LABELS)
+
+
+def entropy(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def chain(act=nn.ReLU):
+    return nn.Sequential(nn.Linear(16, 64), act(), nn.Linear(64, 64), act(), nn.Linear(64, 10))
+
+
+def blank(act=nn.ReLU):
+    model = chain(act)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    return model
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_weights_of_zero_are_named(act):
+    for result in (
+        check_flow(blank(act), entropy, BATCH),
+        check_flow(None, entropy, BATCH, make=lambda: blank(act)),
+    ):
+        first = result.findings[0]
+        assert (result.verdict, first.code, first.where) == ("fail", "flow-symmetric", "0.weight")
+        assert "are zero" in first.message
+        assert "draw the weights at random" in result.advice[0]
+
+
+def test_one_layer_that_starts_at_zero_is_none():
+    def make():
+        model = nn.Linear(16, 10)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        return model
+
+    assert check_flow(None, entropy, BATCH, make=make).verdict == "pass"
+
+
+def test_a_checkpoint_is_a_single_realisation():
+    torch.manual_seed(0)
+    model = chain()
+    result = check_flow(None, entropy, BATCH, make=lambda: copy.deepcopy(model))
+    assert (result.verdict, [f.code for f in result.findings]) == ("pass", ["flow-single"])
+    bad = blank()
+    nn.init.xavier_normal_(bad[0].weight)
+    result = check_flow(None, entropy, BATCH, make=lambda: copy.deepcopy(bad))
+    assert result.verdict == "fail"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (0.1, "fail")])
+def test_norms_alone_are_judged(factor, verdict):
+    assert check_flow({f"l{n}": factor ** (9 - n) for n in range(10)}).verdict == verdict
+
+
+class Experts(nn.Module):
+    def __init__(self, count=16, is_lost=False):
+        super().__init__()
+        self.gate, self.out = nn.Linear(16, count), nn.Linear(32, 10)
+        self.experts = nn.ModuleList(nn.Linear(16, 32) for _ in range(count))
+        self.lost = nn.Linear(16, 32) if is_lost else None
+        nn.init.normal_(self.gate.weight, 0, 0.02)
+
+    def forward(self, x):
+        share, chosen = self.gate(x).softmax(1).max(1)
+        h = torch.zeros(len(x), 32)
+        for n in chosen.unique().tolist():
+            rows = (chosen == n).nonzero()[:, 0]
+            h = h.index_add(0, rows, share[rows, None] * self.experts[n](x[rows]))
+        return self.out(torch.relu(h))
+
+
+@pytest.mark.parametrize("is_single", [True, False])
+def test_an_expert_without_samples_is_a_note(is_single):
+    torch.manual_seed(0)
+    result = (
+        check_flow(Experts(), entropy, BATCH, seeds=1)
+        if is_single
+        else check_flow(None, entropy, BATCH, make=Experts)
+    )
+    assert result.verdict == "pass"
+    assert "flow-idle" in [f.code for f in result.findings if f.severity == "note"]
+
+
+def test_a_layer_that_nothing_reaches_is_none():
+    result = check_flow(None, entropy, BATCH, make=lambda: Experts(is_lost=True))
+    first = result.findings[0]
+    assert (first.code, first.where) == ("flow-missing", "lost.weight")
+
+
+def test_an_expert_without_samples_in_jax():
+    def make(seed):
+        rng = np.random.default_rng(seed)
+        shapes = {"gate": (16, 8), "out": (32, 10), **{f"e{n}": (16, 32) for n in range(8)}}
+        return {k: jnp.asarray(0.2 * rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+    def loss(p, batch):
+        share = jax.nn.softmax(batch @ p["gate"])
+        chosen = (jnp.arange(8) == share.argmax(1)[:, None]) & (jnp.arange(8) != 9)
+        h = sum(
+            jnp.where(chosen[:, n : n + 1], share[:, n : n + 1] * (batch @ p[f"e{n}"]), 0.0)
+            for n in range(8)
+        )
+        return -jnp.mean(jax.nn.log_softmax(jax.nn.relu(h) @ p["out"])[jnp.arange(8), LABELS[:8]])
+
+    result = check_flow(make(3), loss, jnp.asarray(X[:8]))
+    assert result.verdict == "pass"
+    assert "flow-idle" in [f.code for f in result.findings]
+
+
+def recorded(params, batch):
+    x, targets = batch
+    z = x @ params["in"]
+    a = np.maximum(z, 0)
+    out = a @ params["out"]
+    g = 2 * (out - targets) / len(out)
+    layers = [("in", z, g @ params["out"].T * (z > 0)), ("in.relu", a, g @ params["out"].T)]
+    return np.mean((out - targets) ** 2), [*layers, ("out", out, g)]
+
+
+def drawn(seed):
+    rng = np.random.default_rng(seed)
+    return {"in": 0.35 * rng.normal(size=(16, 64)), "out": 0.125 * rng.normal(size=(64, 1))}
+
+
+def test_what_a_numpy_loss_is_given_is_blamed():
+    x, targets = X.astype(np.float64), X[:, :1].astype(np.float64)
+    wrong = x.copy()
+    wrong[3, 2] = np.nan
+    assert check_flow(None, recorded, (wrong, targets), make=drawn).findings[0].where == (
+        "batch[0][3, 2]"
+    )
+    wrong = targets.copy()
+    wrong[5, 0] = np.inf
+    assert check_flow(None, recorded, (x, wrong), make=drawn).findings[0].where == "batch[1][5, 0]"
+    params = drawn(0)
+    params["out"][2, 0] = np.nan
+    assert check_flow(params, recorded, (x, targets)).findings[0].where == "out[2, 0]"
+
+
+def test_the_record_that_is_not_finite_is_the_one_that_is_looked_at():
+    rng = np.random.default_rng(0)
+    runs = [
+        [(name, rng.normal(size=(20, 3)), rng.normal(size=(20, 3))) for name in "abc"]
+        for _ in range(6)
+    ]
+    runs[4][1][1][0, 0] = runs[4][1][2][0, 0] = np.nan
+    finding = check_flow(runs).findings[0]
+    assert (finding.code, finding.where) == ("flow-nonfinite", "b")
