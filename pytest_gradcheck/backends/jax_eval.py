@@ -18,13 +18,15 @@ import jax.numpy as jnp
 from pytest_gradcheck.backends.jax_contracts import scan_counts
 from pytest_gradcheck.backends.jax_sites import Site, branches, ends, inlined, is_loop, ruled, turn
 from pytest_gradcheck.backends.jax_turns import chosen, turned
-from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
+from pytest_gradcheck.backends.layers import BOUNDED, FLAT, RECTIFIERS, Change
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = dict[str, Any]  # by the key of a site
 SOURCE = "source"  # key of what the first product with weights is given
 RAN = "ran/"  # before a prefix: numbers of the turns that ran of what lies in it, zero for none
+OFF = "off/"  # before the key of a smooth rectifier: share of its units that are off
+ONE_SIDED = frozenset({"silu", "elu", "celu", "selu", "mish", "softplus", "hard_silu"})
 _FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
@@ -107,6 +109,8 @@ class Evaluation:
         if site.kind == "activation" and site.index >= 0:
             self._previous = outs[0]  # with its zero, through which the next skip has a gradient
         seen[key] = outs[0]
+        if site.op in ONE_SIDED and site.index >= 0 and not self._kind:
+            seen[OFF + key] = _off(eqn, given)
         return outs
 
     def _scan(
@@ -249,6 +253,17 @@ def _floats(seen: Values) -> Values:
         for k, v in seen.items()
         if k != SOURCE and (k.startswith(RAN) or jnp.issubdtype(v.dtype, jnp.floating))
     }
+
+
+def _off(eqn: Any, given: list[Any]) -> Any:
+    """Share of the units of an activation whose mean slope is under 1 % of the largest."""
+    spot = max(range(len(given)), key=lambda n: jnp.size(given[n]))
+    held = [jax.lax.stop_gradient(x) for x in given]
+    x = held[spot]
+    of_one = lambda z: bound(eqn, [*held[:spot], z, *held[spot + 1 :]])[0]  # noqa: E731  # short
+    slope = jax.jvp(of_one, (x,), (jnp.ones_like(x),))[1]
+    rows = jnp.abs(slope).reshape(-1, x.shape[-1] if x.ndim else 1)
+    return jnp.mean((jnp.mean(rows, 0) < FLAT).astype(x.dtype))
 
 
 def replaced(op: str, change: Change | None) -> str:

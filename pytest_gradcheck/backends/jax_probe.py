@@ -221,13 +221,14 @@ class JaxProbe:
             values = self._values(state)
             told = self._programs.run(values, batch=[jnp.asarray(x * size) for x in other])
         named = {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)}
-        return Pass(
+        made = Pass(
             loss=float(told.loss),
             layers=tuple(jax_records.records(self._sites, self._walk, told, None)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)}, named
             ),
         )
+        return replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
 
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""

@@ -204,7 +204,8 @@ def by_numpy(
     if not is_small(closed):
         return None
     keys = sorted(shape[1])
-    still = {n for n, k in enumerate(keys, 1) if k in sites and sites[k].around.is_still}
+    has_adjoint = {k for k in keys if k in sites and sites[k].around.has_adjoint}
+    still = {n for n, k in enumerate(keys, 1) if k not in has_adjoint}
     tape = Tape(closed, len(values), still)
 
     def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:

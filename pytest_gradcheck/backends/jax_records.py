@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import layers
-from pytest_gradcheck.backends.jax_eval import replaced
+from pytest_gradcheck.backends.jax_eval import OFF, replaced
 from pytest_gradcheck.backends.jax_programs import Told
 from pytest_gradcheck.backends.jax_sites import Site
 from pytest_gradcheck.backends.jax_walk import Walk, parents
-from pytest_gradcheck.backends.layers import Change, Layer, Turn
+from pytest_gradcheck.backends.layers import FLAT, Change, Layer, Turn
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+_SHARES = {"gelu": lambda x: (1 + x) / 2, "erfc": lambda x: x / 2}
 
 
 def records(
@@ -28,12 +31,14 @@ def records(
     for number, key in enumerate(shown):
         site = sites[key]
         op = replaced(site.op, change) if site.index >= 0 else site.op
+        op = "gelu" if op == "erfc" else op
         is_stack = site.around.stacks[:1] == (True,)
         for i, (x, g) in enumerate(_of_turns(told, site, is_stack)):
             if x is None:
                 continue
             name = f"{site.name}[{i}]" if is_stack else site.name
             layer = layers.of_arrays(name, site.kind, op, x, g, site.index)
+            layer = replace(layer, dead=_off(site, told, x, i if is_stack else None, layer.dead))
             made.append(((_first(key), i, number), layer))
     ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
     names = layers.numbered(layer.name for layer in ordered)
@@ -42,6 +47,24 @@ def records(
     if fed is None:
         return named
     return [replace(layer, parents=before) for layer, before in zip(named, fed, strict=True)]
+
+
+def _off(site: Site, told: Told, x: Any, i: int | None, dead: float) -> float:
+    """Share of units that are off, also those of a smooth rectifier, whose slope tells.
+
+    Of a GELU the values are those of the distribution function that it multiplies by, which is
+    nearly zero where its slope is.
+    """
+    if site.kind == "other" and site.op in _SHARES and x.ndim:
+        share = _SHARES[site.op](x.astype(np.float64)).reshape(-1, x.shape[-1])
+        return float(np.mean(share.mean(axis=0) < FLAT))
+    if OFF + site.key not in told.seen:
+        return dead
+    found = np.asarray(told.seen[OFF + site.key], np.float64)
+    ran = told.turns(site.around)
+    found, ran = (found, ran) if i is None else (found[i], None if ran is None else ran[i])
+    did = np.ones(found.shape, bool) if ran is None else np.broadcast_to(ran > 0, found.shape)
+    return float(found[did].mean())
 
 
 def _of_turns(told: Told, site: Site, is_stack: bool) -> list[tuple[Any, Any]]:

@@ -188,6 +188,8 @@ class Walk:
             )
         elif op == "tanh" and any(self.ops.get(o, NONE)[0] == GELU for o in origin):
             self._add(key, f"{self._latest}.gelu".lstrip("."), "other", "gelu", place, around)
+        elif op == "erfc" and is_data:
+            self._add(key, f"{self._latest}.gelu".lstrip("."), "other", op, place, around)
         elif op in ACTIVATIONS and is_data and self._activates(op, origin):
             self._add(key, f"{self._latest}.{op}".lstrip("."), "activation", op, place, around)
         elif op == "div" and is_data and is_softmax(self.ops, self.sources, origin):

@@ -164,3 +164,60 @@ def test_the_record_that_is_not_finite_is_the_one_that_is_looked_at():
     runs[4][1][1][0, 0] = runs[4][1][2][0, 0] = np.nan
     finding = check_flow(runs).findings[0]
     assert (finding.code, finding.where) == ("flow-nonfinite", "b")
+
+
+SMOOTH = {
+    "gelu": jax.nn.gelu,
+    "exact gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "softplus": jax.nn.softplus,
+    "mish": jax.nn.mish,
+}
+
+
+def smooth(act, bias, is_stack=False):
+    def make(seed):
+        rng = np.random.default_rng(seed)
+        shapes = {"one": (16, 64), "two": (3, 64, 64) if is_stack else (64, 64), "out": (64, 10)}
+        drawn = {k: rng.normal(size=s) * (2 / s[-2]) ** 0.5 for k, s in shapes.items()}
+        made = {k: jnp.asarray(w, jnp.float32) for k, w in drawn.items()}
+        return made | {"bias": jnp.full((*made["two"].shape[:-2], 64), bias)}
+
+    def loss(p, x):
+        step = lambda h, wb: (act(h @ wb[0] + wb[1]), None)  # noqa: E731
+        h = x @ p["one"]
+        if is_stack:
+            h = jax.lax.scan(step, h, (p["two"], p["bias"]))[0]
+        else:
+            h = step(h, (p["two"], p["bias"]))[0]
+        return -jnp.mean(jax.nn.log_softmax(h @ p["out"])[jnp.arange(32), LABELS])
+
+    return check_flow(None, loss, jnp.asarray(X), make=make)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_rectifiers_of_jax_that_are_off_are_dead(name):
+    result = smooth(SMOOTH[name], -20.0)
+    first, cause = result.findings[:2]
+    assert (result.verdict, first.code, cause.code) == ("fail", "flow-dead", "flow-cause-bias")
+    assert first.where.startswith("two.")
+    assert smooth(SMOOTH[name], 0.0).verdict == "pass"
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_smooth_rectifiers_in_a_scan_are_looked_at_layer_by_layer(name):
+    first = smooth(SMOOTH[name], -20.0, is_stack=True).findings[0]
+    assert (first.code, first.where) == ("flow-dead", f"two.{name}[0]")
+
+
+def test_a_parameter_that_jax_does_not_use_stays_missing():
+    def make(seed):
+        rng = np.random.default_rng(seed)
+        return {k: jnp.asarray(0.3 * rng.normal(size=(16, 10))) for k in ("used", "left")}
+
+    def loss(p, x):
+        return -jnp.mean(jax.nn.log_softmax(x @ p["used"])[jnp.arange(32), LABELS])
+
+    first = check_flow(None, loss, jnp.asarray(X), make=make).findings[0]
+    assert (first.code, first.where) == ("flow-missing", "left")

@@ -64,6 +64,8 @@ def trials(
     order = ORDERS["saturated" if "saturated" in kinds else symptom.kind]
     source = passes.seen[0].source
     odd = suspects(seen, source) if seen is not None else ()
+    if symptom.kind == "dead":  # a bias makes an output odd, too
+        odd = ((("bias", -1), ""), *odd)
     others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in odd}]
     tried: list[Trial] = []
     for change, where in (*odd, *others):
