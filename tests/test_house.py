@@ -32,6 +32,7 @@ JAX = {
     "backends.jax_programs",
     "backends.jax_sites",
     "backends.jax_records",
+    "backends.jax_changes",
     "backends.jax_quotients",
     "backends.jax_turns",
     "backends.jax_weights",

@@ -15,10 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pytest_gradcheck.backends.jax_changes import (
+    FUNCTIONS,
+    normalised,
+    replaced,
+    size,
+    standardised,
+)
 from pytest_gradcheck.backends.jax_contracts import scan_counts
 from pytest_gradcheck.backends.jax_sites import Site, branches, ends, inlined, is_loop, ruled, turn
 from pytest_gradcheck.backends.jax_turns import chosen, turned
-from pytest_gradcheck.backends.layers import BOUNDED, FLAT, RECTIFIERS, Change
+from pytest_gradcheck.backends.layers import FLAT, Change
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -27,8 +34,6 @@ SOURCE = "source"  # key of what the first product with weights is given
 RAN = "ran/"  # before a prefix: numbers of the turns that ran of what lies in it, zero for none
 OFF = "off/"  # before the key of a smooth rectifier: share of its units that are off
 ONE_SIDED = frozenset({"silu", "elu", "celu", "selu", "mish", "softplus", "hard_silu"})
-_FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
-CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 
 
 class Evaluation:
@@ -215,7 +220,7 @@ class Evaluation:
             return bound(eqn, given)
         if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
             given = list(given)
-            given[site.operand] = _standardised(given[site.operand])
+            given[site.operand] = standardised(given[site.operand])
         if is_product:
             return bound(eqn, given)
         if self._kind == "bias" and site.owner:
@@ -226,9 +231,9 @@ class Evaluation:
         if self._kind == "zero" and site.index in self._ends:
             return [jnp.zeros_like(outs[0])]
         if self._kind in ("init", "layer") and self._at in (-1, site.index):
-            return [outs[0] / _size(outs[0])]
+            return [outs[0] / size(outs[0])]
         if self._kind == "normalise" and site.index not in self._ends:
-            return [_normalised(outs[0])]
+            return [normalised(outs[0])]
         return outs
 
     def _activation(self, eqn: Any, site: Site, given: list[Any]) -> list[Any]:
@@ -237,7 +242,7 @@ class Evaluation:
         wide = max(given, key=jnp.size)
         other = replaced(site.op, (self._kind, self._at))
         if other != site.op:
-            return [_FUNCTIONS[other](wide)]
+            return [FUNCTIONS[other](wide)]
         outs = bound(eqn, given)
         if self._kind == "skip":
             before, out = self._previous, outs[0]
@@ -266,36 +271,9 @@ def _off(eqn: Any, given: list[Any]) -> Any:
     return jnp.mean((jnp.mean(rows, 0) < FLAT).astype(x.dtype))
 
 
-def replaced(op: str, change: Change | None) -> str:
-    """The activation that stands in the place of one under an intervention, by name."""
-    kind = change[0] if change else ""
-    if kind == "activation" and op not in RECTIFIERS:
-        return "relu"
-    if kind == "smooth" and op in BOUNDED | RECTIFIERS | {"exp"}:
-        return "elu"
-    return "leaky_relu" if kind == "leak" and op in RECTIFIERS else op
-
-
 def bound(eqn: Any, given: list[Any]) -> list[Any]:
     """Outputs of an equation by its own primitive."""
     params = eqn.primitive.get_bind_params(eqn.params)
     functions, params = ((), params) if isinstance(params, dict) else params  # latter before 0.8
     outs = eqn.primitive.bind(*functions, *given, **params)
     return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-def _size(x: Any) -> Any:
-    size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(x))))
-    return jnp.where(size > 0, size, 1).astype(x.dtype)
-
-
-def _standardised(x: Any) -> Any:
-    if jnp.ndim(x) < 2:
-        return x
-    spread = jnp.std(x, axis=0, keepdims=True)
-    return (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.where(spread > 0, spread, 1)
-
-
-def _normalised(x: Any) -> Any:
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-5)

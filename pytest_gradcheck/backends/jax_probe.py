@@ -27,7 +27,8 @@ from pytest_gradcheck.backends import (
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
-from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE
+from pytest_gradcheck.backends.jax_changes import CHANGES
+from pytest_gradcheck.backends.jax_eval import SOURCE
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_programs import Programs, Told
 from pytest_gradcheck.backends.jax_sites import ordered
@@ -262,7 +263,8 @@ class JaxProbe:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            found = jax_given.blamed(self._loss, self._flat, values, self._batch, self._names)
+            model = self._given if isinstance(state, _Stepped) else state
+            found = jax_given.blamed(self._loss, model, values, self._batch, self._names)
             return found or jax_origin.origin(self._traced, self._walk, values)
 
     def strangers(self, state: Any) -> float:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import layers
-from pytest_gradcheck.backends.jax_eval import OFF, replaced
+from pytest_gradcheck.backends.jax_changes import replaced
+from pytest_gradcheck.backends.jax_eval import OFF
 from pytest_gradcheck.backends.jax_programs import Told
 from pytest_gradcheck.backends.jax_sites import Site
 from pytest_gradcheck.backends.jax_walk import Walk, parents

@@ -221,3 +221,23 @@ def test_a_parameter_that_jax_does_not_use_stays_missing():
 
     first = check_flow(None, loss, jnp.asarray(X), make=make).findings[0]
     assert (first.code, first.where) == ("flow-missing", "left")
+
+
+def test_a_running_statistic_of_nnx_that_is_not_finite_is_blamed():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Normed(nnx.Module):
+        def __init__(self, rngs):
+            self.one = nnx.Linear(16, 8, rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs, use_running_average=True)
+            self.two = nnx.Linear(8, 4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.two(nnx.relu(self.norm(self.one(x))))
+
+    model = Normed(nnx.Rngs(0))
+    model.norm.mean[...] = model.norm.mean[...].at[3].set(jnp.nan)
+    finding = check_flow(model, lambda m, b: jnp.mean(m(b) ** 2), jnp.asarray(X)).findings[0]
+    assert (finding.code, finding.where) == ("flow-nonfinite", "norm.mean[3]")
+    assert "buffer norm.mean[3] is NaN" in finding.message
+    assert np.isnan(np.asarray(model.norm.mean[...])[3])
