@@ -55,6 +55,7 @@ TORCH = {
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_records",
+    "backends.torch_passes",
     "backends.torch_resets",
     "backends.torch_gates",
     "backends.torch_fresh",

@@ -211,6 +211,13 @@ class JaxProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
+    def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
+        """A pass with a parameter times a factor."""
+        with enable_x64(self._user_mode):
+            pairs = zip(self._names, self._values(state), strict=True)
+            values = [(v * factor).astype(v.dtype) if n == name else v for n, v in pairs]
+        return self.measure(_Stepped(values))
+
     def shuffled(self, state: Any, number: int) -> Pass | None:
         """A pass with other samples; None where the batch has none of real numbers."""
         other = samples.shuffled([np.asarray(x) for x in self._traced.batch], number)

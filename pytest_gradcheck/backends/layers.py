@@ -28,6 +28,7 @@ OTHERS = frozenset(
     | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "rrelu"}
 )
 ACTIVATIONS = RECTIFIERS | BOUNDED | OTHERS
+THIRDS = ("query", "key", "value")  # of a joint weight of attention, in the usual order
 LEAST = 8  # positions that tell how answers differ
 FLAT = 0.01  # a unit is saturated where its slope is under this share of the largest slope
 
@@ -80,6 +81,7 @@ class Parameter:
         trainable: Whether its owner lets it move.
         symmetric: Whether its rows, and the rows of its gradient, are copies of one another.
         update: Norm of an optimizer's step over the norm of the values; NaN without one.
+        silent: Parts (query, key, value) of a joint weight that get a gradient of zero, others not.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Parameter:
     trainable: bool = True
     symmetric: bool = False
     update: float = math.nan
+    silent: tuple[str, ...] = ()
 
 
 class Turn(NamedTuple):
@@ -213,6 +216,17 @@ def symmetric(value: np.ndarray, gradient: np.ndarray | None) -> bool:
     return any(value.shape[axis] > 1 and all(_copies(x, axis) for x in both) for axis in (0, 1))
 
 
+def silent(gradient: np.ndarray | None) -> tuple[str, ...]:
+    """Thirds of a weight three times as long as wide whose gradient is zero, unless all are."""
+    if gradient is None or gradient.ndim != 2 or not np.any(gradient):
+        return ()
+    rows = gradient if gradient.shape[0] == 3 * gradient.shape[1] else gradient.T
+    if rows.shape[0] != 3 * rows.shape[1]:
+        return ()
+    pairs = zip(THIRDS, np.split(rows, 3), strict=True)
+    return tuple(name for name, part in pairs if not np.any(part))
+
+
 def _copies(x: np.ndarray, axis: int) -> bool:
     wide = np.asarray(x, dtype=np.float64)
     spread = np.abs(wide - wide.take([0], axis=axis)).max()
@@ -259,6 +273,7 @@ def of_parameters(
             value=rms(value),
             gradient=math.nan if (g := gradients.get(name)) is None else rms(g),
             symmetric=symmetric(value, g),
+            silent=silent(g),
         )
         for name, value in values.items()
     )

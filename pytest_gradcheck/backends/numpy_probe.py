@@ -176,6 +176,9 @@ class NumpyProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
+    def rescaled(self, state: Any, name: str, factor: float) -> None:
+        """Nothing: parameters go by other names than what a record shows of them."""
+
     def shuffled(self, state: Any, number: int) -> None:
         """Nothing: a record is of its own batch."""
 

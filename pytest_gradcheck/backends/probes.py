@@ -70,6 +70,9 @@ class Probe(Protocol):
     def again(self, state: Any, number: int) -> Pass | None:
         """A pass with other random numbers; None where it draws none that the probe can set."""
 
+    def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
+        """A pass with a parameter times a factor; None where it cannot be had."""
+
     def shuffled(self, state: Any, number: int) -> Pass | None:
         """A pass with other samples, of features that the batch has; None if there are none."""
 

@@ -19,6 +19,7 @@ from pytest_gradcheck.backends import (
     torch_input,
     torch_loss,
     torch_origin,
+    torch_passes,
     torch_resets,
     torch_samples,
     torch_seeds,
@@ -168,16 +169,8 @@ class TorchProbe:
     def repeated(self, state: nn.Module) -> tuple[str, float]:
         """Float64, or float32 for a model in float64, and the norm of the gradient in it."""
         other = torch.float32 if self.dtype == "float64" else torch.float64
-        name = str(other).removeprefix("torch.")
-        try:
-            model = torch_input.copied(state).to(other)
-            batch = torch_input.cast(self._batch, other)
-            torch_seeds.seed(0)
-            found = torch_flow.measure(model, self._loss, batch)[1]
-        except UsageError:  # it has no copies, or insists on its own precision
-            return name, math.nan
-        norms = [torch.linalg.vector_norm(g.double()) for g in found.values() if g is not None]
-        return name, math.hypot(*map(float, norms))
+        norm = torch_passes.norm(state, self._loss, self._batch, other)
+        return str(other).removeprefix("torch."), norm
 
     def again(self, state: nn.Module, number: int) -> Pass | None:
         """A pass with the generators set to a number; None where it leaves them there."""
@@ -187,17 +180,15 @@ class TorchProbe:
         made = torch_flow.measure(state, self._loss, self._batch)[0]
         return made if torch_seeds.states() != before or torch.cuda.is_available() else None
 
+    def rescaled(self, state: nn.Module, name: str, factor: float) -> Pass | None:
+        """A pass of a copy with a parameter times a factor; None where it has no copies."""
+        self.count += 1
+        return torch_passes.rescaled(state, self._loss, self._batch, name, factor)
+
     def shuffled(self, state: nn.Module, number: int) -> Pass | None:
         """A pass with other samples; None where the batch has none, or the loss refuses them."""
-        batch = torch_samples.shuffled(self._batch, number)
-        if batch is None:
-            return None
-        torch_seeds.seed(number)
         self.count += 1
-        try:
-            return torch_flow.measure(state, self._loss, batch)[0]
-        except UsageError:
-            return None
+        return torch_passes.shuffled(state, self._loss, self._batch, number)
 
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""

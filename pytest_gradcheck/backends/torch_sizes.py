@@ -65,7 +65,16 @@ def _parameter(name: str, p: Tensor, g: Tensor | None) -> layers.Parameter:
         gradient=math.nan if g is None else finite(float(size(g))),
         trainable=p.requires_grad,
         symmetric=_is_symmetric(p.detach(), g),
+        silent=_silent(g),
     )
+
+
+def _silent(g: Tensor | None) -> tuple[str, ...]:
+    if g is None or g.ndim != 2 or g.layout != torch.strided or g.shape[0] != 3 * g.shape[1]:
+        return ()
+    used = [bool(part.any()) for part in g.detach().chunk(3)]
+    named = zip(layers.THIRDS, used, strict=True)
+    return tuple(name for name, is_used in named if not is_used) if any(used) else ()
 
 
 def _is_symmetric(p: Tensor, g: Tensor | None) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pytest_gradcheck import check_flow
+from pytest_gradcheck.backends import layers
 from pytest_gradcheck.backends.torch_gates import saturated
 
 RNG = np.random.default_rng(0)
@@ -212,3 +213,58 @@ def test_gates_are_those_of_the_equations():
     assert float(saturated(gru, x)) == pytest.approx(float(share))
     assert 0.0 <= float(saturated(lstm, x)) <= 1.0
     assert saturated(nn.LSTM(6, 5, proj_size=2), x) is None
+
+
+class Attends(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = nn.Linear(16, 10)
+        with torch.no_grad():
+            self.attend.in_proj_weight[:32].mul_(factor)
+
+    def forward(self, x):
+        return self.out(self.attend(x, x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("factor", "places", "codes"),
+    [(1.0, 8, []), (4e3, 8, ["flow-saturated"]), (1.0, 1, [])],
+    ids=["plain", "huge", "one place"],
+)
+def test_attention_whose_query_and_key_get_nothing(factor, places, codes):
+    x = torch.tensor(RNG.normal(size=(16, places, 16)), dtype=torch.float32)
+    loss = lambda m, b: FUNCTIONS.cross_entropy(m(b), torch.arange(16) % 10)  # noqa: E731
+    result = check_flow(None, loss, x, make=lambda: Attends(factor))
+    assert [f.code for f in result.findings] == codes
+    if codes:
+        assert result.findings[0].where == "attend.in_proj_weight"
+        assert "query and key" in result.findings[0].message
+
+
+def test_joint_weights_of_attention_in_jax():
+    def make(factor):
+        def drawn(seed):
+            rng = np.random.default_rng(seed)
+            joint = rng.normal(size=(16, 48)) * 0.25
+            joint[:, :32] *= factor
+            weights = {"joint": joint, "out": rng.normal(size=(16, 10)) * 0.25}
+            return {k: jnp.asarray(w, jnp.float32) for k, w in weights.items()}
+
+        return drawn
+
+    def loss(p, x):
+        q, k, v = jnp.split(x @ p["joint"], 3, -1)
+        h = jax.nn.softmax(q @ k.swapaxes(1, 2) / 4) @ v
+        return jnp.mean((h.mean(1) @ p["out"] - 1) ** 2)
+
+    x = jnp.asarray(RNG.normal(size=(16, 8, 16)), jnp.float32)
+    assert check_flow(None, loss, x, make=make(1.0)).verdict == "pass"
+    assert check_flow(None, loss, x, make=make(4e3)).verdict == "fail"
+
+
+def test_thirds_of_a_joint_weight_that_get_nothing():
+    gradient = np.ones((12, 4))
+    gradient[4:8] = 0
+    assert layers.silent(gradient) == layers.silent(gradient.T) == ("key",)
+    assert layers.silent(0 * gradient) == layers.silent(np.ones((8, 4))) == ()

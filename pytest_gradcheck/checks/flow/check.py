@@ -14,7 +14,7 @@ from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.frozen import require_fitting
 from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
-from pytest_gradcheck.checks.flow.outputs import outputs
+from pytest_gradcheck.checks.flow.outputs import attention, outputs
 from pytest_gradcheck.checks.flow.parameters import blank, trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
@@ -89,6 +89,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     found = _woken(passes, found, limits, question)
     if seen is not None and not any(s.severity == "fail" for s in found):
         flat, scale = outputs(passes, seen, limits)
+        flat, scale = (flat, scale) if flat else (attention(passes), ())
         flat, scale = (flat, scale) if flat else inputs(passes)
         found = (*flat, *found)
     found = settled(passes, found, tuple(question.frozen))

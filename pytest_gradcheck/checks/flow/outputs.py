@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pytest_gradcheck.backends.layers import Change, Pass
 from pytest_gradcheck.checks.flow.branches import base
 from pytest_gradcheck.checks.flow.cause import PAIRED, Trial, suspects
-from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics, statistics
+from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics, constant, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import depth
@@ -20,6 +20,7 @@ from pytest_gradcheck.numerics.intervals import of_mean
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+SMALL = 1e-4  # of a weight of attention, at which each place gets its share
 LOST = math.log10(0.2)  # of the gradient with respect to the last product that is left
 FITS = math.log10(0.1)  # of the loss with a slope: a model that fits needs none
 
@@ -39,6 +40,22 @@ def outputs(
             if cure is not None:
                 return (_symptom(layer),), (cure,)
     return (), ()
+
+
+def attention(passes: Passes) -> tuple[Symptom, ...]:
+    """Joint weights of attention whose query and key get no gradient for being too large."""
+    parameters = [one.parameters for one in passes.finite]
+    for name in constant(parameters, lambda p: p.trainable and bool(p.silent)):
+        made = passes.probe.rescaled(passes.states[0], name, SMALL)
+        known = {p.name: p for p in made.parameters} if made is not None and made.is_finite else {}
+        if name in known and not known[name].silent:
+            parts = next(p.silent for p in parameters[0] if p.name == name)
+            told = (
+                f"attention is saturated: the gradient of {' and '.join(parts)} in {name} is "
+                f"exactly zero in every initialisation, and is not with {SMALL:g} times the weight"
+            )
+            return (Symptom("attention", name, told, (("factor", SMALL),)),)
+    return ()
 
 
 def _saturated(seen: Statistics, limit: float, is_single: bool) -> Iterator[Grouped]:
