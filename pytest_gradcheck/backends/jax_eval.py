@@ -223,7 +223,7 @@ class Evaluation:
             given[site.operand] = standardised(given[site.operand])
         if is_product:
             return bound(eqn, given)
-        if self._kind == "bias" and site.owner:
+        if self._kind == "bias" and site.owner and self._at in (-1, site.index):
             wide = given[0] if jnp.size(given[0]) >= jnp.size(given[1]) else given[1]
             outs = [wide]
         else:

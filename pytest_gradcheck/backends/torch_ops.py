@@ -91,10 +91,11 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
         index = self._next("linear")
         if self._kind == "input" and index == 0:
             args = (_standardised(args[0]), *args[1:])
-        if self._kind == "bias" and len(args) > 2 and name in LINEAR:
+        is_asked = self._at in (-1, index)
+        if self._kind == "bias" and is_asked and len(args) > 2 and name in LINEAR:
             args = (*args[:2], None, *args[3:])
         out = func(*args, **kwargs)
-        if self._kind in ("init", "layer") and self._at in (-1, index):
+        if self._kind in ("init", "layer") and is_asked:
             out = out / _size(out)
         if self._kind == "normalise" and index != self._last:
             out = _normalised(out, name)

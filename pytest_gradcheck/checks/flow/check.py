@@ -11,6 +11,7 @@ from typing import Any
 from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
+from pytest_gradcheck.checks.flow.centred import centred
 from pytest_gradcheck.checks.flow.frozen import require_fitting
 from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
@@ -85,6 +86,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         passes.add(MORE)
         found = _found(passes, limits, question)
     seen = statistics(passes.finite) if passes.finite else None
+    found = centred(passes, found, limits, tuple(question.frozen))
     found, scale = underflow(passes, found, limits, tuple(question.frozen))
     found = _woken(passes, found, limits, question)
     if seen is not None and not any(s.severity == "fail" for s in found):

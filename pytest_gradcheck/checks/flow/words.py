@@ -19,6 +19,7 @@ CODES = {
     "zero": "flow-zero",
     "asleep": "flow-asleep",
     "idle": "flow-idle",
+    "centred": "flow-centred",
     "underflow": "flow-underflow",
     "dead": "flow-dead",
     "saturated": "flow-saturated",
