@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pytest_gradcheck.backends.jax_modules import flatten
+from pytest_gradcheck.backends.layers import rms
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -93,15 +94,17 @@ def differentiable(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) ->
         raise
 
 
-def gradient_norm(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str) -> float:
-    """Norm of the gradient of all parameters with a batch in some precision; NaN if it raises."""
+def gradient_sizes(
+    loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str
+) -> list[float]:
+    """Size of the gradient of each parameter with a batch in some precision; none if it raises."""
     opened = flatten(batch)
     every = [jnp.asarray(y.value, dtype) if y.dtype else y.value for y in opened.leaves]
     try:
         found = jax.grad(lambda v: value_of(loss, flat, v, opened.rebuild(every)))(list(values))
     except Exception:  # the user's code may insist on its own precision
-        return math.nan
-    return math.hypot(*(float(jnp.linalg.norm(jnp.ravel(g))) for g in found))
+        return []
+    return [rms(np.asarray(g)) for g in found]
 
 
 def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -201,12 +201,13 @@ class JaxProbe:
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
 
-    def repeated(self, state: Any) -> tuple[str, float]:
-        """Float64, or float32 for a model in float64, and the norm of the gradient in it."""
+    def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
+        """Float64, or float32 for a model in float64, and sizes of the gradients in it."""
         other = "float32" if self.dtype == "float64" else "float64"
         with enable_x64(True):
             values = [v.astype(other) for v in self._values(state)]
-            return other, jax_loss.gradient_norm(self._loss, self._flat, values, self._batch, other)
+            found = jax_loss.gradient_sizes(self._loss, self._flat, values, self._batch, other)
+            return other, dict(zip(self._names, found, strict=False))
 
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""

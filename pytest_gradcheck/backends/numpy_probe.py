@@ -169,9 +169,9 @@ class NumpyProbe:
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
 
-    def repeated(self, state: Any) -> tuple[str, float]:
+    def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
         """No other precision: a record is what it is."""
-        return "", math.nan
+        return "", {}
 
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -64,8 +65,8 @@ class Probe(Protocol):
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
 
-    def repeated(self, state: Any) -> tuple[str, float]:
-        """Another precision, and the norm of the gradient of all parameters in it; NaN if none."""
+    def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
+        """Another precision, and sizes of the gradients of parameters in it; nothing if none."""
 
     def again(self, state: Any, number: int) -> Pass | None:
         """A pass with other random numbers; None where it draws none that the probe can set."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -40,13 +39,12 @@ def rescaled(model: nn.Module, loss: Loss, batch: Any, name: str, factor: float)
     return torch_flow.measure(fresh, loss, batch)[0]
 
 
-def norm(model: nn.Module, loss: Loss, batch: Any, dtype: torch.dtype) -> float:
-    """Norm of the gradient of all parameters in a precision; NaN where it cannot be had."""
+def precise(model: nn.Module, loss: Loss, batch: Any, dtype: torch.dtype) -> dict[str, float]:
+    """Sizes of the gradients of parameters in a precision; nothing where they cannot be had."""
     try:
         fresh = torch_input.copied(model).to(dtype)
         torch_seeds.seed(0)
-        found = torch_flow.measure(fresh, loss, torch_input.cast(batch, dtype))[1]
+        seen = torch_flow.measure(fresh, loss, torch_input.cast(batch, dtype))[0]
     except UsageError:  # it has no copies, or insists on its own precision
-        return math.nan
-    norms = [torch.linalg.vector_norm(g.double()) for g in found.values() if g is not None]
-    return math.hypot(*map(float, norms))
+        return {}
+    return {p.name: p.gradient for p in seen.parameters}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -166,11 +166,11 @@ class TorchProbe:
         seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
-    def repeated(self, state: nn.Module) -> tuple[str, float]:
-        """Float64, or float32 for a model in float64, and the norm of the gradient in it."""
+    def repeated(self, state: nn.Module) -> tuple[str, Mapping[str, float]]:
+        """Float64, or float32 for a model in float64, and sizes of the gradients in it."""
         other = torch.float32 if self.dtype == "float64" else torch.float64
-        norm = torch_passes.norm(state, self._loss, self._batch, other)
-        return str(other).removeprefix("torch."), norm
+        found = torch_passes.precise(state, self._loss, self._batch, other)
+        return str(other).removeprefix("torch."), found
 
     def again(self, state: nn.Module, number: int) -> Pass | None:
         """A pass with the generators set to a number; None where it leaves them there."""

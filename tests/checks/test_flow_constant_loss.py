@@ -72,3 +72,10 @@ def test_a_small_gradient_is_none():
     labels = torch.arange(32) % 10
     loss = lambda m, x: 5 + 1e-6 * nn.functional.cross_entropy(m(x), labels)  # noqa: E731
     assert check_flow(None, loss, torch.tensor(X), make=model).verdict == "pass"
+
+
+def test_a_bias_after_the_normalisation_moves_it_alone():
+    make = lambda: nn.Sequential(nn.Linear(16, 64), nn.LayerNorm(64))  # noqa: E731
+    result = check_flow(None, lambda m, x: m(x).mean(), torch.tensor(X), make=make)
+    assert [f.code for f in result.findings] == ["flow-constant-loss"]
+    assert "whatever the weights are" in result.findings[0].message

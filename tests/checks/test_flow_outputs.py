@@ -268,3 +268,10 @@ def test_thirds_of_a_joint_weight_that_get_nothing():
     gradient[4:8] = 0
     assert layers.silent(gradient) == layers.silent(gradient.T) == ("key",)
     assert layers.silent(0 * gradient) == layers.silent(np.ones((8, 4))) == ()
+
+
+def test_a_gradient_of_zero_by_a_saturated_answer_is_told_so():
+    torch.manual_seed(0)
+    model = Out(torch.tanh, 1e6)
+    result = check_flow(model, squared, BATCH, seeds=1)
+    assert (result.verdict, result.findings[0].code) == ("fail", "flow-saturated")

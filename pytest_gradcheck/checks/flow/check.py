@@ -86,18 +86,8 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         passes.add(MORE)
         found = _found(passes, limits, question)
     seen = statistics(passes.finite) if passes.finite else None
-    found = centred(passes, found, limits, tuple(question.frozen))
-    found, scale = underflow(passes, found, limits, tuple(question.frozen))
-    found = _woken(passes, found, limits, question)
-    if seen is not None and not any(s.severity == "fail" for s in found):
-        flat, scale = outputs(passes, seen, limits)
-        flat, scale = (flat, scale) if flat else (attention(passes), ())
-        flat, scale = (flat, scale) if flat else inputs(passes)
-        found = (*flat, *found)
-    found = settled(passes, found, tuple(question.frozen))
-    found = tuple(_of_zeros(s, passes, question.frozen) for s in found)
+    found, tried = _named(passes, seen, found, limits, question)
     kinds = {s.kind for s in found if s.severity == "fail"}
-    tried: tuple[Trial, ...] = scale
     failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)
     if failing is not None and not failing.is_open and asked.changes and not tried:
         tried = trials(passes, seen, failing, limits, kinds)
@@ -105,6 +95,23 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     found = _accused(found, next((t for t in tried if t.restored), None), of_offset)
     found = (*_lost_as_given(asked, found), *found, *more(passes, seen, found))
     return result.result(label, passes, seen, found, tried, limits)
+
+
+def _named(
+    passes: Passes,
+    seen: Statistics | None,
+    found: tuple[Symptom, ...],
+    limits: Limits,
+    question: FlowQuestion,
+) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
+    """The symptoms by what they come from, where a change tells it; and that change."""
+    frozen = tuple(question.frozen)
+    found = centred(passes, found, limits, frozen)
+    found, tried = underflow(passes, found, limits, frozen)
+    found = settled(passes, _woken(passes, found, limits, question), frozen)
+    if seen is not None and not tried:
+        found, tried = _beside(passes, seen, found, limits)
+    return tuple(_of_zeros(s, passes, frozen) for s in found), tried
 
 
 def _is_open(found: tuple[Symptom, ...]) -> bool:
@@ -218,6 +225,23 @@ def _moves(passes: Passes, stepped: Passes) -> bool:
     old = [max(a, -12.0) for a in before.attenuations]
     new = [max(a, -12.0) for a in after.attenuations]
     return bool(new) and sum(new) / len(new) > 0.5 * sum(old) / len(old)
+
+
+def _beside(
+    passes: Passes, seen: Statistics, found: tuple[Symptom, ...], limits: Limits
+) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
+    """The symptoms of output stage, attention and inputs, where nothing but zeros is wrong yet."""
+    failing = [s for s in found if s.severity == "fail"]
+    if any(s.kind != "zero" for s in failing):
+        return found, ()
+    told, cure = outputs(passes, seen, limits)
+    if told:
+        return (*told, *(s for s in found if s not in failing)), cure
+    if failing:
+        return found, ()
+    told = attention(passes)
+    told, cure = (told, ()) if told else inputs(passes)
+    return (*told, *found), cure
 
 
 def _of_zeros(symptom: Symptom, passes: Passes, frozen: Sequence[str]) -> Symptom:

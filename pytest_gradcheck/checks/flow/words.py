@@ -44,7 +44,7 @@ TITLES = {
     "nonfinite": "non-finite values",
     "given": "non-finite values",
     "detached": "a loss without gradient",
-    "still": "a loss that is the same for every parameter",
+    "still": "a loss that no weight moves",
     "missing": "missing gradient",
     "frozen": "frozen parameters",
     "thawed": "parameters that are not frozen",
