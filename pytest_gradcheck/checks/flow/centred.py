@@ -27,6 +27,8 @@ def centred(
     worst = statistics(passes.finite).worst if passes.finite and fading else None
     if worst is None or "bias" not in passes.probe.changes:
         return tuple(found)
+    if not all(one.loss and not one.loss > WORTH * one.plain_loss for one in passes.finite):
+        return tuple(found)  # an answer of zero would be as good
     last = next(y for y in statistics(passes.finite).layers if y.name == worst.layers[-1])
     if last.kind != "linear" or last.index < 0:
         return tuple(found)
