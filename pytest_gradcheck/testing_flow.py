@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.backends.layers import Layer, Pass, Probe
+from pytest_gradcheck.backends.layers import Layer, Pass
+from pytest_gradcheck.backends.probes import Probe
 
 Weights = dict[str, np.ndarray]
 

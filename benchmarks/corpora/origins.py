@@ -52,6 +52,20 @@ def _lost(h: Any) -> Any:
     return jnp.log(-1 - jnp.abs(jax.lax.stop_gradient(h)))
 
 
+def _turned(h: Any) -> Any:
+    """A loop beside the path of the gradient, in whose fourth turn a root is taken of -0.5."""
+    turn = lambda c: (c[0] + 1, jnp.sqrt(2.5 - c[0]) + 0 * c[1])  # noqa: E731  # short
+    return h * jax.lax.while_loop(lambda c: c[0] < 9, turn, (0, jax.lax.stop_gradient(h)))[1]
+
+
+@jax.custom_vjp
+def _ruled(h: Any) -> Any:
+    return 2 * jnp.log(-1 - jnp.abs(h)) + 1
+
+
+_ruled.defvjp(lambda h: (_ruled(h), None), lambda _, g: (g,))
+
+
 TORCH: tuple[tuple[str, Callable[[Tensor], Tensor], str, str], ...] = (
     ("log of a negative", lambda h: torch.log(-1 - h.abs()), "log", "forward"),
     ("log of zero", lambda h: torch.log(_zeroed(h)), "log", "forward"),
@@ -141,6 +155,14 @@ JAX: tuple[tuple[str, Callable[[Any], Any], str, str], ...] = (
         "log",
         "forward",
     ),
+    (
+        "inside cond",
+        lambda h: jax.lax.cond(h.sum() > 1e9, jnp.sin, lambda h: jnp.log(-1 - jnp.abs(h)), h),
+        "log",
+        "forward",
+    ),
+    ("inside while", _turned, "sqrt", "forward"),
+    ("inside a rule by hand", _ruled, "log", "forward"),
     ("sqrt at zero", lambda h: jnp.sqrt(h - h), "sqrt", "backward"),
     ("masked sqrt", lambda h: jnp.where(h > 0, jnp.sqrt(h), 0), "sqrt", "backward"),
     ("masked log of zero", lambda h: jnp.where(h > 9, jnp.log(h - h), h), "log", "backward"),

@@ -217,7 +217,7 @@ def torch_faults() -> Iterator[Fault]:
     yield of("tanh too large", _plain(20, nn.Tanh, _times(5.0)), "exploding saturated", "", "init")
     yield of("constant", _plain(5, nn.Tanh, _constant), "symmetric")
     yield of("constant relu", _plain(5, nn.ReLU, _constant), "symmetric")
-    yield of("all zero", _plain(5, nn.ReLU, _times(0.0)), "zero dead")
+    yield of("all zero", _plain(5, nn.ReLU, _times(0.0)), "symmetric")
     yield of("biases of -10", _plain(5, nn.ReLU, _bias(-10.0)), "dead", "", "bias")
     yield of("bias of -20 in one", _plain(6, nn.ReLU, _bias(-20.0, 2)), "dead", "4 5", "bias layer")
     yield of(

@@ -2,8 +2,9 @@
 
 The gradient with respect to such a zero is the adjoint of the value. In a ``scan`` the zeros are
 scanned over, so that each iteration has its own. Calls by ``jit`` and ``remat`` are opened, which
-changes no value; rules of ``custom_jvp`` and ``custom_vjp``, ``while`` and ``cond`` are run as they
-are.
+changes no value, and so is the branch that a ``cond`` selects. Rules of ``custom_jvp`` and
+``custom_vjp`` are run as they are, and so is a ``while``, which has no derivative backward: what
+they compute on the way is computed beside it, without a derivative.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pytest_gradcheck.backends.jax_changes import (
+    FUNCTIONS,
+    normalised,
+    replaced,
+    size,
+    standardised,
+)
 from pytest_gradcheck.backends.jax_contracts import scan_counts
-from pytest_gradcheck.backends.jax_sites import Site, inlined
-from pytest_gradcheck.backends.layers import BOUNDED, RECTIFIERS, Change
+from pytest_gradcheck.backends.jax_sites import Site, branches, ends, inlined, is_loop, ruled, turn
+from pytest_gradcheck.backends.jax_turns import chosen, turned
+from pytest_gradcheck.backends.layers import FLAT, Change
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = dict[str, Any]  # by the key of a site
 SOURCE = "source"  # key of what the first product with weights is given
-_FUNCTIONS = {"relu": jax.nn.relu, "elu": jax.nn.elu, "leaky_relu": jax.nn.leaky_relu}
-CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
+RAN = "ran/"  # before a prefix: numbers of the turns that ran of what lies in it, zero for none
+OFF = "off/"  # before the key of a smooth rectifier: share of its units that are off
+ONE_SIDED = frozenset({"silu", "elu", "celu", "selu", "mish", "softplus", "hard_silu"})
 
 
 class Evaluation:
@@ -40,7 +50,7 @@ class Evaluation:
     ) -> None:
         self._sites, self._zeros = sites, zeros
         self._kind, self._at = change or ("", -1)
-        self._last = max((s.index for s in sites.values() if s.kind == "linear"), default=-1)
+        self._ends = {s.index for s in ends(sites)}
         self._owners = {s.owner: s for s in sites.values() if s.owner}
         self._previous: Any = None
         self._is_loss = False
@@ -83,6 +93,11 @@ class Evaluation:
             return outs
         if eqn.primitive.name == "scan":
             return self._scan(eqn, key, given, zeros, seen)
+        if (choices := branches(eqn)) is not None:
+            return self._cond(choices, key, given, zeros, seen)
+        if is_loop(eqn):
+            return self._while(eqn, key, given, zeros, seen)
+        self._rule(eqn, key, given, seen)
         site = self._sites.get(key)
         owned = self._owners.get(key)
         product = owned or (site if site is not None and not site.owner else None)
@@ -99,6 +114,8 @@ class Evaluation:
         if site.kind == "activation" and site.index >= 0:
             self._previous = outs[0]  # with its zero, through which the next skip has a gradient
         seen[key] = outs[0]
+        if site.op in ONE_SIDED and site.index >= 0 and not self._kind:
+            seen[OFF + key] = _off(eqn, given)
         return outs
 
     def _scan(
@@ -124,6 +141,78 @@ class Evaluation:
         seen.update(more)
         return [*carry, *ys]
 
+    def _cond(
+        self,
+        choices: Sequence[Any],
+        key: str,
+        given: list[Any],
+        zeros: Mapping[str, Any],
+        seen: Values,
+    ) -> list[Any]:
+        def branch(n: int) -> Any:
+            def run(args: list[Any], mine: Values) -> tuple[list[Any], Values]:
+                self._previous = None
+                closed, prefix = choices[n], f"{key}/{n}/"
+                outs, more = self.evaluate(closed.jaxpr, closed.consts, args, mine, prefix)
+                return outs, _floats(more) | {RAN + prefix: jnp.int32(1)}
+
+            return run
+
+        own = {k: z for k, z in zeros.items() if k.startswith(f"{key}/")}
+        outs, more = chosen(given[0], [branch(n) for n in range(len(choices))], given[1:], own)
+        self._previous = None
+        seen.update(more)
+        return self._merged(outs, f"{key}/{len(choices)}", zeros, seen)
+
+    def _while(
+        self, eqn: Any, key: str, given: list[Any], zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        outs = bound(eqn, given)
+        if self._looks_into(key):
+            held = [jax.lax.stop_gradient(x) for x in given]
+            closed, fixed, start = turn(eqn, held)
+            until, prefix = eqn.params["cond_jaxpr"], f"{key}/1/"
+            tested = held[: len(until.jaxpr.invars) - len(start)]
+
+            def run(carried: list[Any]) -> tuple[list[Any], Values]:
+                args = [*fixed, *carried]
+                outs, more = self.evaluate(closed.jaxpr, closed.consts, args, {}, prefix)
+                return outs, _floats(more)
+
+            def goes_on(carried: list[Any]) -> Any:
+                args = [*tested, *carried]
+                return self.evaluate(until.jaxpr, until.consts, args, {}, f"{key}/0/")[0][0]
+
+            _, more, numbers = turned(run, goes_on, start)
+            seen.update(more)
+            seen[RAN + prefix] = numbers
+        return self._merged(outs, f"{key}/2", zeros, seen)
+
+    def _rule(self, eqn: Any, key: str, given: list[Any], seen: Values) -> None:
+        """What a function with a rule by hand computes on its way forward."""
+        inner = ruled(eqn)
+        if inner is not None and self._looks_into(key):
+            held = [jax.lax.stop_gradient(x) for x in given]
+            _, more = self.evaluate(inner.jaxpr, inner.consts, held, {}, f"{key}/0/")
+            more.pop(SOURCE, None)
+            seen.update(more)
+
+    def _looks_into(self, key: str) -> bool:
+        return any(k.startswith(f"{key}/") for k in self._sites)
+
+    def _merged(
+        self, outs: list[Any], prefix: str, zeros: Mapping[str, Any], seen: Values
+    ) -> list[Any]:
+        """Outputs of a choice or a loop, with their own zeros."""
+        made = []
+        for n, out in enumerate(outs):
+            key = f"{prefix}/{n}"
+            if key in self._sites:
+                out = out + zeros[key] if key in zeros else out
+                seen[key] = out
+            made.append(out)
+        return made
+
     def _changed(self, eqn: Any, site: Any, given: list[Any], is_product: bool) -> list[Any]:
         if site.kind == "activation":
             return self._activation(eqn, site, given)
@@ -131,20 +220,20 @@ class Evaluation:
             return bound(eqn, given)
         if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
             given = list(given)
-            given[site.operand] = _standardised(given[site.operand])
+            given[site.operand] = standardised(given[site.operand])
         if is_product:
             return bound(eqn, given)
-        if self._kind == "bias" and site.owner:
+        if self._kind == "bias" and site.owner and self._at in (-1, site.index):
             wide = given[0] if jnp.size(given[0]) >= jnp.size(given[1]) else given[1]
             outs = [wide]
         else:
             outs = bound(eqn, given)
-        if self._kind == "zero" and site.index == self._last:
+        if self._kind == "zero" and site.index in self._ends:
             return [jnp.zeros_like(outs[0])]
         if self._kind in ("init", "layer") and self._at in (-1, site.index):
-            return [outs[0] / _size(outs[0])]
-        if self._kind == "normalise" and site.index != self._last:
-            return [_normalised(outs[0])]
+            return [outs[0] / size(outs[0])]
+        if self._kind == "normalise" and site.index not in self._ends:
+            return [normalised(outs[0])]
         return outs
 
     def _activation(self, eqn: Any, site: Site, given: list[Any]) -> list[Any]:
@@ -153,7 +242,7 @@ class Evaluation:
         wide = max(given, key=jnp.size)
         other = replaced(site.op, (self._kind, self._at))
         if other != site.op:
-            return [_FUNCTIONS[other](wide)]
+            return [FUNCTIONS[other](wide)]
         outs = bound(eqn, given)
         if self._kind == "skip":
             before, out = self._previous, outs[0]
@@ -162,14 +251,24 @@ class Evaluation:
         return outs
 
 
-def replaced(op: str, change: Change | None) -> str:
-    """The activation that stands in the place of one under an intervention, by name."""
-    kind = change[0] if change else ""
-    if kind == "activation" and op not in RECTIFIERS:
-        return "relu"
-    if kind == "smooth" and op in BOUNDED | RECTIFIERS | {"exp"}:
-        return "elu"
-    return "leaky_relu" if kind == "leak" and op in RECTIFIERS else op
+def _floats(seen: Values) -> Values:
+    """What can be kept of a branch or a turn: no source, and nothing that has no zero."""
+    return {
+        k: v
+        for k, v in seen.items()
+        if k != SOURCE and (k.startswith(RAN) or jnp.issubdtype(v.dtype, jnp.floating))
+    }
+
+
+def _off(eqn: Any, given: list[Any]) -> Any:
+    """Share of the units of an activation whose mean slope is under 1 % of the largest."""
+    spot = max(range(len(given)), key=lambda n: jnp.size(given[n]))
+    held = [jax.lax.stop_gradient(x) for x in given]
+    x = held[spot]
+    of_one = lambda z: bound(eqn, [*held[:spot], z, *held[spot + 1 :]])[0]  # noqa: E731  # short
+    slope = jax.jvp(of_one, (x,), (jnp.ones_like(x),))[1]
+    rows = jnp.abs(slope).reshape(-1, x.shape[-1] if x.ndim else 1)
+    return jnp.mean((jnp.mean(rows, 0) < FLAT).astype(x.dtype))
 
 
 def bound(eqn: Any, given: list[Any]) -> list[Any]:
@@ -178,20 +277,3 @@ def bound(eqn: Any, given: list[Any]) -> list[Any]:
     functions, params = ((), params) if isinstance(params, dict) else params  # latter before 0.8
     outs = eqn.primitive.bind(*functions, *given, **params)
     return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-def _size(x: Any) -> Any:
-    size = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(x))))
-    return jnp.where(size > 0, size, 1).astype(x.dtype)
-
-
-def _standardised(x: Any) -> Any:
-    if jnp.ndim(x) < 2:
-        return x
-    spread = jnp.std(x, axis=0, keepdims=True)
-    return (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.where(spread > 0, spread, 1)
-
-
-def _normalised(x: Any) -> Any:
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-5)

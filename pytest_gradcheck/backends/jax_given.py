@@ -11,43 +11,57 @@ import numpy as np
 
 from pytest_gradcheck.backends import given
 from pytest_gradcheck.backends.jax_loss import Loss, value_of
-from pytest_gradcheck.backends.jax_modules import flatten
+from pytest_gradcheck.backends.jax_modules import buffers, flatten
 from pytest_gradcheck.backends.layers import Origin
-from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends.protocol import Flat, Leaf
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
 def blamed(
-    loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, names: Sequence[str]
+    loss: Loss, model: Any, values: Sequence[Any], batch: Any, names: Sequence[str]
 ) -> Origin | None:
-    """The value that is to blame; None where none is."""
-    opened = flatten(batch)
+    """The value that is to blame; None where none is.
+
+    Args:
+        loss: The user's loss.
+        model: The model, for what it holds beside parameters.
+        values: Its parameters.
+        batch: What the loss is given.
+        names: Paths of the parameters.
+    """
+    opened, held = flatten(batch), buffers(model)
     spots = [n for n, leaf in enumerate(opened.leaves) if leaf.dtype and _is_real(leaf.value)]
+    own = [n for n, v in enumerate(values) if _is_real(v)]
+    others = [n for n, leaf in enumerate(held.leaves) if leaf.dtype and _is_real(leaf.value)]
     found = [
-        given.Given("input", given.of_batch(opened.leaves[n].path), _wide(opened.leaves[n].value))
-        for n in spots
+        *(_of("input", given.of_batch(opened.leaves[n].path), opened.leaves[n]) for n in spots),
+        *(given.Given("parameter", names[n], _wide(values[n])) for n in own),
+        *(_of("buffer", held.leaves[n].path, held.leaves[n]) for n in others),
     ]
-    found += [
-        given.Given("parameter", name, _wide(v))
-        for name, v in zip(names, values, strict=True)
-        if _is_real(v)
-    ]
-    if len(found) < len(spots) + len(values) or not any(one.is_bad for one in found):
+    if not any(one.is_bad for one in found):
         return None
 
     def outcome(mended: dict[int, np.ndarray]) -> bool:
-        every, own = [leaf.value for leaf in opened.leaves], list(values)
-        for n, array in mended.items():
-            if n < len(spots):
-                every[spots[n]] = jnp.asarray(array, every[spots[n]].dtype)
-            else:
-                own[n - len(spots)] = jnp.asarray(array, own[n - len(spots)].dtype)
-        both = jax.value_and_grad(lambda v: value_of(loss, flat, v, opened.rebuild(every)))
-        return all(np.all(np.isfinite(_wide(x))) for x in jax.tree.leaves(both(own)))
+        lists = [_values(opened), list(values), _values(held)]
+        places = [(which, n) for which, some in enumerate((spots, own, others)) for n in some]
+        for number, array in mended.items():
+            which, n = places[number]
+            lists[which][n] = jnp.asarray(array, lists[which][n].dtype)
+        flat, other = flatten(held.rebuild(lists[2])), opened.rebuild(lists[0])
+        both = jax.value_and_grad(lambda v: value_of(loss, flat, v, other))
+        return all(np.all(np.isfinite(_wide(x))) for x in jax.tree.leaves(both(lists[1])))
 
-    is_lost = not np.all(np.isfinite(_wide(value_of(loss, flat, values, batch))))
+    is_lost = not np.all(np.isfinite(_wide(value_of(loss, flatten(model), values, batch))))
     return given.blamed(found, outcome, "loss" if is_lost else "gradient")
+
+
+def _of(what: str, name: str, leaf: Leaf) -> given.Given:
+    return given.Given(what, name, _wide(leaf.value))
+
+
+def _values(flat: Flat) -> list[Any]:
+    return [leaf.value for leaf in flat.leaves]
 
 
 def _is_real(x: Any) -> bool:

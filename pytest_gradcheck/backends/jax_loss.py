@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pytest_gradcheck.backends.jax_modules import flatten
+from pytest_gradcheck.backends.layers import rms
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -69,6 +72,39 @@ def _alone(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
         raise
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def differentiable(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Iterator[None]:
+    """Tell in words of an error that JAX's own gradient of the loss raises too.
+
+    Raises:
+        UsageError: It does, as for a ``while`` or a callback that has no derivative backward.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            jax.grad(lambda v: value_of(loss, flat, v, batch))(list(values))
+        except Exception as own:  # whatever the user's code raises, told with its own words
+            told = " ".join(str(own).split())
+            raise UsageError(
+                f"jax.grad of loss(model, batch) raises {type(own).__name__}: {told}"
+            ) from error
+        raise
+
+
+def gradient_sizes(
+    loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str
+) -> list[float]:
+    """Size of the gradient of each parameter with a batch in some precision; none if it raises."""
+    opened = flatten(batch)
+    every = [jnp.asarray(y.value, dtype) if y.dtype else y.value for y in opened.leaves]
+    try:
+        found = jax.grad(lambda v: value_of(loss, flat, v, opened.rebuild(every)))(list(values))
+    except Exception:  # the user's code may insist on its own precision
+        return []
+    return [rms(np.asarray(g)) for g in found]
 
 
 def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:

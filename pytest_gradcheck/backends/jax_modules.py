@@ -91,6 +91,22 @@ def _nnx(nnx: Any, module: Any) -> Flat:
     return Flat(inner.leaves, rebuild, True)
 
 
+def buffers(module: Any) -> Flat:
+    """Running statistics and what else an ``nnx`` module holds; rebuilt to a module with others."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(module, nnx.Module):
+        return Flat((), lambda values: module)
+    graph, parameters, rest = nnx.split(module, nnx.Param, ...)
+    inner = _opened(nnx.to_pure_dict(rest))
+
+    def rebuild(values: Sequence[Any]) -> Any:
+        filled = nnx.clone(rest)
+        nnx.replace_by_pure_dict(filled, inner.rebuild(values))
+        return nnx.merge(graph, nnx.clone(parameters), filled)
+
+    return Flat(inner.leaves, rebuild)
+
+
 def _widened(value: Any) -> Any:
     return value.astype(jnp.float64) if str(value.dtype) in _NARROW else jnp.array(value)
 

@@ -9,7 +9,7 @@ never reach the loss (jax#5698).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_gradcheck.backends.jax_loss import Traced
 from pytest_gradcheck.backends.jax_programs import Told, by_numpy, forward, is_near
-from pytest_gradcheck.backends.jax_sites import Site, number
+from pytest_gradcheck.backends.jax_sites import Around, Site, number
 from pytest_gradcheck.backends.jax_walk import Walk, walked
 from pytest_gradcheck.backends.layers import Origin
 
@@ -30,17 +30,24 @@ _BY_HAND = frozenset({"select_n", "_where", "convert_element_type", "broadcast_i
 
 def origin(traced: Traced, walk: Walk, values: Sequence[Any]) -> Origin | None:
     """The first birth, and how far it reaches; None where every value is finite."""
-    sites = {k: Site(k, op[2], "other", op[0], place=op[1]) for k, op in walk.ops.items()}
-    told = _told_of(traced, sites, list(values))
+    around = walk.around
+    sites = {
+        k: Site(k, op[2], "other", op[0], place=op[1], around=around[k])
+        for k, op in walk.ops.items()
+    }
+    told = _told_of(traced, sites, list(values)).without_idle(around)
     loss, seen, gradients, adjoints = told.loss, told.seen, told.gradients, told.adjoints
     bad = {k: word for k, v in seen.items() if (word := _bad(v))}
     is_lost = bool(_bad(loss))
     reaches = "loss" if is_lost else "gradient" if any(map(_bad, gradients)) else "nothing"
     if is_lost:
         (end,) = walked(traced)[1]
-        return _birth(walk, bad, end.maker, {k: _when(v, walk.stacks[k]) for k, v in seen.items()})
+        when = {k: _when(v, around[k].stacks) for k, v in seen.items()}
+        birth = _followed(walk, bad, end.maker, when, set())
+        turn = _turn(told, around[birth], when[birth]) if birth in when else 0
+        return _told(walk, birth, "forward", bad.get(birth, "nan"), "loss", turn)
     if reaches == "gradient":
-        return _backward(walk, adjoints)
+        return _backward(walk, adjoints, {k for k in walk.ops if told.runs(around[k].branch)})
     first = min(bad, key=number, default="")
     return _told(walk, first, "forward", bad[first], reaches) if first else None
 
@@ -50,11 +57,12 @@ def _told_of(traced: Traced, sites: Mapping[str, Site], values: list[Any]) -> To
     run = by_numpy(traced, sites, values) if is_near(traced, values) else None
     if run is not None:
         return run(values, traced.batch, 1.0)
-    loss, seen = forward(traced, sites, (*values, *traced.batch), {})
-    zeros = {k: jnp.zeros_like(v) for k, v in seen.items()}
+    loss, seen, ran = forward(traced, sites, (*values, *traced.batch), {})
+    may_have = (k for k in seen if k in sites and sites[k].around.has_adjoint)
+    zeros = {k: jnp.zeros_like(seen[k]) for k in may_have}
     of_both = lambda v, z: forward(traced, sites, (*v, *traced.batch), z)[0]  # noqa: E731  # short
     gradients, adjoints = jax.grad(of_both, argnums=(0, 1))(values, zeros)
-    return Told(loss, math.nan, seen, adjoints, gradients)
+    return Told(loss, math.nan, seen, adjoints, gradients, ran)
 
 
 def _when(x: Any, stacks: tuple[bool, ...]) -> int:
@@ -65,38 +73,47 @@ def _when(x: Any, stacks: tuple[bool, ...]) -> int:
     return int(np.argmin(np.isfinite(wide).reshape(len(wide), -1).all(axis=1)))
 
 
-def _birth(walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int]) -> Origin:
-    """The equation that a value which is not finite comes from, through those that pass it on."""
-    first = _followed(walk, bad, key, when, set())
-    return _told(walk, first, "forward", bad.get(first, "nan"), "loss")
+def _turn(told: Told, around: Around, when: int) -> int:
+    """The turn of the outermost loop, from 1 on; zero outside any."""
+    if not around.stacks:
+        return 0
+    numbers = told.turns(around)
+    return when + 1 if numbers is None or not around.is_held else int(np.max(numbers[when]))
 
 
 def _followed(
     walk: Walk, bad: Mapping[str, str], key: str, when: Mapping[str, int], seen: set[str]
 ) -> str:
+    """The equation that a value which is not finite comes from, through those that pass it on."""
     seen.add(key)
     sources = [k for k in walk.sources.get(key, ()) if k in bad and k not in seen]
-    for earlier in sorted((k for k in sources if when[k] <= when.get(key, 0)), key=number):
+    loop = walk.around[key].loop if key in walk.around else ""
+    # Within one loop a cause is no later than its effect.
+    sources = [k for k in sources if walk.around[k].loop != loop or when[k] <= when[key]]
+    for earlier in sorted(sources, key=number):
         first = _followed(walk, bad, earlier, when, seen)
         if bad[first] == "nan" or walk.ops[first][0] not in _BY_HAND:
             return first
     return key
 
 
-def _backward(walk: Walk, adjoints: Mapping[str, Any]) -> Origin:
+def _backward(walk: Walk, adjoints: Mapping[str, Any], ran: Collection[str]) -> Origin:
     bad = {k: word for k, v in adjoints.items() if (word := _bad(v))}
     latest = max(bad, key=number, default="")
     users = [k for k, sources in walk.sources.items() if latest and latest in sources]
     if not latest:  # born on the way to a parameter itself
         users = [k for k, s in walk.sources.items() if any(x.startswith("parameter") for x in s)]
+    users = [k for k in users if k in ran and not walk.around[k].is_held]
     fine = [k for k in users if k not in bad]
     key = max(fine or users or [latest], key=number) if (fine or users or latest) else ""
     return _told(walk, key, "backward", bad.get(latest, "nan"), "gradient")
 
 
-def _told(walk: Walk, key: str, phase: Any, value: str, reaches: str) -> Origin:
+def _told(walk: Walk, key: str, phase: Any, value: str, reaches: str, turn: int = 0) -> Origin:
     op, place, layer = walk.ops.get(key, ("", "", ""))
-    return Origin(where=layer, op=op, phase=phase, value=value, place=place, reaches=reaches)
+    return Origin(
+        where=layer, op=op, phase=phase, value=value, place=place, reaches=reaches, turn=turn
+    )
 
 
 def _bad(x: Any) -> str:

@@ -13,18 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import drawn, jax_given, jax_origin, layers, samples, targets, widths
+from pytest_gradcheck.backends import (
+    drawn,
+    jax_given,
+    jax_loss,
+    jax_origin,
+    jax_records,
+    layers,
+    samples,
+    targets,
+    widths,
+)
 from pytest_gradcheck.backends.descent import descent
 from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
-from pytest_gradcheck.backends.jax_eval import CHANGES, SOURCE, replaced
-from pytest_gradcheck.backends.jax_loss import traced
+from pytest_gradcheck.backends.jax_changes import CHANGES
+from pytest_gradcheck.backends.jax_eval import SOURCE
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_programs import Programs, Told
-from pytest_gradcheck.backends.jax_sites import Site, ordered
+from pytest_gradcheck.backends.jax_sites import ordered
 from pytest_gradcheck.backends.jax_updates import Updates
-from pytest_gradcheck.backends.jax_walk import Walk, parents, walked
-from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
+from pytest_gradcheck.backends.jax_walk import walked
+from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -77,7 +87,7 @@ class JaxProbe:
         self.label = type(model).__name__ if callable(model) else getattr(loss, "__name__", "loss")
         self._updates = None if optimizer is None else Updates(optimizer, self._flat)
         with self.guard(), enable_x64(self._user_mode):
-            self._traced = traced(self._loss, self._flat, self._batch)
+            self._traced = jax_loss.traced(self._loss, self._flat, self._batch)
         self._names = self._traced.names
         self._walk, _ = walked(self._traced)
         self._sites = ordered(self._walk.sites)
@@ -139,11 +149,11 @@ class JaxProbe:
         self.count += 1
         with enable_x64(self._user_mode):
             values = self._values(state)
-            told = self._programs.run(values, change, factor)
+            told = self._told(values, change, factor)
         is_plain = change is None and factor == 1.0
         made = Pass(
             loss=float(told.loss),
-            layers=tuple(_layers(self._sites, self._walk, told, change)),
+            layers=tuple(jax_records.records(self._sites, self._walk, told, change)),
             parameters=layers.of_parameters(
                 {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
                 {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
@@ -151,12 +161,23 @@ class JaxProbe:
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
-            fades=tuple(_fades(self._sites, told.adjoints)),
+            contrast=self._contrast(told),
+            is_half=any(str(x.dtype) == "float16" for x in told.adjoints.values()),
+            turns=tuple(jax_records.turns(self._sites, told)),
+            fades=tuple(jax_records.fades(self._sites, told)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
         if self._updates is not None and is_plain:
             return self._updated(made, values, told.gradients)
         return made
+
+    def _told(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
+        with jax_loss.differentiable(self._loss, self._flat, values, self._batch):
+            return self._programs.run(values, change, factor)
+
+    def _contrast(self, told: Told) -> float:
+        answer = self._programs.answer(told)
+        return math.nan if answer is None else layers.contrast(np.asarray(answer))
 
     def _constant(self, told: Told) -> targets.Constant | None:
         answer = self._programs.answer(told)
@@ -180,8 +201,43 @@ class JaxProbe:
         pairs = zip(seen.parameters, ratios, strict=True)
         return replace(seen, parameters=tuple(replace(p, update=u) for p, u in pairs))
 
+    def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
+        """Float64, or float32 for a model in float64, and sizes of the gradients in it."""
+        other = "float32" if self.dtype == "float64" else "float64"
+        with enable_x64(True):
+            values = [v.astype(other) for v in self._values(state)]
+            found = jax_loss.gradient_sizes(self._loss, self._flat, values, self._batch, other)
+            return other, dict(zip(self._names, found, strict=False))
+
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
+
+    def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
+        """A pass with a parameter times a factor."""
+        with enable_x64(self._user_mode):
+            pairs = zip(self._names, self._values(state), strict=True)
+            values = [(v * factor).astype(v.dtype) if n == name else v for n, v in pairs]
+        return self.measure(_Stepped(values))
+
+    def shuffled(self, state: Any, number: int) -> Pass | None:
+        """A pass with other samples; None where the batch has none of real numbers."""
+        other = samples.shuffled([np.asarray(x) for x in self._traced.batch], number)
+        if other is None:
+            return None
+        self.count += 1
+        size = self._traced.batch[0].dtype.type(samples.larger(number))
+        with enable_x64(self._user_mode):
+            values = self._values(state)
+            told = self._programs.run(values, batch=[jnp.asarray(x * size) for x in other])
+        named = {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)}
+        made = Pass(
+            loss=float(told.loss),
+            layers=tuple(jax_records.records(self._sites, self._walk, told, None)),
+            parameters=layers.of_parameters(
+                {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)}, named
+            ),
+        )
+        return replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
 
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""
@@ -206,7 +262,7 @@ class JaxProbe:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            told = self._programs.run(values)
+            told = self._told(values)
             steps = descent([np.asarray(g) for g in told.gradients], float(told.loss))
             pairs = zip(values, steps, strict=True)
             return _Stepped([v + jnp.asarray(step, v.dtype) for v, step in pairs])
@@ -215,7 +271,8 @@ class JaxProbe:
         """The first birth of a value that is not finite."""
         with enable_x64(self._user_mode):
             values = self._values(state)
-            found = jax_given.blamed(self._loss, self._flat, values, self._batch, self._names)
+            model = self._given if isinstance(state, _Stepped) else state
+            found = jax_given.blamed(self._loss, model, values, self._batch, self._names)
             return found or jax_origin.origin(self._traced, self._walk, values)
 
     def strangers(self, state: Any) -> float:
@@ -237,47 +294,3 @@ class _Stepped:
 
     def __init__(self, values: list[Any]) -> None:
         self.values = values
-
-
-def _layers(
-    sites: Mapping[str, Site], walk: Walk, told: Told, change: Change | None
-) -> list[Layer]:
-    """The records in the order of the data; iterations over stacked layers one by one."""
-    made: list[tuple[tuple[Any, ...], Layer]] = []
-    for number, (key, site) in enumerate(sites.items()):
-        if key not in told.seen:
-            continue
-        x, g = np.asarray(told.seen[key]), np.asarray(told.adjoints[key])
-        op = replaced(site.op, change) if site.index >= 0 else site.op
-        if site.stacks and site.stacks[0]:
-            for i in range(len(x)):
-                name = f"{site.name}[{i}]"
-                layer = layers.of_arrays(name, site.kind, op, x[i], g[i], site.index)
-                made.append(((_first(key), i, number), layer))
-        else:
-            layer = layers.of_arrays(site.name, site.kind, op, x, g, site.index)
-            made.append(((_first(key), 0, number), layer))
-    ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
-    names = layers.numbered(layer.name for layer in ordered)
-    named = [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
-    fed = parents(walk, [key for key in sites if key in told.seen])
-    if fed is None:
-        return named
-    return [replace(layer, parents=before) for layer, before in zip(named, fed, strict=True)]
-
-
-def _first(key: str) -> int:
-    return int(key.partition("/")[0])
-
-
-def _fades(sites: Mapping[str, Site], adjoints: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """How the adjoint changes from the last to the first iteration of a scan over time."""
-    found = []
-    for key, site in sites.items():
-        if not site.stacks or site.stacks[0] or key not in adjoints:
-            continue
-        g = np.asarray(adjoints[key], np.float64)
-        ends = [float(np.linalg.norm(g[0])), float(np.linalg.norm(g[-1]))]
-        if len(g) > 3 and all(ends):
-            found.append((site.name, math.log10(ends[0] / ends[1])))
-    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,10 +17,10 @@ import numpy as np
 
 from pytest_gradcheck.backends import samples
 from pytest_gradcheck.backends.jax_arrays import can_host, hosted
-from pytest_gradcheck.backends.jax_eval import Evaluation
+from pytest_gradcheck.backends.jax_eval import RAN, Evaluation
 from pytest_gradcheck.backends.jax_hurry import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_loss import Traced
-from pytest_gradcheck.backends.jax_sites import Site
+from pytest_gradcheck.backends.jax_sites import Around, Site, ends
 from pytest_gradcheck.backends.jax_tape import Tape, is_small
 from pytest_gradcheck.backends.layers import Change
 
@@ -41,6 +41,7 @@ class Told:
         seen: Values of the sites.
         adjoints: Their adjoints.
         gradients: Of the parameters, in their order.
+        ran: By the prefix of what may not run, numbers of the turns that did; zero for none.
     """
 
     loss: Any
@@ -48,6 +49,24 @@ class Told:
     seen: Values
     adjoints: Values
     gradients: list[Any]
+    ran: Values = field(default_factory=dict)
+
+    def without_idle(self, around: Mapping[str, Around]) -> Told:
+        """Only what ran at least once."""
+        seen = {
+            k: v for k, v in self.seen.items() if k not in around or self.runs(around[k].branch)
+        }
+        adjoints = {k: v for k, v in self.adjoints.items() if k in seen}
+        return replace(self, seen=seen, adjoints=adjoints)
+
+    def runs(self, branch: str) -> bool:
+        """Whether what has this prefix ran."""
+        return branch not in self.ran or bool(np.any(self.ran[branch]))
+
+    def turns(self, around: Around) -> Any:
+        """Numbers of the turns of what lies in there; None where it runs every time."""
+        numbers = self.ran.get(around.branch)
+        return None if numbers is None else np.asarray(numbers)
 
 
 class Programs:
@@ -61,39 +80,45 @@ class Programs:
 
     def __init__(self, traced: Traced, sites: Mapping[str, Site], values: Sequence[Any]) -> None:
         self._traced, self._sites = traced, sites
-        self._last = max(
-            (s for s in sites.values() if s.kind == "linear"), key=lambda s: s.index, default=None
-        )
+        self._around = {k: s.around for k, s in sites.items()}
+        self._ends = ends(sites)
         self._is_quick = sum(x.size for x in values) <= QUICK_SIZE
         self._is_near = is_near(traced, values)
         self._made: dict[Any, Run] = {}
 
-    def run(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
-        """One pass forward and backward."""
-        return self._program(values, change)(values, self._traced.batch, factor)
+    def run(
+        self,
+        values: list[Any],
+        change: Change | None = None,
+        factor: float = 1.0,
+        batch: Sequence[Any] | None = None,
+    ) -> Told:
+        """One pass forward and backward, where given with another batch."""
+        batch = self._traced.batch if batch is None else batch
+        return self._program(values, change)(values, batch, factor).without_idle(self._around)
 
     def answer(self, told: Told) -> Any:
         """What the last product with weights gave; None where there is none, or one in a loop."""
-        if self._last is None or self._last.stacks:
-            return None
-        return told.seen.get(self._last.key)
+        found = [told.seen[s.key] for s in self._ends if s.key in told.seen]
+        return found[-1] if found and not any(s.around.stacks for s in self._ends) else None
 
     def answers(self, values: list[Any]) -> tuple[Any, Any] | None:
         """What the last product with weights gives for the batch, and with a sample replaced.
 
         None where it has no axis of samples, as far as can be told.
         """
-        run, batch = self._program(values, None), self._traced.batch
-        answer = self.answer(run(values, batch, 1.0))
-        if answer is None or self._last is None:
+        batch = self._traced.batch
+        answer = self.answer(self.run(values))
+        if answer is None:
             return None
         answer = np.asarray(answer)
         rows = len(answer) if answer.ndim else 0
         other = samples.exchanged([np.asarray(x) for x in batch], rows)
         if other is None:
             return None
-        told = run(values, [jnp.asarray(x) for x in other], 1.0)
-        return answer, np.asarray(told.seen[self._last.key])
+        moved = self.answer(self.run(values, batch=[jnp.asarray(x) for x in other]))
+        is_alike = moved is not None and moved.shape == answer.shape
+        return (answer, np.asarray(moved)) if is_alike else None
 
     def _program(self, values: list[Any], change: Change | None) -> Run:
         if change not in self._made:
@@ -104,7 +129,7 @@ class Programs:
         if not self._is_near:
             return None
         run = by_numpy(self._traced, self._sites, values, change)
-        if run is None or change is not None or self._last is None:
+        if run is None or change is not None or not self._ends:
             return run
         plain = Tape(jax.make_jaxpr(self._plain)(values, self._traced.batch), len(values))
         return lambda values, batch, factor: replace(
@@ -120,23 +145,26 @@ class Programs:
         shapes = jax.eval_shape(
             lambda given: forward(self._traced, self._sites, given, {}, change)[1], every
         )
-        zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
+        zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items() if self._has_adjoint(k)}
         program = jax.jit(self._both(change), **(quickly() if self._is_quick else {}))
 
         def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:
             told, (gradients, adjoints) = program(values, zeros, list(batch), factor)
-            loss, plain, seen = told
-            return Told(loss, float(plain), seen, adjoints, gradients)
+            loss, plain, seen, ran = told
+            return Told(loss, float(plain), seen, adjoints, gradients, ran)
 
         return run
 
+    def _has_adjoint(self, key: str) -> bool:
+        return key in self._around and self._around[key].has_adjoint
+
     def _both(self, change: Change | None) -> Callable[..., Any]:
-        wants_plain = change is None and self._last is not None
+        wants_plain = change is None and bool(self._ends)
 
         def total(values: Any, zeros: Any, batch: Any, factor: Any) -> Any:
-            loss, seen = forward(self._traced, self._sites, (*values, *batch), zeros, change)
+            loss, seen, ran = forward(self._traced, self._sites, (*values, *batch), zeros, change)
             plain = self._plain(values, batch) if wants_plain else math.nan
-            return loss * jnp.asarray(factor, loss.dtype), (loss, plain, seen)
+            return loss * jnp.asarray(factor, loss.dtype), (loss, plain, seen, ran)
 
         graded = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
 
@@ -158,11 +186,12 @@ def forward(
     given: Sequence[Any],
     zeros: Mapping[str, Any],
     change: Change | None = None,
-) -> tuple[Any, Values]:
-    """The loss, and the values at the sites that have a gradient."""
+) -> tuple[Any, Values, Values]:
+    """The loss, the values at the sites that may have a gradient, and what ran."""
     run = Evaluation(sites, zeros, change)
     (loss,), seen = run.evaluate(traced.jaxpr.jaxpr, traced.jaxpr.consts, given)
-    return loss, {k: v for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+    ran = {k.removeprefix(RAN): seen.pop(k) for k in list(seen) if k.startswith(RAN)}
+    return loss, {k: v for k, v in seen.items() if jnp.issubdtype(v.dtype, jnp.floating)}, ran
 
 
 def by_numpy(
@@ -174,12 +203,17 @@ def by_numpy(
     )((*values, *traced.batch))
     if not is_small(closed):
         return None
-    tape, keys = Tape(closed, len(values)), sorted(shape[1])
+    keys = sorted(shape[1])
+    has_adjoint = {k for k in keys if k in sites and sites[k].around.has_adjoint}
+    still = {n for n, k in enumerate(keys, 1) if k not in has_adjoint}
+    tape = Tape(closed, len(values), still)
 
     def run(values: list[Any], batch: Sequence[Any], factor: float) -> Told:
         given = list(map(hosted, (*values, *batch)))
         (loss, *seen), adjoints, gradients = tape.run(given, factor)
         values_of = dict(zip(keys, seen, strict=True))
-        return Told(loss, math.nan, values_of, dict(zip(keys, adjoints, strict=True)), gradients)
+        known = (n for n in range(1, len(keys) + 1) if n not in still)
+        pulled = {keys[n - 1]: adjoints[n - 1] for n in known}
+        return Told(loss, math.nan, values_of, pulled, gradients)
 
     return run

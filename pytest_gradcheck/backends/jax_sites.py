@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,34 @@ SHAPED = frozenset(
 GELU = "mul by sqrt(2 / pi)"  # what the approximate GELU gives to its tanh
 _HOUSES = (str(Path(jax.__file__).parent), str(Path(__file__).parents[1]))
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What an equation lies in.
+
+    Args:
+        stacks: For each loop around it, whether that is a ``scan`` over stacked layers.
+        loop: Key of the innermost loop.
+        branch: Prefix of the innermost ``cond`` or ``while``, which may not run it every time.
+        is_held: Whether it lies in a ``while`` or in a rule by hand, where nothing has an adjoint.
+        is_still: Whether no gradient comes through its values to a parameter.
+        is_layer: Whether its values may be shown: not in a rule by hand, but in a loop inside it.
+    """
+
+    stacks: tuple[bool, ...] = ()
+    loop: str = ""
+    branch: str = ""
+    is_held: bool = False
+    is_still: bool = False
+    is_layer: bool = True
+
+    @property
+    def has_adjoint(self) -> bool:
+        """Whether an adjoint is asked for."""
+        return not self.is_held and not self.is_still
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -36,7 +64,7 @@ class Site:
         op: Operation.
         index: Number among those of its kind.
         place: ``file:line`` in the user's code.
-        stacks: For each ``scan`` around it, whether it runs over stacked layers.
+        around: What it lies in.
         owner: Key of the product, where a bias is added to it.
         operand: Position of what the product's weights are multiplied with.
     """
@@ -47,7 +75,7 @@ class Site:
     op: str
     index: int = -1
     place: str = ""
-    stacks: tuple[bool, ...] = ()
+    around: Around = Around()  # frozen
     owner: str = ""
     operand: int = 0
 
@@ -59,10 +87,31 @@ def ordered(sites: Mapping[str, Site]) -> dict[str, Site]:
     """
     keys = sorted(sites, key=number)
     last = max((n for n, key in enumerate(keys) if sites[key].kind == "linear"), default=len(keys))
-    return {
+    made = {
         key: sites[key] if n <= last else replace(sites[key], index=-1)
         for n, key in enumerate(keys)
     }
+    # Only the softmax after the last product is of interest: the others are parts of attention.
+    ends = {key for n, key in enumerate(keys) if n > last}
+    return {
+        key: replace(site, kind="activation") if site.op == "softmax" else site
+        for key, site in made.items()
+        if site.op != "softmax" or key in ends
+    }
+
+
+def ends(sites: Mapping[str, Site]) -> list[Site]:
+    """The last product with weights; of a choice, that of each branch."""
+    products = [s for s in sites.values() if s.kind == "linear"]
+    last = max(products, key=lambda s: s.index, default=None)
+    if last is None or not last.around.branch:
+        return [] if last is None else [last]
+    choice = last.around.branch.rstrip("/").rpartition("/")[0]
+    found: dict[str, Site] = {}
+    for site in sorted(products, key=lambda s: s.index):
+        if site.key.startswith(f"{choice}/"):
+            found[site.key.removeprefix(f"{choice}/").partition("/")[0]] = site
+    return list(found.values())
 
 
 def number(key: str) -> tuple[int, ...]:
@@ -79,6 +128,34 @@ def inlined(eqn: Any) -> Any:
     if hasattr(inner, "consts"):
         return inner.jaxpr if not inner.consts else None
     return inner
+
+
+def branches(eqn: Any) -> Sequence[Any] | None:
+    """The closed jaxprs of a ``cond`` that is looked into; None for other equations."""
+    if eqn.primitive.name != "cond" or eqn.params.get("branches_platforms") is not None:
+        return None  # those of other platforms do not run here
+    found: Sequence[Any] | None = eqn.params.get("branches")
+    return found
+
+
+def is_loop(eqn: Any) -> bool:
+    """Whether an equation is a ``while`` that is looked into."""
+    return bool(eqn.primitive.name == "while" and "body_nconsts" in eqn.params)
+
+
+def turn(eqn: Any, given: Sequence[T]) -> tuple[Any, list[T], list[T]]:
+    """The closed jaxpr of a turn of a ``while``, what all turns are given, and the first one."""
+    start, fixed = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    end = start + fixed
+    return eqn.params["body_jaxpr"], list(given[start:end]), list(given[end:])
+
+
+def ruled(eqn: Any) -> Any:
+    """The closed jaxpr of a function whose derivative somebody wrote; None for other equations."""
+    if not eqn.primitive.name.startswith("custom_vjp"):
+        return None
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    return inner if hasattr(inner, "consts") and hasattr(inner, "jaxpr") else None
 
 
 def operation(eqn: Any) -> str:

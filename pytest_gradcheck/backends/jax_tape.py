@@ -8,7 +8,7 @@ alone, traced once for all equations alike. The adjoint of every value comes wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,20 +140,23 @@ class Tape:
         closed: Its jaxpr. The first output is what is differentiated; adjoints of the others, which
             are values on the way, come with it.
         count: Inputs with respect to which it is differentiated; those after them are held.
+        still: Numbers of the outputs that have no adjoint.
     """
 
-    def __init__(self, closed: Any, count: int) -> None:
+    def __init__(self, closed: Any, count: int, still: Collection[int] = ()) -> None:
         self._count = count
         self._program = Program(closed.jaxpr, closed.consts)
         self._shapes = [(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
         self._pulls: dict[int, Program] = {}
         program = self._program
-        active = {*program.inputs[:count], *program.outputs}
+        asked = (slot for n, slot in enumerate(program.outputs) if n not in still)
+        active = {*program.inputs[:count], *asked}
         self._floats: list[tuple[bool, ...]] = []
         self._masks: list[tuple[bool, ...]] = []
         for call in program.calls:
             pairs = zip(call.given, call.eqn.invars, strict=True)
-            mask = tuple(n in active and _is_float(v) for n, v in pairs)
+            stops = call.eqn.primitive.name == "stop_gradient"
+            mask = tuple(n in active and _is_float(v) and not stops for n, v in pairs)
             self._masks.append(mask)
             self._floats.append(tuple(map(_is_float, call.eqn.outvars)))
             if any(mask):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -29,6 +28,8 @@ OTHERS = frozenset(
     | {"hardtanh", "hardsigmoid", "hardswish", "softsign", "log_sigmoid", "rrelu"}
 )
 ACTIVATIONS = RECTIFIERS | BOUNDED | OTHERS
+THIRDS = ("query", "key", "value")  # of a joint weight of attention, in the usual order
+LEAST = 8  # positions that tell how answers differ
 FLAT = 0.01  # a unit is saturated where its slope is under this share of the largest slope
 
 Kind = Literal["linear", "activation", "other"]
@@ -43,7 +44,8 @@ class Layer:
         name: Path, with ``#2`` for the second call of a shared layer.
         kind: Whether it multiplies by weights, is an activation, or is anything else.
         op: Name of the operation or of the module's class.
-        size, width: Number of elements of the output, and of units: extent of the feature axis.
+        size, width: Number of elements of the output, and of units: extent of the feature axis,
+            zero where it is not known.
         activation, gradient: Size of the output, and of the gradient with respect to it.
         dead: Share of units that are off for every sample; NaN unless they can be.
         saturated: Share of units whose mean slope is under 1 % of the largest; NaN unless bounded.
@@ -79,6 +81,7 @@ class Parameter:
         trainable: Whether its owner lets it move.
         symmetric: Whether its rows, and the rows of its gradient, are copies of one another.
         update: Norm of an optimizer's step over the norm of the values; NaN without one.
+        silent: Parts (query, key, value) of a joint weight that get a gradient of zero, others not.
     """
 
     name: str
@@ -88,6 +91,15 @@ class Parameter:
     trainable: bool = True
     symmetric: bool = False
     update: float = math.nan
+    silent: tuple[str, ...] = ()
+
+
+class Turn(NamedTuple):
+    """What a layer puts out in one turn of a loop: its name, number of the turn from 1, size."""
+
+    name: str
+    number: int
+    activation: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +114,9 @@ class Pass:
         constant: What the best constant answer costs; None where that is not certain.
         source: Size of what the first product with weights is given; NaN where that is not known.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
+        turns: What layers put out in loops that have no gradient.
+        contrast: Spread of the answers over the samples, over their size; NaN where not known.
+        is_half: Whether the gradient of any value on the way is kept in float16.
     """
 
     loss: float | None
@@ -111,6 +126,9 @@ class Pass:
     constant: Constant | None = None
     source: float = math.nan
     fades: tuple[tuple[str, float], ...] = ()
+    turns: tuple[Turn, ...] = ()
+    contrast: float = math.nan
+    is_half: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -135,6 +153,7 @@ class Origin:
         phase: When; ``given`` where it was there before, and ``op`` says in what.
         value, reaches: ``nan`` or ``inf``; ``loss``, ``gradient`` or ``nothing``.
         place: ``file:line`` in the user's code, empty when unknown.
+        turn: Of the loop that it lies in, from 1 on; zero outside any.
     """
 
     where: str
@@ -143,76 +162,7 @@ class Origin:
     value: str
     place: str = ""
     reaches: str = "loss"
-
-
-class Probe(Protocol):
-    """A model, its loss and a batch, as the checks of flow see them."""
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend."""
-
-    @property
-    def device(self) -> str:
-        """Device of the parameters."""
-
-    @property
-    def dtype(self) -> str:
-        """Precision of the parameters."""
-
-    @property
-    def label(self) -> str:
-        """Name of the model."""
-
-    @property
-    def count(self) -> int:
-        """Passes so far."""
-
-    @property
-    def most(self) -> int:
-        """Most initialisations that can be drawn; 0 for any number."""
-
-    @property
-    def can_scale(self) -> bool:
-        """Whether a pass can be made with the loss times a factor."""
-
-    @property
-    def replicates(self) -> str:
-        """How fresh initialisations are made, in words; empty where they cannot be."""
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        """The interventions that this probe can make."""
-
-    def guard(self) -> AbstractContextManager[Any]:
-        """Hold the user's state for the time of a check."""
-
-    def draw(self, seed: int) -> Any:
-        """A fresh initialisation; the model as it is where there are none."""
-
-    def own(self) -> Any:
-        """The model as it was given, where initialisations are drawn beside it; else None."""
-
-    def same(self, a: Any, b: Any) -> bool:
-        """Whether two initialisations have the same parameters."""
-
-    def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
-        """One pass, with one thing changed on the way, or with the loss times a factor."""
-
-    def again(self, state: Any, number: int) -> Pass | None:
-        """A pass with other random numbers; None where it draws none that the probe can set."""
-
-    def widened(self, factor: int) -> Probe | None:
-        """The same model with wider layers, drawn anew; None where it cannot be had."""
-
-    def stepped(self, state: Any) -> Any:
-        """The state after one small step down the gradient."""
-
-    def origin(self, state: Any) -> Origin | None:
-        """Where the first value that is not finite is born; None where all are."""
-
-    def strangers(self, state: Any) -> float:
-        """How much the answer for a sample moves with the others; NaN where that is not known."""
+    turn: int = 0
 
 
 def rms(x: np.ndarray) -> float:
@@ -226,6 +176,18 @@ def rms(x: np.ndarray) -> float:
     return top * math.sqrt(float(np.mean((wide / top) ** 2))) if top else 0.0
 
 
+def contrast(x: np.ndarray) -> float:
+    """Standard deviation over positions, root mean square of units, over the size; else NaN.
+
+    Units lie on the last axis; fewer than eight positions tell nothing.
+    """
+    rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1]) if x.ndim else np.empty((0, 1))
+    size = rms(rows)
+    if len(rows) < LEAST or not 0 < size < math.inf:
+        return math.nan
+    return rms((rows / size).std(axis=0))
+
+
 def dead(op: str, x: np.ndarray) -> float:
     """Share of units, on the last axis, that are zero at every position; NaN unless a rectifier."""
     if op not in RECTIFIERS or x.ndim == 0:
@@ -234,7 +196,12 @@ def dead(op: str, x: np.ndarray) -> float:
 
 
 def saturated(op: str, x: np.ndarray) -> float:
-    """Share of units of a sigmoid or tanh whose mean slope is nearly zero; NaN otherwise."""
+    """Share of units of a sigmoid or tanh whose mean slope is nearly zero; NaN otherwise.
+
+    Of a softmax, share of the samples whose answer is all at one place.
+    """
+    if op == "softmax" and x.ndim:
+        return float(np.mean(1 - np.sum(x.astype(np.float64) ** 2, axis=-1) < FLAT))
     if op not in BOUNDED or x.ndim == 0:
         return math.nan
     slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
@@ -247,6 +214,17 @@ def symmetric(value: np.ndarray, gradient: np.ndarray | None) -> bool:
         return False
     both = (value, gradient)
     return any(value.shape[axis] > 1 and all(_copies(x, axis) for x in both) for axis in (0, 1))
+
+
+def silent(gradient: np.ndarray | None) -> tuple[str, ...]:
+    """Thirds of a weight three times as long as wide whose gradient is zero, unless all are."""
+    if gradient is None or gradient.ndim != 2 or not np.any(gradient):
+        return ()
+    rows = gradient if gradient.shape[0] == 3 * gradient.shape[1] else gradient.T
+    if rows.shape[0] != 3 * rows.shape[1]:
+        return ()
+    pairs = zip(THIRDS, np.split(rows, 3), strict=True)
+    return tuple(name for name, part in pairs if not np.any(part))
 
 
 def _copies(x: np.ndarray, axis: int) -> bool:
@@ -295,6 +273,7 @@ def of_parameters(
             value=rms(value),
             gradient=math.nan if (g := gradients.get(name)) is None else rms(g),
             symmetric=symmetric(value, g),
+            silent=silent(g),
         )
         for name, value in values.items()
     )

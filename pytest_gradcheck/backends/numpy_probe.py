@@ -7,19 +7,19 @@ came back, or hands over gradients alone, of any framework.
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import drawn, layers, samples, targets, tree, widths
+from pytest_gradcheck.backends import drawn, layers, numpy_given, samples, targets, tree, widths
 from pytest_gradcheck.backends.descent import descent
-from pytest_gradcheck.backends.layers import Change, Layer, Origin, Pass
+from pytest_gradcheck.backends.layers import Change, Origin, Pass
 from pytest_gradcheck.backends.numpy import BACKEND
+from pytest_gradcheck.backends.numpy_changes import added, gain, scaled, standardised
 from pytest_gradcheck.backends.numpy_records import (
     agree,
     entries_of,
@@ -107,8 +107,8 @@ class NumpyProbe:
         if self._loss is None:
             return self._recorded(state)
         self.count += 1
-        batch = _standardised(self._batch) if change == ("input", -1) else self._batch
-        state = _scaled(state, 1 / self._gain) if change == ("init", -1) else state
+        batch = standardised(self._batch) if change == ("input", -1) else self._batch
+        state = scaled(state, 1 / self._gain) if change == ("init", -1) else state
         try:
             told = self._loss(state, batch)
         except Exception as error:  # whatever the user's code raises, told with its own words
@@ -123,7 +123,7 @@ class NumpyProbe:
             )
         seen = of_record(record)
         if change is None:
-            self._gain = _gain(seen.layers)
+            self._gain = gain(seen.layers)
         if gradients is not None:
             values, pulled = _flat(state), _flat(gradients)
             agree(values, pulled)
@@ -132,10 +132,16 @@ class NumpyProbe:
             parameters = tuple(self._updated(p, known, pulled) for p in parameters)
             seen = replace(seen, parameters=parameters)
         outs = [x for _, x, _ in entries_of(record) if x is not None]
+        products = [y.name for y in seen.layers if y.kind == "linear"]
+        answers = [
+            x for name, x, _ in entries_of(record) if name in products[-1:] and x is not None
+        ]
+        answer = (answers or outs)[-1:]
         arrays = [y.value for y in tree.flatten(self._batch, Leaf, lambda node: None).leaves]
         numbers = [x for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"]
         constant = targets.constant(value, outs[-1] if outs else None, numbers)
-        return replace(seen, loss=value, constant=constant)
+        contrast = layers.contrast(answer[0]) if answer else math.nan
+        return replace(seen, loss=value, constant=constant, contrast=contrast)
 
     def _recorded(self, record: Any) -> Pass:
         seen = of_record(record)
@@ -163,8 +169,18 @@ class NumpyProbe:
             raise UsageError(f"{_STEP}; for {p.name!r} it gave {step.dtype} of shape {step.shape}")
         return replace(p, update=layers.rms(step) / p.value if p.value else math.nan)
 
+    def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
+        """No other precision: a record is what it is."""
+        return "", {}
+
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
+
+    def rescaled(self, state: Any, name: str, factor: float) -> None:
+        """Nothing: parameters go by other names than what a record shows of them."""
+
+    def shuffled(self, state: Any, number: int) -> None:
+        """Nothing: a record is of its own batch."""
 
     def widened(self, factor: int) -> NumpyProbe | None:
         """The same parameters drawn wider."""
@@ -194,11 +210,22 @@ class NumpyProbe:
         known = {path: g for path, g in pulled.items() if g is not None}
         steps = dict(zip(known, descent(list(known.values()), value), strict=True))
         flat = tree.flatten(state, Leaf, lambda node: None)
-        moved = [_added(y.value, steps.get(y.path)) for y in flat.leaves]
+        moved = [added(y.value, steps.get(y.path)) for y in flat.leaves]
         return flat.rebuild(moved)
 
     def origin(self, state: Any) -> Origin | None:
-        """The first recorded layer that is not finite; the last whose gradient is not."""
+        """The first recorded layer that is not finite; the last whose gradient is not.
+
+        What the loss is given is asked before: a NaN in it makes all layers NaN.
+        """
+        blamed = None
+        if self._loss is not None:
+            is_lost = not math.isfinite(self._told(state, self._batch).loss or 0.0)
+            reaches = "loss" if is_lost else "gradient"
+            is_finite = lambda own, batch: self._told(own, batch).is_finite  # noqa: E731  # short
+            blamed = numpy_given.blamed(state, self._batch, is_finite, reaches)
+        if blamed is not None:
+            return blamed
         record = state if self._loss is None else parts(self._loss(state, self._batch))[1]
         entries = list(entries_of(record))
         for name, x, _ in entries:
@@ -210,6 +237,12 @@ class NumpyProbe:
                     where=name, op="", phase="backward", value=word(g), reaches="gradient"
                 )
         return None
+
+    def _told(self, state: Any, batch: Any) -> Pass:
+        """Loss and layers with other parameters, or of another batch."""
+        assert self._loss is not None
+        value, record, _ = parts(self._loss(state, batch))
+        return replace(of_record(record), loss=value)
 
     def strangers(self, state: Any) -> float:
         """Change of the last layer for other samples, over its size, when one is replaced."""
@@ -235,44 +268,6 @@ class NumpyProbe:
 
 def _is_floats(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.ndim > 0
-
-
-def _gain(seen: Sequence[Layer]) -> float:
-    """Middle one of the factors by which products with weights change the size of the data."""
-    pairs = [
-        (a.activation, b.activation) for a, b in itertools.pairwise(seen) if b.kind == "linear"
-    ]
-    gains = sorted(b / a for a, b in pairs if a > 0 and b > 0 and math.isfinite(b / a))
-    return gains[len(gains) // 2] if gains else 1.0
-
-
-def _scaled(state: Any, factor: float) -> Any:
-    """The parameters with every matrix times a factor."""
-    flat = tree.flatten(state, Leaf, lambda node: None)
-    return flat.rebuild([_times(leaf.value, factor) for leaf in flat.leaves])
-
-
-def _times(value: Any, factor: float) -> Any:
-    is_matrix = isinstance(value, np.ndarray) and value.ndim > 1 and value.dtype.kind == "f"
-    return value * value.dtype.type(factor) if is_matrix else value
-
-
-def _added(value: Any, step: np.ndarray | None) -> Any:
-    return value if step is None else value + step.astype(np.asarray(value).dtype)
-
-
-def _standardised(batch: Any) -> Any:
-    """The batch with the features of its first matrix at mean 0 and standard deviation 1."""
-    flat = tree.flatten(batch, Leaf, lambda node: None)
-    values = [leaf.value for leaf in flat.leaves]
-    for number, x in enumerate(values):
-        if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind == "f":
-            unit = x / (np.abs(x).max() or 1.0)  # whose squares are numbers yet
-            spread = unit.std(axis=0, keepdims=True)
-            centred = unit - unit.mean(axis=0, keepdims=True)
-            values[number] = (centred / np.where(spread > 0, spread, 1)).astype(x.dtype)
-            break
-    return flat.rebuild(values)
 
 
 def _flat(state: Any) -> dict[str, np.ndarray | None]:

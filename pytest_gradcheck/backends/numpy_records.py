@@ -133,7 +133,7 @@ def _of_gradients(entries: Sequence[tuple[str, Any, Any]]) -> Pass:
             name=name,
             kind="linear",
             size=1 if g is None else int(g.size),
-            width=g.shape[-1] if g is not None and g.ndim else 1,
+            width=g.shape[-1] if g is not None and g.ndim else 0,  # a norm tells no width
             activation=math.nan if x is None else layers.rms(x),
             gradient=math.nan if g is None else layers.rms(g),
         )
@@ -155,7 +155,7 @@ def _of_gradients(entries: Sequence[tuple[str, Any, Any]]) -> Pass:
 
 def _layer(name: str, x: np.ndarray | None, g: np.ndarray | None) -> Layer:
     op = name.partition("#")[0].rpartition(".")[2]
-    kind: Kind = "activation" if op in ACTIVATIONS else "other"
+    kind: Kind = "activation" if op in ACTIVATIONS or op == "softmax" else "other"
     if x is None:
         size = layers.rms(g) if g is not None else math.nan
         return Layer(name=name, kind=kind, op=op, size=0 if g is None else g.size, gradient=size)

@@ -35,6 +35,23 @@ def _exchanged(x: np.ndarray) -> np.ndarray:
     return fresh
 
 
+def larger(number: int) -> float:
+    """By how much other samples are larger: what chooses among branches may go by its biases."""
+    return 1.0 if number % 3 == 1 else 10.0
+
+
+def shuffled(arrays: Sequence[np.ndarray], number: int) -> list[np.ndarray] | None:
+    """Other samples, of features that a batch has; None where there are no features.
+
+    Args:
+        arrays: Samples along the first axis of each that has more than one axis.
+        number: Which of many; most are to be ``larger``.
+    """
+    rng = np.random.default_rng(number)
+    fresh = [rng.permuted(x, axis=0) if x.ndim > 1 and len(x) > 1 and x.size else x for x in arrays]
+    return None if all(a is b for a, b in zip(arrays, fresh, strict=True)) else fresh
+
+
 def moved(answer: np.ndarray, other: np.ndarray) -> float:
     """Largest change of the answers for the other samples, over the largest of them.
 

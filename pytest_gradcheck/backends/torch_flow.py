@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import layers, torch_graph, tree
+from pytest_gradcheck.backends import torch_gates, tree
 from pytest_gradcheck.backends.layers import (
     BOUNDED,
     FLAT,
@@ -24,38 +23,17 @@ from pytest_gradcheck.backends.layers import (
     SIGMOIDS,
     Change,
     Kind,
-    Layer,
     Pass,
 )
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.torch_loss import Loss, ReentrantError, accumulated, pulled, value_of
 from pytest_gradcheck.backends.torch_ops import Ops
-from pytest_gradcheck.backends.torch_sizes import finite, parameters, size, sizes
+from pytest_gradcheck.backends.torch_records import Seen, read
+from pytest_gradcheck.backends.torch_sizes import contrast, parameters, size, sizes
 from pytest_gradcheck.backends.torch_slopes import TWO_SIDED, unit_axis
 from pytest_gradcheck.backends.torch_time import Times
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-
-@dataclass(eq=False)
-class _Seen:
-    """A layer while the pass runs; sizes are tensors of one element, read at the end."""
-
-    name: str
-    kind: Kind
-    op: str
-    size: int
-    width: int
-    index: int
-    activation: Tensor
-    dead: Tensor | None = None
-    saturated: Tensor | None = None
-    gradients: list[Tensor] = field(default_factory=list)
-    flows: list[Tensor] = field(default_factory=list)  # position by position
-    given: Tensor | None = None
-    nodes: list[Any] = field(default_factory=list)  # of autograd, at its output
-    feeder: str = ""  # name of the layer whose output an activation is given
-    is_op: bool = False
 
 
 class Watch:
@@ -68,17 +46,19 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module, change: Change | None = None, last: int = -1) -> None:
-        self.seen: list[_Seen] = []
+        self.seen: list[Seen] = []
         self._model = model
         self._path: list[tuple[str, bool]] = []
         self._latest: Any = None
         self._is_backward = False
-        self._again: Iterator[_Seen] = iter(())
+        self._again: Iterator[Seen] = iter(())
         self._ops = Ops(self._operation, change, last)
         self._stack = ExitStack()
         self._has_compiled = any(hasattr(part, "_orig_mod") for part in model.modules())
         self._change = change
         self.source: Tensor | None = None
+        self.is_half = False
+        self._answer: tuple[Tensor, int] | None = None  # of the last product, and axis of units
         self.times = Times()
 
     def __enter__(self) -> Watch:
@@ -96,6 +76,11 @@ class Watch:
         self._stack.close()
         self._latest = None
 
+    @property
+    def contrast(self) -> float:
+        """Spread of the answers over the samples, over their size."""
+        return math.nan if self._answer is None else contrast(*self._answer)
+
     def backward(self) -> None:
         """The forward pass is over: what is called from now on is computed again."""
         self._is_backward = True
@@ -107,6 +92,9 @@ class Watch:
     def _entering(self, name: str, is_leaf: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             self._path.append((name, is_leaf))
+            is_first = self.source is None and not self._is_backward
+            if is_first and isinstance(module, nn.RNNBase) and isinstance(args[0], Tensor):
+                self.source = size(args[0])
 
         return hook
 
@@ -118,6 +106,8 @@ class Watch:
                 self._path.pop()
             if not self._is_backward:
                 self._module(name, kind, is_leaf, output)
+            if not self._is_backward and isinstance(module, nn.RNNBase) and len(args) == 1:
+                self.seen[-1].saturated = torch_gates.saturated(module, self._ops.recurrent)
 
         return hook
 
@@ -149,7 +139,8 @@ class Watch:
             is_latest = bool(self.seen) and given is self._latest
             with torch._C.DisableTorchFunction():
                 fed_by = self.seen[-1].activation if is_latest else size(given)
-            self.source = fed_by if (kind, index) == ("linear", 0) else self.source
+            if (kind, index) == ("linear", 0) and self.source is None:
+                self.source = fed_by
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
@@ -158,17 +149,17 @@ class Watch:
             path = feeder
         seen = self._noted(f"{path}.{op}".lstrip("."), kind, op, output, index)
         seen.is_op, seen.given, seen.feeder = True, fed_by, feeder
-        if share is not None and op in TWO_SIDED:
+        if share is not None and (op in TWO_SIDED or op == "softmax"):
             seen.saturated = share
         elif share is not None:
             seen.dead = share
 
-    def _noted(self, name: str, kind: Kind, op: str, x: Tensor, index: int) -> _Seen:
+    def _noted(self, name: str, kind: Kind, op: str, x: Tensor, index: int) -> Seen:
         axis = unit_axis(kind, op, x)
         with torch._C.DisableTorchFunction(), torch.no_grad():
             here = sizes(x, axis)
             width = x.shape[axis] if x.ndim else 1
-            seen = _Seen(name, kind, op, x.numel(), width, index, size(here))
+            seen = Seen(name, kind, op, x.numel(), width, index, size(here))
             others = [a for a in range(x.ndim) if a != axis]
             if op in RECTIFIERS and others:
                 seen.dead = (~(x != 0).any(others)).double().mean()
@@ -176,13 +167,15 @@ class Watch:
                 slope = 4 * x * (1 - x) if op in SIGMOIDS else 1 - x * x
                 seen.saturated = (slope.double().mean(others) < FLAT).double().mean()
         self.seen.append(seen)
+        self._answer = (x.detach(), axis) if kind == "linear" else self._answer
         self._hook(seen, x, here, axis)
         self._latest = x
         return seen
 
-    def _hook(self, seen: _Seen, x: Tensor, here: Tensor, axis: int) -> None:
+    def _hook(self, seen: Seen, x: Tensor, here: Tensor, axis: int) -> None:
         if not x.requires_grad:
             return
+        self.is_half |= x.dtype == torch.float16
         if x.grad_fn is not None:
             seen.nodes.append(x.grad_fn)
 
@@ -233,9 +226,11 @@ def _measured(
     by_name: dict[str, Tensor | None] = dict(zip(names, gradients, strict=False))
     return Pass(
         loss=float(value.detach()),
-        layers=tuple(_read(watch.seen)),
+        layers=tuple(read(watch.seen)),
         parameters=parameters(model, by_name),
         fades=watch.times.fades(),
+        contrast=watch.contrast,
+        is_half=watch.is_half,
         source=math.nan if watch.source is None else float(watch.source),
     ), by_name
 
@@ -256,43 +251,3 @@ def watched(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
 def _tensors(output: Any) -> Iterator[Tensor]:
     leaves = tree.flatten(output, Leaf, lambda node: None).leaves
     return (leaf.value for leaf in leaves if isinstance(leaf.value, Tensor))
-
-
-def _read(seen: Sequence[_Seen]) -> Iterator[Layer]:
-    names = layers.numbered(_names(seen))
-    parents = torch_graph.parents([s.nodes for s in seen])
-    last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)
-    for n, (name, s) in enumerate(zip(names, seen, strict=True)):
-        sizes = [float(g) for g in s.gradients]
-        yield Layer(
-            name=name,
-            kind=s.kind,
-            op=s.op,
-            size=s.size,
-            width=s.width,
-            activation=finite(float(s.activation)),
-            gradient=finite(math.sqrt(sum(g * g for g in sizes))) if sizes else math.nan,
-            dead=math.nan if s.dead is None else float(s.dead),
-            saturated=math.nan if s.saturated is None else float(s.saturated),
-            index=s.index if n <= last else -1,  # an activation after it belongs to the loss
-            given=math.nan if s.given is None else finite(float(s.given)),
-            parents=parents[n],
-            match=_match(s),
-        )
-
-
-def _names(seen: Sequence[_Seen]) -> Iterator[str]:
-    """Names of the calls; an activation that several layers share goes by each of these."""
-    feeders: dict[str, set[str]] = {}
-    for s in seen:
-        feeders.setdefault(s.name, set()).add(s.feeder)
-    for s in seen:
-        is_shared = bool(s.feeder) and len(feeders[s.name]) > 1
-        yield f"{s.feeder}.{s.op}" if is_shared else s.name
-
-
-def _match(seen: _Seen) -> float:
-    """Flow of all positions, each by itself, over the whole."""
-    whole = float(seen.activation) * math.hypot(*map(float, seen.gradients))
-    flow = math.hypot(*map(float, seen.flows))
-    return flow / whole if 0 < whole < math.inf and math.isfinite(flow) else 1.0

@@ -76,6 +76,14 @@ def moved(batch: Any, device: str) -> Any:
     return flat.rebuild(values)
 
 
+def cast(batch: Any, dtype: torch.dtype) -> Any:
+    """The batch with its real tensors in a precision."""
+    flat = tree.flatten(batch, Leaf, lambda node: None)
+    values = [leaf.value for leaf in flat.leaves]
+    is_real = [isinstance(v, Tensor) and v.is_floating_point() for v in values]
+    return flat.rebuild([v.to(dtype) if r else v for v, r in zip(values, is_real, strict=True)])
+
+
 def _moved(value: Any, device: str) -> Any:
     if not isinstance(value, Tensor):
         return value

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_gradcheck.backends.layers import ACTIVATIONS, BOUNDED, RECTIFIERS, Change, Kind
-from pytest_gradcheck.backends.torch_slopes import CHANNELS_FIRST, TWO_SIDED, flat, rectified
+from pytest_gradcheck.backends.torch_slopes import (
+    CHANNELS_FIRST,
+    TWO_SIDED,
+    concentrated,
+    flat,
+    rectified,
+)
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -23,6 +29,7 @@ LINEAR = frozenset(
     | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )
 PRODUCTS = frozenset({"matmul", "mm", "bmm", "einsum", "__matmul__", "__rmatmul__"})
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 CHANGES = ("activation", "smooth", "leak", "bias", "init", "input", "layer", "normalise", "skip")
 SMOOTH = ACTIVATIONS - RECTIFIERS - BOUNDED - TWO_SIDED - {"exp"}
 
@@ -46,6 +53,7 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
         self._last = last
         self._counts = {"linear": 0, "activation": 0}
         self._previous: Tensor | None = None
+        self.recurrent: Any = None  # what the latest fused recurrent layer was given
 
     def restart(self) -> None:
         """Count from the start again: a new forward pass."""
@@ -62,20 +70,32 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
             return self._linear(func, plain, args, kwargs)
         if plain in ACTIVATIONS and _is_activation(plain, args, kwargs):
             return self._activation(func, plain, args, kwargs)
+        if name in RECURRENT:
+            args = self._recurrent(args)
         out = func(*args, **kwargs)
+        if plain == "softmax" and isinstance(out, Tensor) and out.is_floating_point():
+            self._seen("activation", plain, args[0], out, -1, concentrated(out, args, kwargs))
+            return out
         given = rectified(plain, args, out)
         if given is not None:
             return self._activation(lambda *_: out, "relu", (given,), {})
         return out
 
+    def _recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._kind == "input" and not self._counts["linear"]:
+            args, self._kind = (_standardised(args[0]), *args[1:]), ""
+        self.recurrent = args[0]
+        return args
+
     def _linear(self, func: Any, name: str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         index = self._next("linear")
         if self._kind == "input" and index == 0:
             args = (_standardised(args[0]), *args[1:])
-        if self._kind == "bias" and len(args) > 2 and name in LINEAR:
+        is_asked = self._at in (-1, index)
+        if self._kind == "bias" and is_asked and len(args) > 2 and name in LINEAR:
             args = (*args[:2], None, *args[3:])
         out = func(*args, **kwargs)
-        if self._kind in ("init", "layer") and self._at in (-1, index):
+        if self._kind in ("init", "layer") and is_asked:
             out = out / _size(out)
         if self._kind == "normalise" and index != self._last:
             out = _normalised(out, name)

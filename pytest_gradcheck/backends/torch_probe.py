@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,8 @@ from pytest_gradcheck.backends import (
     torch_input,
     torch_loss,
     torch_origin,
+    torch_passes,
+    torch_resets,
     torch_samples,
     torch_seeds,
     torch_widths,
@@ -33,8 +35,6 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 STEP = 0.1  # share of the loss that a first-order step is to take away
 LOST = 1e-300  # a step of which rounding leaves nothing; zero is that of a learning rate of zero
-ALIKE = 2.0  # sizes of a parameter and of a fresh draw of it that count as the same distribution
-FEW_ALIKE = 30.0  # the same for fewer than eight numbers
 
 
 class TorchProbe:
@@ -99,7 +99,7 @@ class TorchProbe:
         with torch.inference_mode(False):
             fresh = copy.deepcopy(self._model)
             torch_seeds.seed(seed)
-            _reset(fresh)
+            torch_resets.reset(fresh)
             return fresh.to(self._device) if self._device else fresh
 
     def own(self) -> nn.Module | None:
@@ -132,7 +132,7 @@ class TorchProbe:
         holders = [m for m in self._model.modules() if list(m.parameters(recurse=False))]
         if any(hasattr(m, "_orig_mod") for m in self._model.modules()):
             return ""
-        if not all(callable(_reset_of(m)) for m in holders):
+        if not all(callable(torch_resets.reset_of(m)) for m in holders):
             return ""
         with self.guard():
             try:
@@ -140,10 +140,10 @@ class TorchProbe:
             except (RuntimeError, TypeError):  # holds tensors of a graph, or what has no copies
                 return ""
             torch_seeds.seed(0)
-            _reset(fresh)
+            torch_resets.reset(fresh)
             pairs = [*zip(self._model.parameters(), fresh.parameters(), strict=True)]
             pairs += zip(self._model.buffers(), fresh.buffers(), strict=True)
-            return "reset_parameters" if all(_alike(a, b) for a, b in pairs) else ""
+            return "reset_parameters" if all(torch_resets.alike(a, b) for a, b in pairs) else ""
 
     def same(self, a: nn.Module, b: nn.Module) -> bool:
         """Whether two models have the same parameters, bit for bit."""
@@ -166,6 +166,12 @@ class TorchProbe:
         seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
+    def repeated(self, state: nn.Module) -> tuple[str, Mapping[str, float]]:
+        """Float64, or float32 for a model in float64, and sizes of the gradients in it."""
+        other = torch.float32 if self.dtype == "float64" else torch.float64
+        found = torch_passes.precise(state, self._loss, self._batch, other)
+        return str(other).removeprefix("torch."), found
+
     def again(self, state: nn.Module, number: int) -> Pass | None:
         """A pass with the generators set to a number; None where it leaves them there."""
         torch_seeds.seed(number)
@@ -173,6 +179,16 @@ class TorchProbe:
         self.count += 1
         made = torch_flow.measure(state, self._loss, self._batch)[0]
         return made if torch_seeds.states() != before or torch.cuda.is_available() else None
+
+    def rescaled(self, state: nn.Module, name: str, factor: float) -> Pass | None:
+        """A pass of a copy with a parameter times a factor; None where it has no copies."""
+        self.count += 1
+        return torch_passes.rescaled(state, self._loss, self._batch, name, factor)
+
+    def shuffled(self, state: nn.Module, number: int) -> Pass | None:
+        """A pass with other samples; None where the batch has none, or the loss refuses them."""
+        self.count += 1
+        return torch_passes.shuffled(state, self._loss, self._batch, number)
 
     def _updated(self, state: nn.Module, seen: Pass, gradients: dict[str, Tensor | None]) -> Pass:
         """The pass with the relative size of one step of the optimizer, taken on a copy."""
@@ -262,29 +278,6 @@ def _takes_seed(make: Callable[..., Any]) -> bool:
         p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         for p in parameters
     )
-
-
-def _reset_of(module: nn.Module) -> Any:
-    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-
-
-def _reset(model: nn.Module) -> None:
-    with torch.no_grad():
-        for part in reversed(list(model.modules())):  # one may reset its children its own way
-            if list(part.parameters(recurse=False)):
-                _reset_of(part)()
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors may be draws of one distribution, as far as their sizes tell."""
-    if not a.is_floating_point() or not a.numel():
-        return True
-    one, other = (float(x.detach().double().square().mean().sqrt()) for x in (a, b))
-    if not math.isfinite(one) or not one or not other:
-        return one == other
-    if a.numel() < 8:  # few numbers may be small by chance
-        return one < FEW_ALIKE * other
-    return 1 / ALIKE < one / other < ALIKE
 
 
 def _ratio(step: Tensor, value: Tensor) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import targets, torch_loss, tree
+from pytest_gradcheck.backends import samples, targets, torch_loss, tree
 from pytest_gradcheck.backends.protocol import Leaf
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -24,6 +25,27 @@ def exchanged(batch: Any) -> Any:
     if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
         return type(batch)(exchanged(value) for value in batch)
     return batch
+
+
+def shuffled(batch: Any, number: int) -> Any:
+    """The batch with other samples, each feature one of the batch's own; None if it has none."""
+    flat = tree.flatten(batch, Leaf, lambda node: None)
+    spots = [n for n, leaf in enumerate(flat.leaves) if _has_features(leaf.value)]
+    arrays = [flat.leaves[n].value.detach().cpu() for n in spots]
+    # As whole numbers of the places that they come from, since NumPy lacks some precisions.
+    places = [np.arange(a.numel()).reshape(a.shape) for a in arrays]
+    other = samples.shuffled(places, number)
+    if not spots or other is None:
+        return None
+    values = [leaf.value for leaf in flat.leaves]
+    for n, a, place in zip(spots, arrays, other, strict=True):
+        fresh = a.flatten()[torch.from_numpy(place)].to(values[n].device)
+        values[n] = fresh * samples.larger(number) if a.is_floating_point() else fresh
+    return flat.rebuild(values)
+
+
+def _has_features(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.layout == torch.strided and x.ndim > 1
 
 
 def answer(model: nn.Module, loss: torch_loss.Loss, batch: Any) -> Tensor | None:

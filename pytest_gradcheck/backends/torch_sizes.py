@@ -33,6 +33,18 @@ def sizes(x: Tensor, axis: int) -> Tensor:
     return made
 
 
+def contrast(x: Tensor, axis: int) -> float:
+    """Standard deviation over positions, root mean square of units, over the size; else NaN."""
+    positions = x.numel() // max(1, x.shape[axis]) if x.ndim else 0
+    whole = float(size(x))
+    if positions < layers.LEAST or not 0 < whole < math.inf or x.layout != torch.strided:
+        return math.nan
+    others = [a for a in range(x.ndim) if a != axis]
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    spread = (x.detach().abs() if x.is_complex() else x.detach()).to(wide).std(others, correction=0)
+    return float(size(spread)) / whole
+
+
 def finite(size: float) -> float:
     """A size that is not finite as infinity."""
     return math.inf if math.isnan(size) else size
@@ -53,7 +65,16 @@ def _parameter(name: str, p: Tensor, g: Tensor | None) -> layers.Parameter:
         gradient=math.nan if g is None else finite(float(size(g))),
         trainable=p.requires_grad,
         symmetric=_is_symmetric(p.detach(), g),
+        silent=_silent(g),
     )
+
+
+def _silent(g: Tensor | None) -> tuple[str, ...]:
+    if g is None or g.ndim != 2 or g.layout != torch.strided or g.shape[0] != 3 * g.shape[1]:
+        return ()
+    used = [bool(part.any()) for part in g.detach().chunk(3)]
+    named = zip(layers.THIRDS, used, strict=True)
+    return tuple(name for name, is_used in named if not is_used) if any(used) else ()
 
 
 def _is_symmetric(p: Tensor, g: Tensor | None) -> bool:

@@ -55,6 +55,17 @@ def _is_rectified(z: Tensor, out: Tensor) -> bool:
     return few and bool((z < 0).any()) and torch.equal(z.clamp(min=0), out)
 
 
+def concentrated(out: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Share of the distributions of a softmax that are all at one place."""
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if not isinstance(axis, int) or not out.ndim or not out.numel():
+        return None
+    if torch._C._functorch.is_functorch_wrapped_tensor(out):
+        return None
+    with torch.no_grad():
+        return (1 - out.detach().double().square().sum(axis) < FLAT).double().mean()
+
+
 def flat(
     func: Callable[..., Tensor], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor | None:

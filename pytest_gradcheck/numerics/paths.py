@@ -42,6 +42,21 @@ class Graph:
                 found.add(n)
         return tuple(n for n in self.parents if n in found)
 
+    def narrow(self, some: Collection[int]) -> frozenset[int]:
+        """Nodes among some that no path inside these goes round."""
+        inside = [n for n in self.parents if n in some]
+        before = {n: [p for p in self.parents[n] if p in some] for n in inside}
+        fed = {p for n in inside for p in before[n]}
+        there = dict.fromkeys(inside, 0)  # paths from a beginning
+        for n in inside:
+            there[n] = sum(there[p] for p in before[n]) if before[n] else 1
+        back = {n: 0 if n in fed else 1 for n in inside}  # paths to an end
+        for n in reversed(inside):
+            for p in before[n]:
+                back[p] += back[n]
+        total = sum(back[n] for n in inside if not before[n])
+        return frozenset(n for n in inside if there[n] * back[n] == total)
+
     def has_way_round(self, some: Collection[int]) -> bool:
         """Whether every start reaches all its ends without them."""
         found = {n: 1 << self.ends.index(n) if n in self.ends else 0 for n in self.parents}

@@ -113,7 +113,7 @@ def test_rules_by_hand_are_kept():
     )
 
 
-def test_branches_and_loops_are_run_as_they_are():
+def test_branches_and_loops_without_layers_change_nothing():
     def run(params, batch):
         out = network(params, batch[0])
         out = jax.lax.cond(out.sum() > -1e9, lambda x: 2 * x, lambda x: x, out)

@@ -78,14 +78,28 @@ def test_a_model_without_layers_is_refused():
         check_flow({"n": 3}, lambda p, b: jnp.sum(b), jnp.ones(3), backend="jax")
 
 
-def test_a_make_that_ignores_its_seed_is_refused():
+def test_a_make_that_ignores_its_seed_is_a_single_realisation():
     model = make()
-    with pytest.raises(UsageError, match="make gives the same parameters every time"):
-        check_flow(None, loss, X, make=lambda: model)
-    with pytest.raises(UsageError, match="make gives the same parameters every time"):
+    of_jax = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)))}
+    for result in (
+        check_flow(None, loss, X, make=lambda: model),
         check_flow(
-            None, lambda p, b: jnp.sum(b @ p), jnp.ones((3, 4)), make=lambda seed: jnp.ones((4, 2))
-        )
+            None,
+            lambda p, b: jnp.mean((b @ p["w"]) ** 2),
+            jnp.asarray(X.numpy()[:, :4]),
+            make=lambda seed: of_jax,
+        ),
+    ):
+        finding = next(f for f in result.findings if f.code == "flow-single")
+        assert (result.verdict, finding.severity) == ("pass", "warn")
+        assert "make gives the same parameters every time" in finding.message
+        assert "draw from the seed" in finding.message
+
+
+def test_a_list_that_holds_a_record_twice_is_refused():
+    record = {"a": np.eye(3), "b": np.ones((3, 3))}
+    with pytest.raises(UsageError, match="the list gives the same gradients twice"):
+        check_flow([record, record, {"a": np.ones((3, 3)), "b": np.eye(3)}])
 
 
 def test_a_make_of_something_else_is_refused():

@@ -375,8 +375,8 @@ def test_a_scale_for_each_channel_may_move_by_much(shape):
 
 
 RECORDS = {
-    "flat": ({f"l{n}": 1.0 for n in range(10)}, "flow-vanishing", "fade"),
-    "growing": ({f"l{n}": 0.8**n for n in range(10)}, "flow-exploding", "grow"),
+    "flat": ({f"l{n}": np.eye(1) for n in range(10)}, "flow-vanishing", "fade"),
+    "growing": ({f"l{n}": 0.8**n * np.eye(1) for n in range(10)}, "flow-exploding", "grow"),
 }
 
 

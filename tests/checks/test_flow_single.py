@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,47 @@ def test_the_interval_of_one_covers_the_others(name):
         intervals = [branches([one])[number].attenuation for one in passes]
         middle = np.mean([one.mean for one in intervals])
         assert sum(low < middle < high for _, low, high in intervals) >= 11
+
+
+class PreNorm(nn.Module):
+    def __init__(self, blocks, width):
+        super().__init__()
+        self.one, self.out = nn.Linear(8, width), nn.Linear(width, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 2 * width),
+                nn.GELU(),
+                nn.Linear(2 * width, width),
+            )
+            for _ in range(blocks)
+        )
+
+    def forward(self, x):
+        h = self.one(x)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.out(h)
+
+
+@pytest.mark.parametrize(("blocks", "width"), [(12, 8), (24, 16), (48, 16)])
+def test_narrow_blocks_with_skips_are_decided_by_one_draw(blocks, width):
+    result = single(lambda: PreNorm(blocks, width), classified, FLAT)
+    assert (result.verdict, [f.code for f in result.findings]) == ("pass", ["flow-single"])
+
+
+def test_narrow_convolutions_of_flax_count_the_places_of_their_kernels():
+    linen = pytest.importorskip("flax.linen")
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8, 8, 3)), jnp.float32)
+
+    class Chain(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            for _ in range(5):
+                x = linen.relu(linen.Conv(8, (3, 3), kernel_init=linen.initializers.he_normal())(x))
+            return linen.Dense(4)(x.mean((1, 2)))
+
+    params = Chain().init(jax.random.key(0), images)
+    loss = lambda p, x: jnp.mean((Chain().apply(p, x) - 1) ** 2)  # noqa: E731
+    result = check_flow(params, loss, images)
+    assert (result.verdict, [f.code for f in result.findings]) == ("pass", ["flow-single"])

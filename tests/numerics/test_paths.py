@@ -77,3 +77,16 @@ def test_a_way_round_is_seen():
     assert not graph.has_way_round([1])
     assert not graph.has_way_round([3])
     assert not graph.has_way_round([4])
+
+
+def test_what_no_path_goes_round():
+    # 0 -> 1 -> 3 -> 4, with 0 -> 2 -> 3 beside it
+    graph = made([(), (0,), (0,), (1, 2), (3,)], [1.0] * 5)[0]
+    assert graph.narrow(range(5)) == {0, 3, 4}
+    assert graph.narrow((1, 3, 4)) == {1, 3, 4}
+    # residual blocks: each branch is gone round, the trunk is not
+    graph = made([(), (0,), (0, 1), (2,), (2, 3)], [1.0] * 5)[0]
+    assert graph.narrow(range(5)) == {0, 2, 4}
+    # two beginnings: each by itself is no way that all go
+    graph = made([(), (), (0, 1)], [1.0] * 3)[0]
+    assert graph.narrow(range(3)) == {2}

@@ -146,6 +146,7 @@ def _fade(layers: Sequence[tuple[bool, float, float]], source: float) -> float:
 
 
 def _is_felt(one: Pass) -> bool:
-    if one.loss is None or math.isnan(one.plain_loss) or one.layers[-1].kind != "linear":
+    last = [y.kind for y in one.layers if y.op != "softmax"][-1]
+    if one.loss is None or math.isnan(one.plain_loss) or last != "linear":
         return False  # a zero after a sigmoid is no small answer
     return abs(one.loss - one.plain_loss) > FELT * abs(one.plain_loss)

@@ -45,6 +45,7 @@ def branches(passes: Sequence[Pass]) -> tuple[Branch, ...]:
     tables, ends = zip(*map(_rows, passes), strict=True) if passes else ((), ())
     widths = {name: w for one in passes[:1] for name, w in _widths(one).items()}
     hidden = {name: w for name, w in widths.items() if name not in set().union(*ends)}
+    narrow = _narrow(passes[0]) if passes else {}
     found: dict[tuple[str, ...], Branch] = {}
     for key in tables[0] if tables else ():
         rows = [table[key] for table in tables if key in table]
@@ -52,7 +53,10 @@ def branches(passes: Sequence[Pass]) -> tuple[Branch, ...]:
             continue
         names = tuple(name for name in rows[0] if all(name in row for row in rows))
         if names and names not in found:
-            spread = depth.spread([hidden[name] for name in names if name in hidden])
+            counted = [name for name in names if name in hidden]
+            passed = [name for name in counted if name in narrow.get(key, names)]
+            spread = depth.spread([hidden[name] for name in passed])
+            spread = max(spread, depth.ROUND) if len(passed) < len(counted) else spread
             found[names] = _branch(names, rows, sum(name in widths for name in names), spread)
     return tuple(found.values())
 
@@ -72,7 +76,10 @@ def _widths(one: Pass) -> dict[str, float]:
     found: dict[str, float] = {}
     for layer in known:
         name = base(layer.name)
-        found[name] = layer.width * math.prod(shapes.get(f"{name}.weight", ())[2:])
+        places = shapes.get(f"{name}.weight", ())[2:]
+        kernel = shapes.get(f"{name}.kernel", ())  # of Flax; of three axes it is that of attention
+        places = kernel[:-2] if len(kernel) > 3 else places
+        found[name] = layer.width * math.prod(places)
     return found
 
 
@@ -115,6 +122,18 @@ def graph(one: Pass) -> paths.Graph | None:
     if len(parents) < len(one.layers):
         return None
     return paths.graph(parents, [not math.isnan(log_flow(y)) for y in one.layers], _may_end(one))
+
+
+def _narrow(one: Pass) -> dict[str, frozenset[str]]:
+    """Names of the layers that no path of a branch goes round, by what makes the branch."""
+    nodes = graph(one)
+    if nodes is None:
+        return {}
+    names = {n: base(one.layers[n].name) for n in nodes.parents}
+    return {
+        key: frozenset(names[n] for n in nodes.narrow(some))
+        for key, some in _sections(nodes, names).items()
+    }
 
 
 def _may_end(one: Pass) -> list[bool]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.backends.layers import Change, Pass
-from pytest_gradcheck.checks.flow import along, gains
+from pytest_gradcheck.checks.flow import along, first, gains
 from pytest_gradcheck.checks.flow.first import EXCESS
 from pytest_gradcheck.checks.flow.gains import ODD
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
@@ -32,6 +32,7 @@ ORDERS = {
     "exploding": ("init", "input", "activation", *WIDER, "normalise", "skip"),
     "vanishing": ("activation", "init", "smooth", "input", *WIDER, "normalise", "skip"),
     "first-loss": ("input", "init"),
+    "offset": ("input", "init"),
 }
 
 
@@ -62,10 +63,12 @@ def trials(
     """Changes in the order of their cost, up to the first that restores the flow."""
     order = ORDERS["saturated" if "saturated" in kinds else symptom.kind]
     source = passes.seen[0].source
-    suspects = _suspects(seen, source) if seen is not None else ()
-    others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in suspects}]
+    odd = suspects(seen, source) if seen is not None else ()
+    if symptom.kind == "dead":  # a bias makes an output odd, too
+        odd = ((("bias", -1), ""), *odd)
+    others = [((name, -1), "") for name in order if name not in {c[0] for c, _ in odd}]
     tried: list[Trial] = []
-    for change, where in (*suspects, *others):
+    for change, where in (*odd, *others):
         if change[0] not in (*passes.probe.changes, *WIDER):
             continue
         made = _trial(change, where, passes, symptom, limits)
@@ -76,7 +79,7 @@ def trials(
     return tuple(tried)
 
 
-def _suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]:
+def suspects(seen: Statistics, source: float) -> tuple[tuple[Change, str], ...]:
     """What is odd on its face, by the gain of each product with weights, and is tried first."""
     found: list[tuple[Change, str]] = []
     if not math.isnan(source) and not 1 / ODD < source < ODD:
@@ -139,6 +142,8 @@ def _is_healthy(passes: Sequence[Pass], seen: Statistics, symptom: Symptom, limi
     if along.faded(passes, seen, limits):
         return False
     if symptom.kind in ("first-loss", "exploding") and seen.excess and max(seen.excess) > EXCESS:
+        return False
+    if symptom.kind == "offset" and not max(map(first.ratio, passes)) < EXCESS:
         return False
     if symptom.kind == "dead" and (seen.dead_risk > RISK or seen.dead_networks):
         return False

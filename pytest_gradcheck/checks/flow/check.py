@@ -8,16 +8,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
+from pytest_gradcheck.checks.flow.centred import centred
 from pytest_gradcheck.checks.flow.frozen import require_fitting
+from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
-from pytest_gradcheck.checks.flow.parameters import trainable
+from pytest_gradcheck.checks.flow.outputs import attention, outputs
+from pytest_gradcheck.checks.flow.parameters import blank, trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
+from pytest_gradcheck.checks.flow.reached import settled
+from pytest_gradcheck.checks.flow.still import still
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import symptoms
+from pytest_gradcheck.checks.flow.underflow import underflow
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Result
@@ -71,21 +77,41 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
         told = "the loss does not depend on any parameter that may move"
         lost = (Symptom("detached", "", told),)
         return result.result(label, passes, None, lost, (), limits)
+    unmoved = still(passes)
+    if unmoved:
+        return result.result(label, passes, None, unmoved, (), limits)
     found = _found(passes, limits, question)
     most = asked.most or MOST
-    while _is_open(found) and not is_single and len(passes.seen) < most:
+    while _is_open(found) and not passes.is_single and len(passes.seen) < most:
         passes.add(MORE)
         found = _found(passes, limits, question)
     seen = statistics(passes.finite) if passes.finite else None
-    found = _woken(passes, found, limits, question)
+    found, tried = _named(passes, seen, found, limits, question)
     kinds = {s.kind for s in found if s.severity == "fail"}
-    tried: tuple[Trial, ...] = ()
     failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)
-    if failing is not None and not failing.is_open and asked.changes:
+    if failing is not None and not failing.is_open and asked.changes and not tried:
         tried = trials(passes, seen, failing, limits, kinds)
-    found = _accused(found, next((t for t in tried if t.restored), None))
+    of_offset = failing is not None and failing.kind == "offset"
+    found = _accused(found, next((t for t in tried if t.restored), None), of_offset)
     found = (*_lost_as_given(asked, found), *found, *more(passes, seen, found))
     return result.result(label, passes, seen, found, tried, limits)
+
+
+def _named(
+    passes: Passes,
+    seen: Statistics | None,
+    found: tuple[Symptom, ...],
+    limits: Limits,
+    question: FlowQuestion,
+) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
+    """The symptoms by what they come from, where a change tells it; and that change."""
+    frozen = tuple(question.frozen)
+    found = centred(passes, found, limits, frozen)
+    found, tried = underflow(passes, found, limits, frozen)
+    found = settled(passes, _woken(passes, found, limits, question), frozen)
+    if seen is not None and not tried:
+        found, tried = _beside(passes, seen, found, limits)
+    return tuple(_of_zeros(s, passes, frozen) for s in found), tried
 
 
 def _is_open(found: tuple[Symptom, ...]) -> bool:
@@ -119,13 +145,9 @@ def _nonfinite(passes: Passes) -> tuple[Symptom, ...]:
     bad = [number for number, one in enumerate(passes.seen) if not one.is_finite]
     if not bad:
         return ()
-    number = bad[0]
-    state = passes.states[number] if number < len(passes.states) else None
-    if state is None:
-        state = passes.probe.draw(passes.seed + number)
     count = len(passes.seen)
     share = "" if count == 1 else f", in {len(bad)} of {count} initialisations"
-    return (_origin(passes.probe, state, share),)
+    return (_origin(passes.probe, passes.lost, share),)
 
 
 def _lost_as_given(asked: Probe, found: tuple[Symptom, ...]) -> tuple[Symptom, ...]:
@@ -205,13 +227,44 @@ def _moves(passes: Passes, stepped: Passes) -> bool:
     return bool(new) and sum(new) / len(new) > 0.5 * sum(old) / len(old)
 
 
+def _beside(
+    passes: Passes, seen: Statistics, found: tuple[Symptom, ...], limits: Limits
+) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
+    """The symptoms of output stage, attention and inputs, where nothing but zeros is wrong yet."""
+    failing = [s for s in found if s.severity == "fail"]
+    if any(s.kind != "zero" for s in failing):
+        return found, ()
+    told, cure = outputs(passes, seen, limits)
+    if told:
+        return (*told, *(s for s in found if s not in failing)), cure
+    if failing:
+        return found, ()
+    told = attention(passes)
+    told, cure = (told, ()) if told else inputs(passes)
+    return (*told, *found), cure
+
+
+def _of_zeros(symptom: Symptom, passes: Passes, frozen: Sequence[str]) -> Symptom:
+    """Dead units, or a gradient of zero, by weights of zero that no step sets going."""
+    names = blank(passes, frozen)
+    if symptom.kind not in ("dead", "zero") or symptom.severity != "fail" or len(names) < 2:
+        return symptom
+    told = (
+        f"the weights {names[0]} and {len(names) - 1} more are zero: their units are all the same, "
+        f"and next to no gradient gets through"
+    )
+    return replace(symptom, kind="symmetric", where=names[0], message=told, is_open=False)
+
+
 def _asleep(symptom: Symptom, steps: int) -> Symptom:
     count = ("one small step", "two small steps", "three small steps")[steps - 1]
     told = f"{symptom.message}; {count} of training {'lets' if steps == 1 else 'let'} it through"
     return replace(symptom, kind="asleep", message=told, severity="note", is_open=False)
 
 
-def _accused(found: tuple[Symptom, ...], cause: Trial | None) -> tuple[Symptom, ...]:
+def _accused(
+    found: tuple[Symptom, ...], cause: Trial | None, of_offset: bool
+) -> tuple[Symptom, ...]:
     """What the cause says about the symptoms.
 
     A first loss that is too large is a failure where a change of the model cures it, and a layer
@@ -219,7 +272,8 @@ def _accused(found: tuple[Symptom, ...], cause: Trial | None) -> tuple[Symptom, 
     """
     if cause is None:
         return found
-    told = [replace(s, severity="fail") if s.kind == "first-loss" else s for s in found]
+    cured = {"first-loss", "offset"} if of_offset else {"first-loss"}
+    told = [replace(s, severity="fail") if s.kind in cured else s for s in found]
     first = next((n for n, s in enumerate(told) if s.severity == "fail"), None)
     if first is not None and cause.where:
         told[first] = replace(told[first], where=cause.where)

@@ -34,22 +34,23 @@ def _excessive(seen: Statistics) -> list[Symptom]:
 
 def _beside_constant(passes: Passes) -> list[Symptom]:
     """A loss that is known for certain, beside what the best constant answer costs."""
-    ratios = [_ratio(one) for one in passes.finite]
+    ratios = [ratio(one) for one in passes.finite]
     kinds = {one.constant.kind for one in passes.finite if one.constant is not None}
     if not ratios or any(map(math.isnan, ratios)) or len(kinds) > 1:
         return []
-    (kind,), ratio = kinds, of_mean(ratios, 0.1)
-    numbers = (("ratio", 10.0**ratio.mean),)
-    if ratio.side(EXCESS) > 0:
-        told = f"the first loss is {10**ratio.mean:.2g} times {WORDS[kind]}"
+    (kind,), over = kinds, of_mean(ratios, 0.1)
+    numbers = (("ratio", 10.0**over.mean),)
+    if over.side(EXCESS) > 0:
+        told = f"the first loss is {10**over.mean:.2g} times {WORDS[kind]}"
         return [Symptom("offset", "", f"{told}, which a constant answer costs", numbers, "warn")]
     if kind == "labels" and not passes.is_single and max(ratios) < KNOWN:
-        told = f"the first loss is {10**ratio.mean:.2g} times {WORDS[kind]}, before any training"
+        told = f"the first loss is {10**over.mean:.2g} times {WORDS[kind]}, before any training"
         return [Symptom("known", "", f"{told}: do the inputs tell them?", numbers, "warn")]
     return []
 
 
-def _ratio(one: Pass) -> float:
+def ratio(one: Pass) -> float:
+    """Log10 of the loss over that of the best constant answer; NaN where that is not known."""
     if one.constant is None or not one.loss:
         return math.nan
     return depth.log_ratio(one.loss, one.constant.loss)

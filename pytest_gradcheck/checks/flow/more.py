@@ -25,12 +25,20 @@ def more(passes: Passes, seen: Statistics | None, found: Sequence[Symptom]) -> t
     told = [*_circumstances(passes)]
     if seen is None or any(s.severity == "fail" for s in found):
         return tuple(told)
-    return (*_nonlinear(passes), *_strangers(passes), *told)
+    nonlinear = [] if any(s.kind == "underflow" for s in found) else _nonlinear(passes)
+    return (*nonlinear, *_strangers(passes), *told)
 
 
 def _circumstances(passes: Passes) -> list[Symptom]:
     told = []
-    if passes.is_single:
+    if passes.is_constant:
+        message = (
+            f"a single realisation: {passes.probe.replicates} gives the same parameters every "
+            f"time, so the spread is that predicted from depth and widths; if that is not meant, "
+            f"draw from the seed that make is given, or from the framework's global generator"
+        )
+        told.append(Symptom("single", "", message, (), "warn"))
+    elif passes.is_single:
         message = (
             "a single realisation: fresh initialisations were not to be had, so the spread is that "
             "predicted from depth and widths; give make="
@@ -58,11 +66,12 @@ def _strangers(passes: Passes) -> list[Symptom]:
 
 def _nonlinear(passes: Passes) -> list[Symptom]:
     probe = passes.probe
-    factor = FACTOR.get(probe.dtype, 1024.0)
+    dtype = "float16" if passes.seen[0].is_half else probe.dtype  # as autocast has it inside
+    factor = FACTOR.get(dtype, 1024.0)
     if not probe.can_scale:
         return []
     again = probe.measure(passes.states[0])
-    tiny, exact = TINY.get(probe.dtype, 1e-290), EXACT.get(probe.dtype, 1e-9)
+    tiny, exact = TINY.get(dtype, 1e-290), EXACT.get(dtype, 1e-9)
     if _off(passes.seen[0], again, 1.0, tiny, exact):
         return []  # it changes from run to run by itself, as spectral normalisation does
     off = _off(again, probe.measure(passes.states[0], None, factor), factor, tiny, exact)

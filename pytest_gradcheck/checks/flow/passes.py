@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass, Probe
+from pytest_gradcheck.backends.layers import Kind, Layer, Parameter, Pass
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow.branches import Branch, base, branches, bypassed
 from pytest_gradcheck.checks.flow.flows import in_squares, log_flow, power
 from pytest_gradcheck.errors import UsageError
@@ -60,6 +61,8 @@ class Passes:
         seen: One pass for each initialisation.
         states: The first initialisations, kept for interventions.
         is_single: Whether there is one realisation only.
+        is_constant: Whether that is so because every draw gives the same parameters.
+        lost: The first initialisation whose loss or gradient is not finite.
     """
 
     probe: Probe
@@ -67,24 +70,32 @@ class Passes:
     states: list[Any] = field(default_factory=list)
     is_single: bool = False
     seed: int = 0
+    is_constant: bool = False
+    lost: Any = None
 
     def add(self, count: int) -> None:
-        """Draw and measure more initialisations.
+        """Draw and measure more initialisations; one alone where ``make`` gives all alike.
 
         Raises:
-            UsageError: ``make`` gives the same parameters for every seed.
+            UsageError: A list begins with the same record twice.
         """
         left = self.probe.most - len(self.seen) if self.probe.most else count
         for _ in range(1 if self.is_single else min(count, left)):
             state = self.probe.draw(self.seed + len(self.seen))
-            if len(self.seen) == 1 and self.probe.same(self.states[0], state):
+            is_again = len(self.seen) == 1 and self.probe.same(self.states[0], state)
+            if is_again and self.probe.most:
                 raise UsageError(
-                    f"{self.probe.replicates} gives the same parameters every time; it must draw "
-                    f"from the seed it is given, or from the framework's global generator"
+                    f"{self.probe.replicates} gives the same gradients twice; give one record for "
+                    f"each initialisation"
                 )
+            if is_again:
+                self.is_single = self.is_constant = True
+                return
             if len(self.states) < KEPT:
                 self.states.append(state)
             self.seen.append(self.probe.measure(state))
+            if self.lost is None and not self.seen[-1].is_finite:
+                self.lost = state
 
     @property
     def finite(self) -> list[Pass]:

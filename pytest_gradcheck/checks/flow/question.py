@@ -10,7 +10,7 @@ from typing import Any
 from pytest_gradcheck import backends
 from pytest_gradcheck.backends import drawn, tree
 from pytest_gradcheck.backends.flow import probe_of
-from pytest_gradcheck.backends.layers import Probe
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.errors import UsageError
 

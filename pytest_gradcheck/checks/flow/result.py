@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_gradcheck.backends.layers import Origin, Probe
+from pytest_gradcheck.backends.layers import Origin
+from pytest_gradcheck.backends.probes import Probe
 from pytest_gradcheck.checks.flow.cause import Trial
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
@@ -148,6 +149,8 @@ def _evidence(passes: Passes, seen: Statistics | None, tried: Sequence[Trial]) -
         tables.append(_initialisations(passes, seen))
     if tried:
         tables.append(_trials(tried))
+    if passes.seen and passes.seen[0].turns:
+        tables.append(_turns(passes))
     return tables
 
 
@@ -220,10 +223,20 @@ def _trials(tried: Sequence[Trial]) -> Evidence:
     )
 
 
+def _turns(passes: Passes) -> Evidence:
+    return Evidence(
+        name="turns",
+        title="size of layers in loops that have no gradient, turn by turn, first initialisation",
+        columns=("layer", "turn", "activation"),
+        rows=tuple((t.name, t.number, _known(t.activation)) for t in passes.seen[0].turns),
+    )
+
+
 def of_origin(found: Origin, share: str) -> Symptom:
     """The symptom of a value that is not finite, or of one that reaches nothing."""
     spot = ".".join(part for part in (found.where, found.op) if part)
     at = f" ({found.place})" if found.place else ""
+    at += f" in turn {found.turn} of its loop" if found.turn else ""
     if found.phase == "given" and found.reaches != "nothing":
         word = {"nan": "NaN", "inf": "infinite"}[found.value]
         told = f"{found.op} {found.where} is {word} and reaches the {found.reaches}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.checks.flow import along, first, parameters, time
+from pytest_gradcheck.checks.flow import along, first, parameters, reached, time
 from pytest_gradcheck.checks.flow import frozen as thaw
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
@@ -26,7 +26,8 @@ def symptoms(
 ) -> tuple[Symptom, ...]:
     """Everything that the passes show, worst first."""
     found = [
-        *parameters.without(passes, frozen),
+        *parameters.held(passes, frozen),
+        *reached.missing(passes, frozen),
         *thaw.moving(passes, frozen),
         *_off(passes, seen, limits, frozen),
         *parameters.symmetric(passes),
@@ -45,7 +46,7 @@ def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]
     units = [*_dead(passes, seen, limits), *_saturated(passes, seen, limits)]
     if any(s.severity == "fail" and not s.is_open for s in units):
         return units
-    return [*parameters.zero(passes, frozen), *units]
+    return [*reached.zero(passes, frozen), *units]
 
 
 def _dead(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom]:
@@ -105,12 +106,13 @@ def _saturated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom
     if worst is None:
         return []
     layer, share, is_open = worst
+    what = {"softmax": "samples", "LSTM": "gates", "GRU": "gates"}.get(layer.op, "units")
     return [
         Symptom(
             "saturated",
             layer.name,
-            f"{share.mean:.0%} of the units of {layer.name} ({layer.op}) are saturated: their mean "
-            f"slope is under 1 % of the largest",
+            f"{share.mean:.0%} of the {what} of {layer.name} ({layer.op}) are saturated: their "
+            f"mean slope is under 1 % of the largest",
             (("share", share.mean), ("low", share.low), ("high", share.high)),
             is_open=is_open,
         )

@@ -1,0 +1,50 @@
+"""Other passes of a PyTorch model: of other samples, of a copy that was changed, more precise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_gradcheck.backends import torch_flow, torch_input, torch_samples, torch_seeds
+from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.backends.torch_loss import Loss
+from pytest_gradcheck.errors import UsageError
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def shuffled(model: nn.Module, loss: Loss, batch: Any, number: int) -> Pass | None:
+    """A pass with other samples; None where the batch has none, or the loss refuses them."""
+    other = torch_samples.shuffled(batch, number)
+    if other is None:
+        return None
+    torch_seeds.seed(number)
+    try:
+        return torch_flow.measure(model, loss, other)[0]
+    except UsageError:
+        return None
+
+
+def rescaled(model: nn.Module, loss: Loss, batch: Any, name: str, factor: float) -> Pass | None:
+    """A pass of a copy with a parameter times a factor; None where it has no copies."""
+    try:
+        fresh: nn.Module = torch_input.copied(model)
+    except UsageError:
+        return None
+    with torch.no_grad():
+        fresh.get_parameter(name).mul_(factor)
+    torch_seeds.seed(0)
+    return torch_flow.measure(fresh, loss, batch)[0]
+
+
+def precise(model: nn.Module, loss: Loss, batch: Any, dtype: torch.dtype) -> dict[str, float]:
+    """Sizes of the gradients of parameters in a precision; nothing where they cannot be had."""
+    try:
+        fresh = torch_input.copied(model).to(dtype)
+        torch_seeds.seed(0)
+        seen = torch_flow.measure(fresh, loss, torch_input.cast(batch, dtype))[0]
+    except UsageError:  # it has no copies, or insists on its own precision
+        return {}
+    return {p.name: p.gradient for p in seen.parameters}

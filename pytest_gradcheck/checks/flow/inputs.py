@@ -1,0 +1,57 @@
+"""Inputs so small, or so far from zero, that every sample looks the same to the model.
+
+The gradient flows all the same, through what the biases alone make; so the answers are looked at,
+and that the inputs are the cause is known where standardised ones set them apart.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_gradcheck.backends.layers import Pass
+from pytest_gradcheck.checks.flow.cause import PAIRED, Trial
+from pytest_gradcheck.checks.flow.passes import Passes, statistics
+from pytest_gradcheck.checks.flow.symptom import Symptom
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+ALIKE, APART = 0.01, 0.1  # spread of the answers over the samples, over their size
+SMALL = 1e-3  # size of inputs below which it is asked whether the answer is felt at all
+UNFELT, FELT = 1e-4, 1e-2  # share of a zero answer's loss by which the answer moves it
+
+
+def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
+    """What inputs out of proportion do, where standardised ones cure it."""
+    plain = passes.finite
+    contrasts = sorted(one.contrast for one in plain if not math.isnan(one.contrast))
+    is_alike = len(contrasts) == len(plain) and contrasts[len(plain) // 2 :][:1] < [ALIKE]
+    is_unfelt = all(one.source < SMALL and _felt(one, one) < UNFELT for one in plain)
+    if not plain or not (is_alike or is_unfelt) or "input" not in passes.probe.changes:
+        return (), ()
+    made = [passes.probe.measure(state, ("input", -1)) for state in passes.states[:PAIRED]]
+    if not all(one.is_finite for one in made):
+        return (), ()
+    if is_alike and all(one.contrast > APART for one in made):
+        before, after = contrasts[len(plain) // 2], made[0].contrast
+        told = (
+            f"every sample looks the same: the answers differ by {before:.1e} of their size, and "
+            f"by {after:.2g} with standardised inputs"
+        )
+    elif is_unfelt and all(_felt(a, b) > FELT for a, b in zip(made, plain, strict=False)):
+        before, after = _felt(plain[0], plain[0]), _felt(made[0], plain[0])
+        told = (
+            f"the inputs have size {plain[0].source:.1e}: the answer moves the loss by "
+            f"{before:.1e} of it, and by {after:.2g} with standardised inputs"
+        )
+    else:
+        return (), ()
+    seen = statistics(made)
+    cure = Trial("input", seen.mean, seen.growth, math.nan, True)
+    return (Symptom("inputs", "", told, (("before", before), ("after", after))),), (cure,)
+
+
+def _felt(one: Pass, plain: Pass) -> float:
+    """Share of the loss of a zero answer by which an answer moves it; NaN where not known."""
+    if one.loss is None or not plain.plain_loss:
+        return math.nan
+    return abs(one.loss - plain.plain_loss) / abs(plain.plain_loss)
