@@ -24,9 +24,10 @@ from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-JOINT_DIRECTIONS = 4  # in so many, inputs that move together are to be seen
+JOINT_DIRECTIONS = (
+    4  # in so many, inputs that move together are to be seen; others move by themselves
+)
 MOST_DIRECTIONS = 8
-WORTH_TOGETHER = 4  # joint directions; inputs that need more are better moved by themselves
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
@@ -135,7 +136,7 @@ class Survey(Sight):
         live = self.dull if self.inside else self.live  # of a second survey: what is left
         if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]
-        most = MOST_DIRECTIONS if len(live) == 1 else WORTH_TOGETHER
+        most = MOST_DIRECTIONS if len(live) == 1 else JOINT_DIRECTIONS
         if live and self._along_enough(live, "all", most):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None
