@@ -92,6 +92,9 @@ class JaxBackend:
         with _mode_for(point):
             return jax_modes.lowered(f, point)
 
+    def uncast(self, f: Function) -> None:
+        """Not to be had."""
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""
         return jax_arrays.normal(like, seed)

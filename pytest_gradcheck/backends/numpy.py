@@ -81,6 +81,9 @@ class NumpyBackend:
     def lowered(self, f: Function, point: Sequence[Array]) -> None:
         """Not to be seen: NumPy records nothing."""
 
+    def uncast(self, f: Function) -> None:
+        """Not to be had."""
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""
         generator = np.random.default_rng(seed)

@@ -194,6 +194,12 @@ class Backend(Protocol):
         in ``tensorfloat32``.
         """
 
+    def uncast(self, f: Function) -> Function | None:
+        """``f`` without its casts to lower precisions; None where that cannot be had.
+
+        What it returns may be of a higher precision; it may raise where precisions then differ.
+        """
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array of the shape, precision and device of ``like``.
 

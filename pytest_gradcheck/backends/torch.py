@@ -116,6 +116,10 @@ class TorchBackend:
         """What operations return in a lower precision than they are given."""
         return torch_modes.lowered(f, point)
 
+    def uncast(self, f: Function) -> Function:
+        """The function under a mode that copies instead of casting to a lower precision."""
+        return torch_modes.uncast(f)
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal tensor on the device of another one, from a private generator."""
         generator = torch.Generator(device=like.device).manual_seed(seed)

@@ -152,5 +152,32 @@ class _Lowered(TorchDispatchMode):  # type: ignore[misc]  # torch is not followe
         return result
 
 
+def uncast(f: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
+    """A function without its casts to lower precisions: what it would be in exact arithmetic."""
+
+    def clean(point: Sequence[Any]) -> Any:
+        with _Uncast():
+            return f(point)
+
+    return clean
+
+
+class _Uncast(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
+    """Copies where a tensor would be cast to a lower precision."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and _is_real(args[0]):
+            wanted = kwargs.get("dtype")
+            if _is_lower(wanted, args[0].dtype):
+                return args[0].clone()
+        return func(*args, **kwargs)
+
+
+def _is_lower(wanted: torch.dtype | None, given: torch.dtype) -> bool:
+    is_real = wanted is not None and (wanted.is_floating_point or wanted.is_complex)
+    return is_real and torch.finfo(wanted).eps > torch.finfo(given).eps
+
+
 def _is_real(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())

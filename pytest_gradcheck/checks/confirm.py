@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 from pytest_gradcheck.checks.look import Look
-from pytest_gradcheck.checks.probe import Shares
 from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around
@@ -18,7 +17,7 @@ from pytest_gradcheck.numerics.seeds import derive
 
 RUNGS = 8
 DIRECTIONS = 3
-FEW = 2.0**-6  # of its own size: what moves by less stands still where 16 bits are rounded to
+NEAR = 4.0  # so much nearer is a claim to the derivative that it was meant to be
 # For a function that stands still: far enough to see in what units it moves at all.
 LARGE = tuple(range(growth.HIGHEST, -18, -2))
 FINE_SHARE = 0.42  # of the exponent of the unit: steps of 2**-22 in float64, 2**-10 in float32
@@ -53,28 +52,31 @@ def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
     Where a function computes in a lower precision inside, what is rounded stands still at small
     steps while the rest moves: smoothly, and wrongly.
     """
-    direction, shares = suspect.line.direction, suspect.shares
-    look = survey.measured(shares, direction, steps=own)
-    if look.off is None or look.refutes(suspect):
-        survey.restart(own)
+    seen, lower = survey.plan.probe.lower_inside()
+    if seen and lower and _is_right_uncast(survey, suspect, own):
+        survey.restart(lower[-1])
         return True
-    seen, coarser = survey.plan.probe.lower_inside()
-    for steps in coarser:
-        look = survey.measured(shares, direction, steps=steps, rungs=RUNGS)
-        # What is known to round so is accused of nothing that its own steps do not show.
-        if look.refutes(suspect) or (seen and (look.off is None or _stays(survey, shares, steps))):
+    # Where casts are not seen, 16 bits are not thought of: their steps are too large to judge.
+    for steps in (own, *(lower if seen else lower[:1])):
+        look = survey.measured(suspect.shares, suspect.line.direction, steps=steps)
+        if look.refutes(suspect):
             survey.restart(steps)
             return True
     return False
 
 
-def _stays(survey: Survey, shares: Shares, steps: str) -> bool:
-    """Whether the claim holds where every input moves by the whole of its size, if some did not."""
-    if min(shares.values()) > FEW:
+def _is_right_uncast(survey: Survey, suspect: Look, own: str) -> bool:
+    """Whether the claim is far nearer to the derivative of the function without its casts."""
+    plan, probe = survey.plan, survey.plan.probe.uncast()
+    if probe is None:
         return False
-    whole = dict.fromkeys(shares, 1.0)
-    direction = survey.plan.probe.direction(derive(survey.seed, "whole", steps), whole)
-    return survey.measured(whole, direction, steps=steps, rungs=RUNGS).off is None
+    clean = probe.along(suspect.line.direction, plan.cotangents, plan.floor, steps=own).estimate
+    columns = zip(suspect.comparisons, clean.value, clean.bound, strict=True)
+    return all(
+        NEAR * (abs(c.claimed - value) + bound) < abs(c.difference)
+        for c, value, bound in columns
+        if c.is_off
+    )
 
 
 def _is_right_relatively(survey: Survey, suspect: Look) -> bool:

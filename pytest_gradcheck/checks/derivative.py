@@ -61,6 +61,17 @@ class Automatic(_Plain):
 
 
 @dataclass(frozen=True)
+class Uncast(Automatic):
+    """The framework's derivative beside a function without casts to lower precisions."""
+
+    clean: Function
+
+    def function(self, problem: Problem) -> Function:
+        """The clean function."""
+        return self.clean
+
+
+@dataclass(frozen=True)
 class HandGrad(_Plain):
     """``grad(*args)``: the gradient of a scalar function."""
 

@@ -10,12 +10,12 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
+from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
@@ -109,6 +109,17 @@ class Probe:
         """
         coarser, seen = precision.coarser(self.precision), self._lowered()
         return seen is not None, tuple(n for n in coarser if seen is None or n in seen)
+
+    def uncast(self) -> Probe | None:
+        """The same function without its casts to lower precisions, where that can be had."""
+        clean = self.problem.backend.uncast(self.problem.run)
+        if clean is None:
+            return None
+        probe = replace(self, derivative=Uncast(clean))
+        try:
+            return replace(probe, outputs=probe.rerun(self.problem.fresh()))
+        except Exception:  # precisions that do not go together without the casts
+            return None
 
     def _lowered(self) -> tuple[str, ...] | None:
         self.guard.rewind()

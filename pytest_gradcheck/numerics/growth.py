@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from pytest_gradcheck.numerics.differences import Estimate, estimate, first_exponents
+from pytest_gradcheck.numerics.differences import (
+    Estimate,
+    careful_exponents,
+    estimate,
+    first_exponents,
+)
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4
 FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at again
-MAX_RUNGS = 17
+MAX_RUNGS = 15
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
 MOST_IN_VAIN = 2
 
@@ -43,6 +48,9 @@ def grown(
         is_spent: Whether there may be no more steps.
     """
     measured = {e: rung(e) for e in first or first_exponents(unit)}
+    if not first and not _is_enough(measured, floor, unit):
+        # Small steps alone may mislead where a function rounds inside.
+        measured |= {e: rung(e) for e in careful_exponents(unit) if e not in measured}
     few, heading, best, vain = len(measured), 0, None, 0
     while True:
         ladder = ladder_of(measured, floor)
@@ -64,6 +72,11 @@ def grown(
         if not steps or is_spent() or (in_vain and len(measured) >= rungs):
             return ladder, found
         measured |= {e: rung(e) for e in steps}
+
+
+def _is_enough(measured: Mapping[int, Differences], floor: Floats, unit: float) -> bool:
+    ladder = ladder_of(measured, floor)
+    return is_good(estimate(ladder), ladder, unit)
 
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
