@@ -12,12 +12,15 @@ import math
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import growth, precision
+from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
 from pytest_gradcheck.numerics.differences import around
+from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT
 from pytest_gradcheck.numerics.seeds import derive
 
 RUNGS = 8
 DIRECTIONS = 3
-NEAR = 4.0  # so much nearer is a claim to the derivative that it was meant to be
+NEAR = 4.0  # a share of the difference that casts may account for
+ROOM = 8.0  # of a difference, over the rounding at the smallest steps that still show it
 # For a function that stands still: far enough to see in what units it moves at all.
 LARGE = tuple(range(growth.HIGHEST, -18, -2))
 FINE_SHARE = 0.42  # of the exponent of the unit: steps of 2**-22 in float64, 2**-10 in float32
@@ -40,7 +43,9 @@ def holds(survey: Survey, suspect: Look) -> bool:
         return False
     unit = precision.epsilon(survey.plan.probe.precision)
     finer = survey.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
-    if finer.refutes(suspect) or _is_right_relatively(survey, suspect):
+    if finer.refutes(suspect) or _is_right_close_by(survey, suspect):
+        return False
+    if _is_right_relatively(survey, suspect):
         return False
     fresh = (survey.look(suspect.inputs, f"confirm {k}").off is not None for k in range(DIRECTIONS))
     return any(fresh) if suspect.is_plain else all(fresh)
@@ -53,7 +58,7 @@ def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
     steps while the rest moves: smoothly, and wrongly.
     """
     seen, lower = survey.plan.probe.lower_inside()
-    if seen and lower and _is_right_uncast(survey, suspect, own):
+    if seen and lower and _matters(survey, suspect, own):
         survey.restart(lower[-1])
         return True
     # Where casts are not seen, 16 bits are not thought of: their steps are too large to judge.
@@ -65,18 +70,39 @@ def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
     return False
 
 
-def _is_right_uncast(survey: Survey, suspect: Look, own: str) -> bool:
-    """Whether the claim is far nearer to the derivative of the function without its casts."""
+def _matters(survey: Survey, suspect: Look, own: str) -> bool:
+    """Whether the function without its casts has another derivative than the suspect's reference.
+
+    Then that reference is one of what was left standing, and accuses of nothing.
+    """
     plan, probe = survey.plan, survey.plan.probe.uncast()
     if probe is None:
         return False
     clean = probe.along(suspect.line.direction, plan.cotangents, plan.floor, steps=own).estimate
     columns = zip(suspect.comparisons, clean.value, clean.bound, strict=True)
-    return all(
-        NEAR * (abs(c.claimed - value) + bound) < abs(c.difference)
+    return any(
+        NEAR * max(abs(c.reference - value) - bound, 0.0) > abs(c.difference)
         for c, value, bound in columns
         if c.is_off
     )
+
+
+def _is_right_close_by(survey: Survey, suspect: Look) -> bool:
+    """Whether the smallest steps that could still show the difference side with the claim.
+
+    A table of many short segments has a slope on each, and another one over several.
+    """
+    floor = survey.plan.floor
+    rooms = [abs(c.difference) / f for c, f in zip(suspect.comparisons, floor, strict=True) if f]
+    if not rooms or not max(rooms):
+        return False
+    exponent = math.ceil(math.log2(ROOM * NOISE_FACTOR * ROUNDING_UNITS / max(rooms)))
+    exponent += exponent % RATIO_EXPONENT
+    lowest = round(math.log2(precision.epsilon(survey.plan.probe.precision)))
+    if not lowest < exponent - RATIO_EXPONENT or exponent >= min(suspect.line.ladder.exponents):
+        return False
+    first = around(exponent)
+    return survey.measured(suspect.shares, suspect.line.direction, first=first).refutes(suspect)
 
 
 def _is_right_relatively(survey: Survey, suspect: Look) -> bool:

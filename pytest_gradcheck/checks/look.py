@@ -66,6 +66,11 @@ class Look:
         """What could hide however inputs share, root mean square over the cotangents."""
         return math.sqrt(sum(c.obscure**2 for c in self.comparisons) / len(self.comparisons))
 
+    @property
+    def tells(self) -> bool:
+        """Whether some reference is larger than its bound."""
+        return any(abs(c.reference) > c.bound for c in self.comparisons)
+
     def hidden(self, index: int) -> float:
         """What could hide in an input's scaled gradient, root mean square over the cotangents."""
         hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)

@@ -112,7 +112,7 @@ def _inside(survey: Survey, suspect: Look | None) -> str:
 
 def _coarser(survey: Survey, limits: Limits, find: Find | None) -> tuple[Look | None, bool]:
     """The same with the demand of the precision in which the function turned out to compute."""
-    inside = survey.arithmetic
+    inside = survey.steps or survey.arithmetic
     coarser = limits.number("resolution", inside)
     if limits.use("resolution").source != "default" or coarser <= survey.demand.resolution:
         return None, False

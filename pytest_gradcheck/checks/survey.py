@@ -56,8 +56,9 @@ class Survey(Sight):
         before = [k for k in self.looks if k.inputs == tuple(inputs) and k.bound < math.inf]
         shares = self.shares(inputs, [k.obscure for k in before])
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
-        served = self._served(before[-1].line) if before else ()
-        enough = ENOUGH * _mean([k.bound for k in before])
+        telling = [k for k in before if k.tells]  # steps of those that tell nothing would not do
+        served = self._served(telling[-1].line) if telling else ()
+        enough = ENOUGH * _mean([k.bound for k in telling])
         return self.measured(shares, direction, first=served, enough=enough)
 
     def _served(self, line: Line) -> tuple[int, ...]:

@@ -237,6 +237,13 @@ def _is_known(look: Look) -> bool:
 
 
 def _no_reference(seen: Measured, limits: Limits) -> Result:
+    if any(look.line.estimate.exponent is not None for look in seen.survey.looks):
+        why = "its differences settle on no slope at any step tried"
+        finding = Finding(code="unresolved", severity="fail", message=f"{seen.label}: {why}")
+        advice = "give a point where it is smoother, or round and draw less in it"
+        return _result(
+            seen, limits, "undecided", f"undecided on {seen.label}: {why}", (finding,), (advice,)
+        )
     why = "it is not finite (or raises) on both sides of the point at every step tried"
     finding = Finding(code="domain-edge", severity="fail", message=f"{seen.label}: {why}")
     return _result(

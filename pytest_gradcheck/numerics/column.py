@@ -15,6 +15,8 @@ QUOTIENT_ROUNDING = 2.0**-50  # float64 rounding of the quotient and its extrapo
 KINK_SHARE = 0.5
 FAST = 1 / 8  # a gap over the one before it, where the order is 3/2 or more
 SLOW_FACTOR = 2.0  # what the larger gap is short of, one time in a thousand, at order 1/2
+RISE = 1.5  # of gaps from one step to the next smaller one; rounding alone makes it 4
+CREDIBLE = 0.25  # a bound beside its value that larger steps have settled on
 EXCESS = 1e3  # noise beside the rounding of the value that arithmetic alone does not make
 SIGNAL = 8.0  # what a function has to move by, beside such noise
 FINE_STAIRS = 2.0**-30  # no stairs of a function's own are so many
@@ -133,8 +135,16 @@ class Column:
     @property
     def may_gain_below(self) -> bool:
         """Whether some smaller step could halve the bound, for all that rounding leaves of it."""
-        rounding = NOISE_FACTOR * ROUNDING_UNITS * self.floor / self.steps[-1]
-        return rounding < self.bound / 2
+        noise = ROUNDING_UNITS * self.floor
+        if self._rises and self.bound < abs(self.value) * CREDIBLE:
+            noise = max(noise, self.noise[-1])
+        return NOISE_FACTOR * noise / self.steps[-1] < self.bound / 2
+
+    @property
+    def _rises(self) -> bool:
+        """Whether what differs between neighbours grows towards small steps, as rounding does."""
+        gaps = gaps_of(self.central[-4:])
+        return all(b > RISE * a for a, b in pairwise(gaps))
 
     @property
     def may_gain_above(self) -> bool:

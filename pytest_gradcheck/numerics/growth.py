@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pytest_gradcheck.numerics.differences import (
+    FINE,
     Estimate,
     careful_exponents,
     estimate,
@@ -62,7 +63,7 @@ def grown(
         refuted = heading < 0 and best is not None and bound > best  # by smaller steps
         vain = 0 if best is None or bound < best / 2 else vain + 1
         heading = found.extend if not heading else -heading if vain else heading
-        if found.settles or (refuted and found.extend < 0):
+        if found.exponent is None or found.settles or (refuted and found.extend < 0):
             heading, vain = -1, 0
         best = bound if best is None else min(best, bound)
         if len(measured) == few and _stands(ladder, rung):
@@ -107,7 +108,10 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     """Three rungs that will do for another direction, judged by one like it; none where not.
 
     Those between which the plain central differences agree best, if that needs no extrapolation.
+    Where digits are few, it does.
     """
+    if unit > FINE:
+        return ()
     central = ladder.first / (2 * ladder.steps[:, None])
     size, gaps = np.abs(central[1:-1]), np.abs(np.diff(central, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):

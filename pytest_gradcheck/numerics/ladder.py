@@ -14,6 +14,7 @@ RATIO_EXPONENT = 2  # neighbouring steps differ by 2**2: powers of two keep x + 
 ONE_SIDED_NOISE = 4.0  # rounding of (4 D(h/4) - D(h))/3 beside that of a central difference
 # Moving steps, a factor 4 apart, that make stairs; fewer may be a flat part and its edge.
 STAIRCASE_RUNGS = 5
+LAST_BITS = 4.0  # units in the last place of the value, which moves so at last, stairs or not
 HIGH_STAIRS = 2.0**-9  # those of bfloat16 are half as high beside their own value
 
 
@@ -80,6 +81,7 @@ class Ladder:
         A function that moves over ``STAIRCASE_RUNGS`` steps or more and not in the last bit below
         them rounds inside (to a lower precision): its slope is that of the stairs. Where the stairs
         are high beside all that it moves by (an integer, a count), it is flat, and no slope is.
+        Those of the last bits are the value's own rounding.
         """
         if not self.stands:
             return self
@@ -88,7 +90,8 @@ class Ladder:
         if moving == len(still) or moving < STAIRCASE_RUNGS:
             return self
         changes = np.maximum(np.abs(self.first), np.abs(self.second)).max(axis=1)
-        if changes[changes > 0].min() > HIGH_STAIRS * changes.max():
+        least = changes[changes > 0].min()
+        if least > HIGH_STAIRS * changes.max() or least <= LAST_BITS * self.floor.max():
             return self
         return Ladder(
             self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor
