@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim import optimizer as hooks
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from pytest_gradcheck.backends import torch_optimizers
 from pytest_gradcheck.backends.torch_state import guard
@@ -26,8 +29,8 @@ def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
     calls = []
     with ExitStack() as stack:
         ear = _Ear(loop, found, stack)
-        stack.callback(hooks.register_optimizer_step_pre_hook(ear.before).remove)
-        stack.callback(hooks.register_optimizer_step_post_hook(ear.after).remove)
+        stack.callback(register_optimizer_step_pre_hook(ear.before).remove)
+        stack.callback(register_optimizer_step_post_hook(ear.after).remove)
         for batch in batches:
             ear.depth = 0
             calls.append(loop.call(batch))

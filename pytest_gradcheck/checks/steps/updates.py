@@ -23,9 +23,7 @@ def _off(seen: Run, pair: Pair, got: Grads) -> float:
     ours = [p.trainable and p.owners != 0 for p in seen.loop.parameters]
     both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
     zero = np.zeros_like
-    rows = [
-        (zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o
-    ]
+    rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
     size = _norm([b for _, b in rows])
     return _norm([a - b for a, b in rows]) / size if size else float("nan")
 
