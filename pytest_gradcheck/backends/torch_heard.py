@@ -1,4 +1,4 @@
-"""PyTorch: the optimizers that a step calls, where none was handed over."""
+"""PyTorch: the optimizer that a step calls, where none was handed over."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 
 def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
-    """The optimizers of a model that a step over some batches calls; all is set back afterwards.
+    """The optimizer of a model that a step over some batches calls; all is set back afterwards.
 
-    None where the step moves trainable parameters beside them: half of an update is not judged.
+    None where there are several, which may have losses of their own, or where the step moves
+    trainable parameters beside it: half of an update is not judged.
     """
     found: dict[int, Any] = {}
     calls = []
@@ -36,6 +37,8 @@ def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
             calls.append(loop.call(batch))
             if calls[-1].error:
                 break
+    if len(found) != 1:
+        return []
     held = torch_optimizers.holders(list(found.values()))
     for i, p in enumerate(loop.tensors):
         is_moved = any(not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in calls)

@@ -46,6 +46,7 @@ class TorchLoop:
     can_see = True
     doubt = 0.0
     accumulate = 1
+    looks_inside = False
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     heard = torch_heard.heard
@@ -66,17 +67,16 @@ class TorchLoop:
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
-        named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
-        self.rules: Sequence[str] = named or [""]
+        self.rules = torch_optimizers.rules(self._optimizers)
         self.starts = [torch_optimizers.started(self._optimizers, p) for p in self.tensors]
         self.is_foreign = any(start is None for start, _ in self.starts)
         self.shown = next((type(o).__name__ for o in self._optimizers), "the optimizer of the step")
+        self.rates = torch_optimizers.rates(self._optimizers)
         self.device = str(self.tensors[0].device)
         self._values, self._grads = Arrays(), Arrays()
         self._record: Record | None = None
-        self.looks_inside = False
-        generators = generators_of(reachable(self._roots))
-        self._fresh = Fresh(training, self.tensors, generators, self._scene)
+        drawn = generators_of(reachable(self._roots))
+        self._fresh = Fresh(training, self.tensors, drawn, self._scene)
 
     # --- what is there ----------------------------------------------------------------------
 

@@ -153,6 +153,25 @@ def test_half_of_an_update_by_hand_is_not_accused():
     assert "give Training.optimizer=" in text.failure(result)
 
 
+def test_several_optimizers_must_be_handed_over():
+    """They may have losses of their own, as those of a generator and its critic."""
+
+    def make(model, optimizer, loss):
+        both = [torch.optim.SGD([p], 0.1, momentum=0.5) for p in model.parameters()]
+
+        def step(batch):
+            model.zero_grad()
+            loss(batch).backward()
+            both[0].step()
+            model.bias.grad *= 2
+            both[1].step()
+
+        return step
+
+    result = check_step(own(make))
+    assert (result.verdict, codes(result)) == ("undecided", {"step-not-seen"}), result.headline
+
+
 def by_hand(change):
     def make(model, optimizer, loss):
         def step(batch):
@@ -247,12 +266,19 @@ def test_plain_descent_shows_its_gradient(kind, dtype):
     assert claimed.headline.endswith("gradients and updates are right")
 
 
-@pytest.mark.parametrize("change", [heavy, decayed, unclaimed_clip])
+@pytest.mark.parametrize("change", [heavy, decayed])
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
 def test_a_right_rule_that_nobody_claimed_is_open_not_accused(kind, change):
     result = check_step(functional(kind, change))
     assert (result.verdict, codes(result)) == ("undecided", {"step-not-seen"}), result.headline
     assert "claim optimizer= with lr=" in text.failure(result)
+
+
+def test_a_rate_that_changes_is_told_and_a_clip_that_is_claimed_beside_it_left_open():
+    result = check_step(functional("numpy", unclaimed_clip))
+    assert result.verdict == "pass", result.headline
+    assert " to " in result.headline
+    assert check_step(functional("numpy", plain), max_norm=0.01).verdict == "undecided"
 
 
 def test_the_claim_closes_it():

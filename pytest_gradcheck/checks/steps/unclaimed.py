@@ -1,7 +1,9 @@
 """Updates of which neither the gradient nor the rule is known: what they say by themselves.
 
 Plain gradient descent shows its gradient: each update is the gradient times minus the rate. Where
-every tensor of every update is that, with one rate, the gradient was seen. All else is left open.
+all tensors of every update are that, with one rate, the gradient was seen. A rate that changes with
+the update is a schedule that nobody claimed, or a clip: one that is claimed stays open then, as all
+else does.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.limits import Limits
@@ -21,7 +24,7 @@ LOST = 0.1  # share of an update that rounding may be, or anything looks proport
 Rates = dict[int, float]
 
 
-def findings(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]:
+def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) -> list[Finding]:
     """The rate of plain gradient descent, tensors that disagree on it, or that nothing was seen."""
     rates = [_rates(run, pair, limits) for pair in pairs]
     known = [r for r in rates if r]
@@ -31,15 +34,19 @@ def findings(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]:
     if odd is not None:
         return [odd]
     means = [float(np.mean(list(r.values()))) for r in known]
-    if min(means) <= 0 or max(means) - min(means) > _slack(run, limits) * max(means):
+    low, high = min(means), max(means)
+    is_steady = high - low <= _slack(run, limits) * high
+    is_clipped = contract.max_norm is not None or contract.max_value is not None
+    if low <= 0 or (is_clipped and not is_steady):
         return [_not_seen(run)]
+    times = f"{low:.4g}" if is_steady else f"{low:.4g} to {high:.4g}"
     return [
         Finding(
             code="step-rate-unclaimed",
             severity="note",
-            message=f"every update is {means[0]:.4g} times the right gradient; claim "
-            f"optimizer='sgd' and lr= to have that rate checked",
-            numbers=(("rate", means[0]),),
+            message=f"every update is {times} times the right gradient; claim optimizer='sgd' and "
+            f"{'lr=' if is_steady else 'schedule='} to have that rate checked",
+            numbers=(("low", low), ("high", high)),
         )
     ]
 

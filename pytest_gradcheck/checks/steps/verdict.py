@@ -79,7 +79,7 @@ def ordered(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _accused(label: str, listed: Sequence[Finding]) -> str:
-    if listed[0].code == "step-raised":
+    if listed and listed[0].code == "step-raised":
         return label
     return f"wrong step{'' if label == 'step' else f' {label}'}"
 
