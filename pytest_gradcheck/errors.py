@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +28,27 @@ class GradCheckError(AssertionError):
 
 class UsageError(ValueError):
     """A call, marker, flag or ini value that cannot be carried out as written."""
+
+
+# What the user's code raised while a check ran that will raise itself; None where none will.
+CAUSES: ContextVar[list[BaseException] | None] = ContextVar("gradcheck_causes", default=None)
+_PACKAGE = str(Path(__file__).parent)
+
+
+def told(error: BaseException) -> str:
+    """An exception of the user's code in words, with the line of theirs that it came from.
+
+    It is also kept as the cause of the failure that will tell of it.
+    """
+    causes = CAUSES.get()
+    if causes is not None:
+        causes.append(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(_PACKAGE)]
+    own = [f for f in theirs if "site-packages" not in f.filename] or theirs
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    words = " ".join(str(error).replace("; ", ", ").split())  # after "; " stands advice
+    return f"{type(error).__name__}: {words}{place}"
 
 
 class GradCheckWarning(UserWarning):

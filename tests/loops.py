@@ -114,6 +114,11 @@ OPTIMIZERS = {
 }
 
 
+BY_HAND = (
+    "model.zero_grad(); loss(batch).backward(); place([p.detach() - 0.1 * p.grad for p in params])"
+)
+
+
 def loop(
     body,
     *,
@@ -124,9 +129,13 @@ def loop(
     first="",
     sizes=(8, 5, 8, 3),
     batches=None,
+    is_handed=True,
     **claims,
 ):
-    """The result of a check of a training whose step is the text ``body``."""
+    """The result of a check of a training whose step is the text ``body``.
+
+    Its optimizer may be one that is not handed over.
+    """
 
     def training():
         torch.manual_seed(0)
@@ -179,7 +188,8 @@ def loop(
             names["batch"] = batch
             exec(body, names)
 
-        return Training(step=step, loss=loss, batches=made[:batches], model=model, optimizer=opt)
+        handed = opt if is_handed else None
+        return Training(step=step, loss=loss, batches=made[:batches], model=model, optimizer=handed)
 
     if claimed is not None:
         claims["optimizer"] = claimed

@@ -50,7 +50,7 @@ def test_findings_on_clipping(code, faulty, fixed):
 
 @pytest.mark.parametrize(("code", "faulty", "fixed"), pairs("steps.md"))
 def test_findings_on_steps(code, faulty, fixed):
-    names = {name: getattr(loops, name) for name in ("loop", "optax_loop", "STEP")}
+    names = {name: getattr(loops, name) for name in ("loop", "optax_loop", "STEP", "BY_HAND")}
     assert code in {f.code for f in eval(faulty, names).findings}
     assert code not in {f.code for f in eval(fixed, names).findings}
 

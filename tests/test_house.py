@@ -63,6 +63,7 @@ TORCH = {
     "backends.torch_fresh",
     "backends.torch_given",
     "backends.torch_graph",
+    "backends.torch_heard",
     "backends.torch_input",
     "backends.torch_loss",
     "backends.torch_ops",

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -27,6 +28,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 NORMS = ("max_norm", "clip_norm", "threshold", "max_grad_norm", "l2_norm_clip", "clipping")
 VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
 KINDS = ("norm_type", "p", "ord")
+PARAMETERS = ("params", "parameters")  # how it calls those; what takes gradients says so
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
@@ -91,8 +93,10 @@ def find(clip: Any, params: Any, backend: str | None) -> str:
     for root in (params, clip):
         for value in reachable([root], depth=3):
             seen |= {_home(value), *_modules(value)}
-    found = next((name for name, tops in _FRAMEWORKS.items() if seen & set(tops)), "numpy")
-    return "torch" if found == "numpy" and _means_torch(clip) else found
+    found = next((name for name, tops in _FRAMEWORKS.items() if seen & set(tops)), "")
+    if found in ("numpy", "") and (_means_torch(clip) or (not found and _names_torch(clip))):
+        return "torch"
+    return found or "numpy"
 
 
 def _means_torch(clip: Any) -> bool:
@@ -105,6 +109,11 @@ def _means_torch(clip: Any) -> bool:
     code = getattr(own, "__code__", None)
     reads = code is not None and "grad" in attributes_of(code)
     return reads or bool(set(signature(clip).free[:1]) & set(MODULES))
+
+
+def _names_torch(clip: Any) -> bool:
+    """Whether a clip of no known framework calls what it takes parameters, where torch is used."""
+    return "torch" in sys.modules and bool(set(signature(clip).free[:1]) & set(PARAMETERS))
 
 
 def _home(value: Any) -> str:

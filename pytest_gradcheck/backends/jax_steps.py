@@ -31,6 +31,7 @@ class JaxLoop(NumpyLoop):
     """
 
     name = "jax"
+    wanted = "give Training.optimizer=, or claim optimizer= with lr="
     doubt = 0.0
 
     def __init__(self, training: Training) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.clips import Clipped, signature
 from pytest_gradcheck.backends.protocol import Flat, Leaf
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -72,7 +72,7 @@ class NumpyClipper:
         try:
             handed, got = self._called(given, keywords)
         except Exception as error:  # whatever the user's code raises is what is to be judged
-            return Clipped(before, error=f"{type(error).__name__}: {error}")
+            return Clipped(before, error=told(error))
         after, returned = self._read(got, handed, len(before))
         return Clipped(before, after, returned)
 

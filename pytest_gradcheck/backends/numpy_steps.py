@@ -16,7 +16,7 @@ from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.state import global_generators, private_generators
 from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -36,6 +36,7 @@ class NumpyLoop:
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
     is_foreign = False
     shown = "the optimizer of the step"
+    wanted = "claim optimizer= with lr="
     device = "cpu"
     can_see = False
     dtype = "float64"
@@ -43,7 +44,7 @@ class NumpyLoop:
 
     def __init__(self, training: Training) -> None:
         if training.params is None:
-            raise UsageError("Training.params is missing: the parameters at the start")
+            raise UsageError("Training.params (torch: model=) is missing: what the step trains")
         self._training = training
         self._params: Any = self.copied(training.params)
         self._state: Any = self.copied(training.opt_state)
@@ -101,7 +102,7 @@ class NumpyLoop:
         try:
             got = self._training.step(params, state, handed)
         except Exception as caught:  # whatever the user's code raises is what is to be judged
-            return Call(before, before, (), error=f"{type(caught).__name__}: {caught}")
+            return Call(before, before, (), error=told(caught))
         params, state, error = self._read(got, params, state)
         if error:
             return Call(before, before, (), error=error)

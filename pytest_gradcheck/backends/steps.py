@@ -185,11 +185,11 @@ class Loop(Protocol):
     """A training that runs.
 
     ``rules`` are the names of the rules of its optimizers where their classes say it, ``shown`` the
-    class itself; ``starts`` the state of the optimizer for each parameter at hand-over and the
-    number of updates before, ``is_foreign`` whether there is one that is not known;
-    ``can_see`` whether the gradients that the optimizer receives can be seen; ``doubt`` the
-    relative error of a fresh gradient; ``accumulate`` the claimed calls for each update;
-    ``dtype`` the precision of the loss.
+    class itself, ``wanted`` what to give where nothing of them is seen; ``starts`` the state of the
+    optimizer for each parameter at hand-over and the number of updates before, ``is_foreign``
+    whether there is one that is not known; ``can_see`` whether the gradients that the optimizer
+    receives can be seen; ``doubt`` the relative error of a fresh gradient; ``accumulate`` the
+    claimed calls for each update; ``dtype`` the precision of the loss.
     """
 
     name: str
@@ -198,6 +198,7 @@ class Loop(Protocol):
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]]
     is_foreign: bool
     shown: str
+    wanted: str
     device: str
     can_see: bool
     doubt: float

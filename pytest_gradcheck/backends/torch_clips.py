@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends.clips import MODULES, Clipped, Signature, signature
 from pytest_gradcheck.backends.torch_state import guard
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -75,7 +75,7 @@ class TorchClipper:
         try:
             returned = self._clip(*arguments, **self._signature.keywords(settings))
         except Exception as error:  # whatever the user's code raises is what is to be judged
-            return Clipped(before, error=f"{type(error).__name__}: {error}")
+            return Clipped(before, error=told(error))
         after = tuple(_read(p) for p in parameters)
         return Clipped(before, after, _number(returned))
 

@@ -46,6 +46,11 @@ def listed(optimizer: Any) -> list[Any]:
     return [_opened(o) for o in found]
 
 
+def rules(optimizers: Sequence[Any]) -> list[str]:
+    """Names of the rules of optimizers, empty where a class does not say it, or none is known."""
+    return [NAMES.get(type(o), "") for o in optimizers] or [""]
+
+
 def _opened(optimizer: Any) -> Any:
     inner = getattr(optimizer, "optimizer", None)
     if not isinstance(optimizer, torch.optim.Optimizer) and isinstance(
@@ -122,6 +127,11 @@ def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     if kept.pop("decoupled_weight_decay", False):
         kept["decay"] = "decoupled"
     return kept
+
+
+def rates(optimizers: Sequence[Any]) -> list[Any]:
+    """The learning rate of each group now."""
+    return [hyper(group).get("lr") for o in optimizers for group in groups(o)]
 
 
 def scale(optimizer: Any) -> float:

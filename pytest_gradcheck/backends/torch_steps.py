@@ -13,6 +13,7 @@ from torch import nn
 
 from pytest_gradcheck.backends import (
     torch_events,
+    torch_heard,
     torch_optimizers,
     torch_resumed,
     torch_tracked,
@@ -28,7 +29,7 @@ from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -45,7 +46,10 @@ class TorchLoop:
     can_see = True
     doubt = 0.0
     accumulate = 1
+    looks_inside = False
     dtype = "float64"
+    wanted = "give Training.optimizer=, or claim optimizer= with lr="
+    heard = torch_heard.heard
 
     def __init__(self, training: Training, others: Sequence[Any] = ()) -> None:
         self._training = training
@@ -63,20 +67,16 @@ class TorchLoop:
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
         self.tensors, self.parameters = torch_tracked.found(self._model, self._optimizers, others)
-        first = self._optimizers[0] if self._optimizers else None
-        named = [torch_optimizers.NAMES.get(type(o), "") for o in self._optimizers]
-        self.rules: Sequence[str] = named or [""]
+        self.rules = torch_optimizers.rules(self._optimizers)
         self.starts = [torch_optimizers.started(self._optimizers, p) for p in self.tensors]
         self.is_foreign = any(start is None for start, _ in self.starts)
-        groups = [g for o in self._optimizers for g in torch_optimizers.groups(o)]
-        self.rates = [torch_optimizers.hyper(g).get("lr") for g in groups]
-        self.shown = type(first).__name__ if first is not None else "no optimizer"
+        self.shown = next((type(o).__name__ for o in self._optimizers), "the optimizer of the step")
+        self.rates = torch_optimizers.rates(self._optimizers)
         self.device = str(self.tensors[0].device)
         self._values, self._grads = Arrays(), Arrays()
         self._record: Record | None = None
-        self.looks_inside = False
-        generators = generators_of(reachable(self._roots))
-        self._fresh = Fresh(training, self.tensors, generators, self._scene)
+        drawn = generators_of(reachable(self._roots))
+        self._fresh = Fresh(training, self.tensors, drawn, self._scene)
 
     # --- what is there ----------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class TorchLoop:
             try:
                 self._training.step(handed)
             except Exception as caught:  # whatever the user's code raises is what is to be judged
-                error = f"{type(caught).__name__}: {caught}"
+                error = told(caught)
         after = self.now()
         if not self._optimizers and any(
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)

@@ -7,12 +7,12 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
 from pytest_gradcheck import collector as collecting
-from pytest_gradcheck.errors import GradCheckError, GradCheckWarning, UsageError
+from pytest_gradcheck.errors import CAUSES, GradCheckError, GradCheckWarning, UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.reports import text
 from pytest_gradcheck.results import Context, Result
@@ -66,8 +66,13 @@ def asserting(check: Callable[P, Result]) -> Callable[P, Result]:
     @functools.wraps(check)
     def raising(*args: P.args, **kwargs: P.kwargs) -> Result:
         __tracebackhide__ = True
-        result = check(*args, **kwargs)
-        raise_for(result)
+        causes: list[BaseException] = []
+        token = CAUSES.set(causes)
+        try:
+            result = check(*args, **kwargs)
+        finally:
+            CAUSES.reset(token)
+        raise_for(result, causes)
         return result
 
     verb = check.__name__
@@ -82,8 +87,13 @@ def asserting(check: Callable[P, Result]) -> Callable[P, Result]:
     return raising
 
 
-def raise_for(result: Result) -> None:
+def raise_for(result: Result, causes: Sequence[BaseException] = ()) -> None:
     """Raise or warn as the verdict and the policy in its limits ask for.
+
+    Args:
+        result: What was found.
+        causes: What the user's code raised meanwhile; the one that a finding tells of is the
+            cause of the failure.
 
     Raises:
         GradCheckError: The verdict is not green and not set to ``warn``.
@@ -95,7 +105,9 @@ def raise_for(result: Result) -> None:
     if policy.get(result.verdict) == "warn":
         warnings.warn(result.headline, GradCheckWarning, stacklevel=_depth())
         return
-    raise GradCheckError(text.failure(result), result)
+    told = " ".join(f.message for f in result.findings if f.severity == "fail")
+    cause = next((error for error in causes if f"{type(error).__name__}: " in told), None)
+    raise GradCheckError(text.failure(result), result) from cause
 
 
 def _depth() -> int:

@@ -121,7 +121,27 @@ def test_mistakes_are_named(code):
     result = check_clipping(clip, max_norm=1.0)
     assert result.verdict == "fail"
     assert result.findings[0].code == code
-    assert result.headline.startswith("wrong clipping: ")
+    assert result.headline.startswith("wrong clipping: ") != (code == "clip-raised")
+
+
+def test_a_clip_that_raises_is_told_once_with_its_line_and_its_traceback():
+    def inner(gradients):
+        raise KeyError("scale; or not")
+
+    with pytest.raises(GradCheckError) as caught:
+        assert_clipping(lambda gradients: inner(gradients), max_norm=1.0)
+    line = inner.__code__.co_firstlineno + 1
+    result = caught.value.result
+    assert "raised for 0.5 of the threshold" in result.headline
+    assert f"KeyError: 'scale, or not' (test_clipping.py:{line})" in result.findings[0].message
+    assert [f.code for f in result.findings] == ["clip-raised"]
+    assert not result.evidence
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_no_clip_is_refused():
+    with pytest.raises(UsageError, match="clip=None"):
+        check_clipping(None, max_norm=1.0)
 
 
 def test_factors_of_the_formula():

@@ -18,6 +18,7 @@ from pytest_gradcheck.checks.clipping.judge import Judged, returned
 from pytest_gradcheck.checks.clipping.run import Run
 from pytest_gradcheck.checks.clipping.special import half, nonfinite, special
 from pytest_gradcheck.checks.clipping.verdict import label_of, only_once, result, table, weak
+from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.results import Context, Evidence, Finding, Result
@@ -48,6 +49,11 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
         UsageError: The clip cannot be called, or is not of a framework that is known.
     """
     began = time.perf_counter()
+    if not callable(question.clip) and not hasattr(question.clip, "update"):
+        raise UsageError(
+            f"clip={question.clip!r} is not allowed; allowed: a function that clips gradients, or "
+            f"an optax transformation"
+        )
     name = find(question.clip, question.params, question.backend)
     # torch's weights have their outputs first, those of JAX last.
     claim = replace(question.claim, outputs="first" if name == "torch" else "last")
@@ -117,7 +123,11 @@ def _has(run: Run, dtype: str) -> bool:
 def _plain(
     run: Run, claim: Claim, plain: Sequence[Case], dtype: str
 ) -> tuple[list[Finding], list[Judged]]:
-    answers = [run.judged(case) for case in plain]
+    answers = []
+    for case in plain:
+        answers.append(run.judged(case))
+        if isinstance(answers[-1], Finding) and answers[-1].code == "clip-raised":
+            break  # and in the same way for all that is left
     findings = [a for a in answers if isinstance(a, Finding)]
     seen = [a for a in answers if isinstance(a, Judged)]
     wrong = [a for a in seen if a.wrong and a.wrong != "zero-gradient"]

@@ -66,7 +66,7 @@ def _values(clipper: Clipper, claim: Claim, seed: int) -> list[np.ndarray]:
 
 def _told(got: Any, claim: Claim, tolerance: float) -> str:
     if got.error:
-        return f"raises for examples: {got.error}"
+        return f"raised for examples: {got.error}"
     each = list(zip(*(tuple(v) for v in got.before), strict=True))
     scale = [min(1.0, claim.threshold / clipping.norm(g, claim.norm_type)) for g in each]
     out = clipping.flat(got.after)

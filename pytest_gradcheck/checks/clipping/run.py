@@ -31,7 +31,7 @@ class Run:
             return Finding(
                 code="clip-zero-gradient" if case.kind == "zero" else "clip-raised",
                 severity="fail",
-                message=f"raises for {case.name} in {case.dtype}: {got.error}",
+                message=f"raised for {case.name} in {case.dtype}: {got.error}",
             )
         if [g is None for g in got.before] != [g is None for g in got.after]:
             return Finding(

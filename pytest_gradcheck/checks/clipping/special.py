@@ -25,6 +25,7 @@ def special(run: Run, claim: Claim, plain: Sequence[Case]) -> Iterator[Finding]:
             making.none(claim, biting),
             Finding(code="clip-none", severity="fail", message=""),
             "a gradient that is None",
+            "skip parameters whose grad is None",
         )
     if "kind" in clipper.settings and claim.max_norm is not None:
         for order in (1.0, 2.0, np.inf):
@@ -55,7 +56,9 @@ def special(run: Run, claim: Claim, plain: Sequence[Case]) -> Iterator[Finding]:
         yield from _at_zero(run, claim, biting)
 
 
-def _retold(run: Run, case: Case, found: Finding, what: str) -> Iterator[Finding]:
+def _retold(
+    run: Run, case: Case, found: Finding, what: str, advice: str = "use what the call is given"
+) -> Iterator[Finding]:
     answer = run.judged(case)
     told = ""
     if isinstance(answer, Finding):
@@ -63,7 +66,7 @@ def _retold(run: Run, case: Case, found: Finding, what: str) -> Iterator[Finding
     elif answer is not None and answer.wrong:
         told = f"leaves a norm of {answer.after:.4g} where {answer.threshold:.4g} is claimed"
     if told:
-        yield replace(found, message=f"goes wrong with {what}: {told}")
+        yield replace(found, message=f"goes wrong with {what}: {told}; {advice}")
 
 
 def _at_zero(run: Run, claim: Claim, biting: Case) -> Iterator[Finding]:

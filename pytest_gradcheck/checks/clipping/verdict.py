@@ -83,7 +83,8 @@ def result(
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     headline = {
         "pass": f"{label} clips as claimed",
-        "fail": f"wrong clipping: {label} {what}{more}",
+        "fail": f"{'' if first and first.code == 'clip-raised' else 'wrong clipping: '}{label} "
+        f"{what}{more}",
         "vacuous": f"vacuous check of {label}: {what}",
     }[verdict]
     tried = {
@@ -99,7 +100,7 @@ def result(
         verdict=verdict,
         headline=_short(headline),
         findings=kept,
-        evidence=(evidence,),
+        evidence=(evidence,) if evidence.rows else (),
         limits=used,
         advice=(advice,) if advice else (),
         context=context,

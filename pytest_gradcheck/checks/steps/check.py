@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.loading import framework, load
+from pytest_gradcheck.backends.loading import framework
 from pytest_gradcheck.backends.steps import Loop, Training, built
 from pytest_gradcheck.checks.steps import (
+    adopting,
     claims,
     coverage,
     following,
@@ -24,6 +25,7 @@ from pytest_gradcheck.checks.steps import (
     several,
     sharpness,
     states,
+    updates,
     weak,
 )
 from pytest_gradcheck.checks.steps.contract import Contract, require_matched
@@ -32,9 +34,9 @@ from pytest_gradcheck.checks.steps.measure import Run, batches_of, renew, run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, ordered, result
-from pytest_gradcheck.checks.steps.windows import Grads, Window
+from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.results import Context, Evidence, Finding, Result
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -67,13 +69,13 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
         contract = replace(contract, weights=training.weights)
     name = question.backend or framework(training)
     parts = several.parts(training, name)
-    loops = [load(name, part.training, part.others) for part in parts]
+    batches: list[Any] = []
+    loops = [adopting.loaded(part, name, batches) for part in parts]
     label = question.label or _label(training)
     require_matched(contract, [p.name for loop in loops for p in loop.parameters])
     claims.require_used(contract, loops)
     findings: list[Finding] = []
     evidence: list[Evidence] = []
-    batches: list[Any] = []
     calls = 0
     for part, loop in zip(parts, loops, strict=True):
         seen, told = _run(part, loop, contract, limits, batches)
@@ -149,7 +151,7 @@ def _judged(
     failed = next((c for c in seen.calls if c.error), None)
     if failed is not None:
         number = seen.calls.index(failed) + 1
-        told = f"the step raises at call {number}: {failed.error}"
+        told = f"the step raised at call {number}: {failed.error}"
         finding = Finding(code="step-raised", severity="fail", message=told)
         return [finding, *order.findings(seen, contract)], ()
     broken = order.unfinite(seen)
@@ -161,7 +163,8 @@ def _judged(
     pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
-        return [nothing, *coverage.findings(seen, pairs, contract, limits, {})], ()
+        found = coverage.findings(seen, pairs, contract, limits, {})
+        return [nothing, *(f for f in found if f.code != nothing.code)], ()
     return _all(seen, pairs, contract, limits)
 
 
@@ -169,8 +172,8 @@ def _no_step(seen: Run) -> Finding:
     return Finding(
         code="step-no-update",
         severity="fail",
-        message=f"{len(seen.calls)} calls of the step made no update with the optimizer that was "
-        f"handed over; call its step(), and hand over the one that the step uses",
+        message=f"{len(seen.calls)} calls of the step made no update with {seen.loop.shown}; call "
+        f"its step(), and hand over the one that the step uses",
     )
 
 
@@ -194,7 +197,7 @@ def _all(
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
     climbed = ladder.measured(seen, pairs[0], contract) if is_comparable else None
-    evidence = [_table(seen, pairs)]
+    evidence = [updates.table(seen, pairs)]
     if climbed is not None:
         is_fresh = not any(start for start, _ in seen.loop.starts)
         trusted = not wrong and bool(replay.replays) and not replay.findings
@@ -262,28 +265,6 @@ def _is_random(seen: Run, pair: Pair) -> bool:
     ]
     size = float(np.linalg.norm(grads[0]))
     return bool(np.linalg.norm(grads[0] - grads[1]) > 1e-6 * size)
-
-
-def _norm(grads: Grads) -> float:
-    return clipping.norm([g for g in grads if g is not None], 2)
-
-
-def _table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
-    rows: list[Any] = []
-    for p in pairs:
-        got = float("nan") if p.got is None else _norm(p.got)
-        right = _norm(p.expected.clipped)
-        length = _norm(
-            [b - a for a, b in zip(p.window.at, p.window.updates[-1].after, strict=True)]
-        )
-        loss = float(np.mean(p.window.losses))
-        rows.append((f"{p.window.number}", loss, right, got, length))
-    return Evidence(
-        name="updates",
-        title="loss, norm of the right and of the received gradient, length of the update",
-        columns=("update", "loss", "right gradient", "received", "moved by"),
-        rows=tuple(rows),
-    )
 
 
 __all__ = ["Loop", "Question", "check"]

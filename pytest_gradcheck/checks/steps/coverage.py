@@ -81,12 +81,13 @@ def _replaced(run: Run) -> list[Finding]:
 
 
 def _one(found: list[Finding]) -> list[Finding]:
-    """The first of several findings alike, which counts the others."""
+    """The first of several findings alike, which names the others."""
     if len(found) < 2:
         return found
     first = found[0]
     head, _, advice = first.message.partition("; ")
-    message = f"{head} (and {len(found) - 1} more); {advice}"
+    others = ", ".join(f.where for f in found[1:])
+    message = f"{head} (so {'is' if len(found) == 2 else 'are'} {others}); {advice}"
     return [replace(first, message=message)]
 
 

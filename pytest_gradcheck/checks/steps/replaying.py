@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import held, rates
+from pytest_gradcheck.checks.steps import held, rates, unclaimed
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.guesses import Suspect
 from pytest_gradcheck.checks.steps.measure import Run
@@ -52,7 +52,7 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
             findings += found
             replays |= followed
         else:
-            findings += _by_oracle(run, pairs, limits)
+            findings += _by_oracle(run, pairs, contract, limits)
     return Judged(tuple(findings), replays)
 
 
@@ -83,7 +83,9 @@ def _not_replayed(told: str) -> Finding:
     return Finding(code="step-not-replayed", severity="note", message=told)
 
 
-def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]:
+def _by_oracle(
+    run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
+) -> list[Finding]:
     """The optimizer itself, called once more, where no rule is known by name."""
     oracles = [u for p in pairs for u in p.window.updates if u.oracle]
     for number, update in enumerate(oracles, start=1):
@@ -99,8 +101,10 @@ def _by_oracle(run: Run, pairs: Sequence[Pair], limits: Limits) -> list[Finding]
         return []
     if getattr(run.loop, "is_unseen", False):
         return [_not_seen(run)]
-    told = f"{run.loop.shown} is not replayed: its rule is not known"
-    return [_not_replayed(f"{told}; claim optimizer= to have it replayed")]
+    if any(p.got is None for p in pairs):
+        return unclaimed.findings(run, pairs, contract, limits)
+    told = f"updates of {run.loop.shown} are not replayed: its rule is not known"
+    return [_not_replayed(f"{told}; claim optimizer= to have them replayed")]
 
 
 def _unlike(run: Run, update: Any, i: int, number: int) -> Finding:

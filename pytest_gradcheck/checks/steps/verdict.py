@@ -27,7 +27,7 @@ ORDER = (
     "step-window",
 )
 _VACUOUS = ("step-no-gradient", "step-rate-zero")
-UNDECIDED = ("step-random", "step-not-seen", "step-not-compared")
+UNDECIDED = ("step-random", "step-not-seen", "step-not-compared", "step-rates-differ")
 WIDTH = 200
 
 
@@ -39,7 +39,7 @@ def result(
     context: Context,
 ) -> Result:
     """The result of a check."""
-    listed = ordered(findings)
+    listed = ordered(_beside(findings))
     failed = [f for f in listed if f.severity == "fail"]
     verdict = _verdict(failed)
     parts = [f.message.partition("; ") for f in listed]
@@ -47,8 +47,8 @@ def result(
     what = parts[0][0] if failed else ""
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     headline = {
-        "pass": f"{label}: gradients and updates are right",
-        "fail": f"wrong step{'' if label == 'step' else f' {label}'}: {what}{more}",
+        "pass": f"{label}: {_compared(kept)}",
+        "fail": f"{_accused(label, listed)}: {what}{more}",
         "undecided": f"undecided on {label}: {what}",
         "vacuous": f"vacuous check of {label}: {what}",
     }[verdict]
@@ -73,9 +73,33 @@ def ordered(findings: Sequence[Finding]) -> list[Finding]:
         findings,
         key=lambda f: (
             severities[f.severity],
-            ORDER.index(f.code) if f.code in ORDER else len(ORDER),
+            ORDER.index(f.code) if f.code in ORDER else len(ORDER) + (f.code in UNDECIDED),
         ),
     )
+
+
+def _accused(label: str, listed: Sequence[Finding]) -> str:
+    if listed and listed[0].code == "step-raised":
+        return label
+    return f"wrong step{'' if label == 'step' else f' {label}'}"
+
+
+def _beside(findings: Sequence[Finding]) -> list[Finding]:
+    """What could not be compared is a note beside what is wrong."""
+    is_wrong = any(f.severity == "fail" and f.code not in UNDECIDED for f in findings)
+    return [
+        replace(f, severity="note") if is_wrong and f.code in UNDECIDED else f for f in findings
+    ]
+
+
+def _compared(findings: Sequence[Finding]) -> str:
+    """What was held against what, of a step with which nothing is wrong."""
+    for f in findings:
+        if f.code == "step-rate-unclaimed":
+            return f.message
+        if f.code == "step-not-replayed":
+            return f"gradients are right, {f.message}"
+    return "gradients and updates are right"
 
 
 def _verdict(failed: Sequence[Finding]) -> Verdict:

@@ -40,8 +40,8 @@ def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | No
         return Finding(
             code="step-rate-zero",
             severity="fail",
-            message="the learning rate was 0 in all updates, so nothing could move; start the "
-            "warm-up later, or give more batches",
+            message="the learning rate was 0 in all updates, so nothing could move; set a "
+            "learning rate above 0, or give more batches than a warm-up has",
         )
     return None
 

@@ -1,0 +1,51 @@
+"""The updates as a table: what arrived beside what should have, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.checks.steps.windows import Grads, Window
+from pytest_gradcheck.numerics import clipping
+from pytest_gradcheck.results import Evidence
+
+
+def _norm(grads: Grads) -> float:
+    return clipping.norm([g for g in grads if g is not None], 2)
+
+
+def _off(seen: Run, pair: Pair, got: Grads) -> float:
+    """The difference of a received gradient from the right one, relative to that."""
+    ours = [p.trainable and p.owners != 0 for p in seen.loop.parameters]
+    both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
+    zero = np.zeros_like
+    rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
+    size = _norm([b for _, b in rows])
+    return _norm([a - b for a, b in rows]) / size if size else float("nan")
+
+
+def _length(window: Window) -> float:
+    return _norm([b - a for a, b in zip(window.at, window.updates[-1].after, strict=True)])
+
+
+def table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
+    """One row for each update; without the columns of which nothing was seen."""
+    columns: list[tuple[str, list[Any]]] = [
+        ("update", [f"{p.window.number}" for p in pairs]),
+        ("loss", [float(np.mean(p.window.losses)) for p in pairs]),
+        ("right gradient", [_norm(p.expected.clipped) for p in pairs]),
+        ("received", [None if p.got is None else _norm(p.got) for p in pairs]),
+        ("off by", [None if p.got is None else _off(seen, p, p.got) for p in pairs]),
+        ("moved by", [_length(p.window) for p in pairs]),
+    ]
+    columns = [each for each in columns if any(value is not None for value in each[1])]
+    return Evidence(
+        name="updates",
+        title="loss, norms of the right and the received gradient, length of the update",
+        columns=tuple(name for name, _ in columns),
+        rows=tuple(zip(*(column for _, column in columns), strict=True)),
+    )
