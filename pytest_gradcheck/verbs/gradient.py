@@ -49,8 +49,10 @@ def check_gradient(
             trainable parameters are then under test too.
         *args: Its inputs, nested as they are (dict, list, tuple, dataclass, pytree). Arrays of
             floating-point or complex type are differentiated; integers, booleans, strings and
-            None pass through. Python floats are differentiated only where no input is an array.
-        wrt: The inputs under test, by position, name or path glob; all by default.
+            None pass through. Python floats are differentiated only where no input is an array, or
+            where ``wrt`` names them (NumPy, JAX).
+        wrt: The inputs under test, by position, name or path glob; all by default. A glob picks
+            among the arrays.
         grad: Hand-written gradient ``grad(*args)`` of a scalar function, one array (or nested
             value) for each input under test.
         vjp: Hand-written ``vjp(cotangent, *args)``; the cotangent has the structure of the output.
