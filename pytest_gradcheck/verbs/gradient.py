@@ -9,12 +9,14 @@ from typing import Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import limits_of
 from pytest_gradcheck.results import Result
 from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 ALIKE = 0.85  # of two names, by difflib: one letter of eight
+NEAR_A_LIMIT = 0.8
 
 
 def check_gradient(
@@ -147,6 +149,7 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
     known = [n for n in inspect.signature(check_gradient).parameters if n not in ("fn", "kwargs")]
     parameters = _parameters(fn)
     if parameters is not None and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _require_no_limit(name for name in names if name not in parameters)
         return
     for name in (name for name in names if parameters is None or name not in parameters):
         # Where it cannot be seen what the function takes, only what looks misspelt is refused.
@@ -155,6 +158,21 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
         if near or parameters is not None:
             hint = f"; did you mean {near[0]}=?" if near else ""
             raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
+
+
+def _require_no_limit(names: Iterable[str]) -> None:
+    """Refuse what a function would take as it takes anything, and looks like a limit.
+
+    Raises:
+        UsageError: Names the limit, and how else to hand the argument to the function.
+    """
+    for name in names:
+        near = difflib.get_close_matches(name, limits_of("gradcheck"), 1, NEAR_A_LIMIT)
+        if near:
+            raise UsageError(
+                f"{name}= is no limit; did you mean {near[0]}=? If it is for the function, bind "
+                f"it: functools.partial(f, {name}=...)"
+            )
 
 
 def _parameters(fn: object) -> Mapping[str, inspect.Parameter] | None:

@@ -77,3 +77,54 @@ def test_a_glob_picks_among_the_arrays():
 
     result = check_gradient(f, X, 0.1, wrt="*", grad=lambda x, eps: 2 * (x + eps))
     assert result.verdict == "pass"
+
+
+def product(w, b):
+    return (w * b**2).sum()
+
+
+A, B = np.array([1.0, 2.0]), np.array([0.5, -0.3])
+
+
+@pytest.mark.parametrize(
+    "keyed",
+    [
+        lambda w, b: {"w": b**2, "b": 2 * w * b},
+        lambda w, b: {"b": 2 * w * b, "w": b**2},
+        lambda w, b: {0: b**2, 1: 2 * w * b},
+    ],
+    ids=["in order", "in another order", "by number"],
+)
+def test_a_dict_of_gradients_goes_by_the_names_of_the_inputs(keyed):
+    assert check_gradient(product, A, B, grad=keyed).verdict == "pass"
+
+
+@pytest.mark.parametrize("keys", [("weight", "bias"), ("w", "bias")])
+def test_a_dict_with_foreign_names_is_refused(keys):
+    def keyed(w, b):
+        return dict(zip(keys, (b**2, 2 * w * b), strict=True))
+
+    told = rf"parts named {keys[0]}, {keys[1]}, the inputs under test are named w, b;"
+    with pytest.raises(UsageError, match=told):
+        check_gradient(product, A, B, grad=keyed)
+
+
+def test_foreign_names_inside_an_argument():
+    def f(p, q):
+        return product(p["w"], p["b"]) + q.sum()
+
+    p, q = {"w": A, "b": B}, np.ones(2)
+
+    def gradient(w, b):
+        return lambda p, q: ({b: 2 * p["w"] * p["b"], w: p["b"] ** 2}, np.ones(2))
+
+    assert check_gradient(f, p, q, grad=gradient("w", "b")).verdict == "pass"
+    with pytest.raises(UsageError, match=r"parts named bias, weight, .* named p\.w, p\.b, q"):
+        check_gradient(f, p, q, grad=gradient("weight", "bias"))
+
+
+def test_names_cannot_be_told_where_a_function_has_none():
+    result = check_gradient(
+        lambda *args: product(*args), A, B, grad=lambda w, b: {"w": b**2, "b": 2 * w * b}
+    )
+    assert result.verdict == "pass"
