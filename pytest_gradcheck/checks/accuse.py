@@ -196,6 +196,16 @@ def _factor(seen: Measured, factor: float) -> tuple[str, str]:
     return f"{factor:.4g}", ""
 
 
+def hooks(seen: Measured) -> tuple[Finding, ...]:
+    """A note on the accused inputs whose gradient a hook of the user's may have changed."""
+    inputs = seen.plan.probe.problem.inputs
+    names = [seen.name(c.index) for c in seen.culprits if inputs[c.index].hooked]
+    if not names:
+        return ()
+    told = f"a hook on {', '.join(names)} (register_hook) ran, and may have changed its gradient"
+    return (Finding(code="gradient-hook", severity="note", where=names[0], message=told),)
+
+
 def allowance(seen: Measured) -> tuple[str, ...]:
     """How to allow an error that is small enough to be meant; nothing where it is larger."""
     sizes = [

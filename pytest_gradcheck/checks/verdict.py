@@ -79,6 +79,7 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
     advice = tuple(accuse.ADVICE[pattern] for pattern in patterns) + accuse.allowance(seen)
+    findings += accuse.hooks(seen)
     if seen.is_right_beside:
         findings += (
             Finding(
