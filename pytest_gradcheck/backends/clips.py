@@ -28,6 +28,7 @@ NORMS = ("max_norm", "clip_norm", "threshold", "max_grad_norm", "l2_norm_clip", 
 VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
 KINDS = ("norm_type", "p", "ord")
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
     "jax": ("jax", "optax", "flax", "equinox"),
@@ -161,6 +162,12 @@ class Signature:
         return {self.roles[role]: value for role, value in settings.items() if role in self.roles}
 
 
+def _is_only(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+    """Whether a parameter is the first, and the only one that must be given."""
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _REST]
+    return needed == [name] and next(iter(parameters)) == name
+
+
 def signature(clip: Callable[..., Any]) -> Signature:
     """What a callable takes; one free parameter where it cannot be read."""
     try:
@@ -172,6 +179,8 @@ def signature(clip: Callable[..., Any]) -> Signature:
         name = next((n for n in parameters if n in known), None)
         if name is not None:
             roles[role] = name
+    if roles.get("kind") == "p" and _is_only(parameters, "p"):
+        del roles["kind"]  # the parameters, and no order of a norm
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     free = tuple(
         name

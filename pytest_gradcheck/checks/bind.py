@@ -36,6 +36,7 @@ def bind(
     """
     if not callable(fn) and not hasattr(fn, "apply"):
         raise UsageError(f"the first argument must be a function or a module, got {kind_of(fn)}")
+    _require_instance(fn)
     names = _argument_names(fn, args)
     arguments = dict(zip(names, args, strict=True)) | dict(kwargs)
     engine = backends.load(backend or _backend_of(fn, arguments))
@@ -52,6 +53,21 @@ def bind(
         rebuild=_rebuilder(module, parts, len(args)),
         groups=tuple(groups),
     )
+
+
+def _require_instance(fn: Any) -> None:
+    """Refuse a class of modules or of custom functions in the place of what it makes.
+
+    Raises:
+        UsageError: Says what to give.
+    """
+    if not isinstance(fn, type):
+        return
+    name, bases = fn.__name__, {base.__name__ for base in fn.__mro__}
+    if callable(getattr(fn, "apply", None)) and "Function" in bases:
+        raise UsageError(f"{name} is a custom autograd function: give {name}.apply")
+    if "Module" in bases:
+        raise UsageError(f"{name} is a class of modules: give one of them, {name}(...)")
 
 
 def _argument_names(fn: Any, args: tuple[Any, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import limits_of
 from pytest_gradcheck.results import Result
-from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
+from pytest_gradcheck.verbs.record import asked, asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -19,6 +19,7 @@ ALIKE = 0.85  # of two names, by difflib: one letter of eight
 NEAR_A_LIMIT = 0.8
 
 
+@asked
 def check_gradient(
     fn: Callable[..., Any],
     *args: Any,

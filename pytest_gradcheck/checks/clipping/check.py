@@ -18,6 +18,7 @@ from pytest_gradcheck.checks.clipping.judge import Judged, returned
 from pytest_gradcheck.checks.clipping.run import Run
 from pytest_gradcheck.checks.clipping.special import half, nonfinite, special
 from pytest_gradcheck.checks.clipping.verdict import label_of, only_once, result, table, weak
+from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.results import Context, Evidence, Finding, Result
@@ -48,6 +49,12 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
         UsageError: The clip cannot be called, or is not of a framework that is known.
     """
     began = time.perf_counter()
+    if not callable(question.clip) and not hasattr(question.clip, "update"):
+        kind = type(question.clip).__name__
+        raise UsageError(
+            f"clip must be a function or a gradient transformation, such as clip_grad_norm_ or "
+            f"optax.clip_by_global_norm(1.0), got {kind}"
+        )
     name = find(question.clip, question.params, question.backend)
     # torch's weights have their outputs first, those of JAX last.
     claim = replace(question.claim, outputs="first" if name == "torch" else "last")
