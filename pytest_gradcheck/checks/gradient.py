@@ -64,10 +64,12 @@ def check(
         except WrongDerivative as error:
             judged = verdict.of_form(problem, error, limits)
         except UsageError as error:
-            if is_swapped(problem, asked, guard, limits, context.seed):
+            if is_swapped(problem, asked, guard, cost, limits, context.seed):
                 raise UsageError(TOLD) from error.__cause__
             raise
-        if judged.verdict == "fail" and is_swapped(problem, asked, guard, limits, context.seed):
+        if judged.verdict == "fail" and is_swapped(
+            problem, asked, guard, cost, limits, context.seed
+        ):
             judged = replace(judged, advice=(TOLD,))
     return replace(
         judged,

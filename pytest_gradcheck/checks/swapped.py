@@ -23,13 +23,13 @@ TOLD = (
 
 
 def is_swapped(
-    problem: Problem, asked: Derivative, guard: Guard, limits: Limits, seed: int
+    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
 ) -> bool:
     """Whether a vjp that is wrong, or raises, is right with the cotangent as its last argument."""
     if not isinstance(asked, HandVjp):
         return False
     try:
-        seen = measure(problem, HandVjp(_last(asked.vjp)), guard, Cost(), limits, seed)
+        seen = measure(problem, HandVjp(_last(asked.vjp)), guard, cost, limits, seed)
     except (UsageError, WrongDerivative):
         return False
     return verdict.of(seen, limits).verdict == "pass"

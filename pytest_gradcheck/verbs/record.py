@@ -72,7 +72,7 @@ def asked(check: Callable[P, Result]) -> Callable[P, Result]:
     return answering
 
 
-def _answer(check: Callable[P, Result], name: str, *args: P.args, **kwargs: P.kwargs) -> Result:
+def _answer(check: Callable[P, Result], name: str, /, *args: P.args, **kwargs: P.kwargs) -> Result:
     wrong = None
     try:
         return check(*args, **kwargs)

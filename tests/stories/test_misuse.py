@@ -142,3 +142,12 @@ def test_a_p_beside_the_gradients_is_an_order():
         return [g * min(1.0, 1 / size) if size else g for g in gradients]
 
     assert check_clipping(clip, max_norm=1.0, norm_type=1.0).verdict == "pass"
+
+
+@pytest.mark.parametrize("name", ["check", "name", "args", "kwargs"])
+def test_a_keyword_of_the_function_may_have_any_name(name):
+    def f(x, **options):
+        return (x**2).sum() * len(options)
+
+    result = check_gradient(f, np.ones(2), grad=lambda x, **options: 2 * x, **{name: "any"})
+    assert result.verdict == "pass"
