@@ -30,6 +30,7 @@ VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
 KINDS = ("norm_type", "p", "ord")
 PARAMETERS = ("params", "parameters")  # how it calls those; what takes gradients says so
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
     "jax": ("jax", "optax", "flax", "equinox"),
@@ -170,6 +171,12 @@ class Signature:
         return {self.roles[role]: value for role, value in settings.items() if role in self.roles}
 
 
+def _is_only(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+    """Whether a parameter is the first, and the only one that must be given."""
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _REST]
+    return needed == [name] and next(iter(parameters)) == name
+
+
 def signature(clip: Callable[..., Any]) -> Signature:
     """What a callable takes; one free parameter where it cannot be read."""
     try:
@@ -181,6 +188,8 @@ def signature(clip: Callable[..., Any]) -> Signature:
         name = next((n for n in parameters if n in known), None)
         if name is not None:
             roles[role] = name
+    if roles.get("kind") == "p" and _is_only(parameters, "p"):
+        del roles["kind"]  # the parameters, and no order of a norm
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     free = tuple(
         name

@@ -34,6 +34,7 @@ class Leaf:
         trainable: False for a parameter that its owner froze.
         padding: Indices along the first axis that their owner declares to have no gradient, as the
             padding row of an embedding; they are not moved.
+        hooked: Whether its owner gave it a hook that may change its gradient, which then runs.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Leaf:
     device: str = ""
     trainable: bool = True
     padding: tuple[int, ...] = ()
+    hooked: bool = False
 
     @property
     def size(self) -> int:

@@ -256,7 +256,14 @@ def built(training: Any) -> Training:
     Raises:
         UsageError: Neither came out.
     """
-    made = training() if callable(training) and not isinstance(training, Training) else training
+    is_factory = callable(training) and not isinstance(training, Training)
+    if is_factory and takes(getattr(training, "forward", training), 0):
+        name = getattr(training, "__name__", type(training).__name__)
+        raise UsageError(
+            f"a Training is wanted, or a function without arguments that returns one; {name} takes "
+            f"arguments: return Training(step=..., loss=..., batches=...) from a function"
+        )
+    made = training() if is_factory else training
     if not isinstance(made, Training):
         raise UsageError(
             f"a Training is wanted, or a function that returns one; got {type(made).__name__}"

@@ -166,6 +166,8 @@ class TorchBackend:
 def _described(padded: Mapping[int, int], path: str, value: Any) -> Leaf:
     """A leaf, with the padding row that the modules opened so far say it has."""
     leaf = _describe(path, value)
+    if isinstance(value, nn.Parameter) and value._backward_hooks:
+        leaf = replace(leaf, hooked=True)
     return replace(leaf, padding=(padded[id(value)],)) if id(value) in padded else leaf
 
 

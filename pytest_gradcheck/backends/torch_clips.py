@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,13 @@ class _Holder(nn.Module):  # type: ignore[misc]  # torch is not followed
 def _tensors(params: Any) -> list[Tensor]:
     if isinstance(params, nn.Module):
         found = list(params.parameters())
-    else:
+    elif isinstance(params, Iterable):
         found = list(params.values() if isinstance(params, dict) else params)
+    else:
+        found = [None]
     if not all(isinstance(p, Tensor) for p in found):
-        raise UsageError("params= takes a module, or parameters in a list or a dict")
+        named = f", not the class {params.__name__}" if isinstance(params, type) else ""
+        raise UsageError(f"params= takes a module, or parameters in a list or a dict{named}")
     kept = [p for p in dict.fromkeys(found) if p.requires_grad]
     if not kept:
         raise UsageError("params= holds no parameter that takes a gradient")

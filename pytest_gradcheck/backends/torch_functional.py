@@ -19,7 +19,8 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 class Functional:
     """Stands in for a module: called, or asked for its parts and methods.
 
-    The module itself is left as it is: tensors stand in their places only while it computes.
+    The module itself is left as it is: tensors stand in their places only while it computes, and
+    get the hooks that the user put on the gradients of its parameters.
 
     Args:
         module: The module, or a part of it.
@@ -36,6 +37,8 @@ class Functional:
         values: Sequence[Any],
     ) -> None:
         self._module, self._parts, self._own, self._values = module, parts, own, values
+        for mine, value in zip(own.values(), values, strict=True):
+            _hook_alike(mine, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own call."""
@@ -84,6 +87,17 @@ class Functional:
         # Fresh buffers each time: what a batch norm or a counter writes is gone after the call.
         held = (b for part in self._parts for b in part._buffers.values() if b is not None)
         return swapped(self._parts, others | {id(b): _buffer(b, precisions) for b in held})
+
+
+def _hook_alike(parameter: nn.Parameter, value: Any) -> None:
+    """Give what stands in for a parameter the hooks on its gradient, once."""
+    hooks = list((parameter._backward_hooks or {}).values())
+    if not hooks or value is parameter or not value.requires_grad:
+        return
+    known = list((value._backward_hooks or {}).values())
+    if not all(hook in known for hook in hooks):
+        for hook in hooks:
+            value.register_hook(hook)
 
 
 def _buffer(buffer: Tensor, precisions: dict[torch.dtype, torch.dtype]) -> Tensor:

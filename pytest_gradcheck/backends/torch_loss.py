@@ -30,9 +30,10 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         told = f"{given} of {value.dtype}" if given == () else given  # one number, but complex
+        cut = "return the tensor itself, without .item() or float(): they cut off the gradient"
+        tried = cut if isinstance(value, float) else "try .mean() or .sum()"
         raise UsageError(
-            f"loss(model, batch) must give a real tensor of one element, it gave {told}; "
-            f"try .mean() or .sum()"
+            f"loss(model, batch) must give a real tensor of one element, it gave {told}; {tried}"
         )
     return value.reshape(())
 

@@ -47,12 +47,21 @@ ADVICE = {
     "backward-mutates-saved": "write into a copy",
     "gradient-cotangent": "multiply by the upstream cotangent, once",
     "forward-mode": "compare the jvp rule with the backward term by term",
-    "forward-missing": "write a jvp, or a rule by custom_jvp in place of custom_vjp",
+    "forward-missing": "write the jvp of the custom function",
     "batched-mode": "look at the vmap rule, and for axes that are taken for fixed",
     "batched-missing": "write a vmap rule; leave NumPy and .item() out of the backward",
     "wrong-second-order": "look for detach, NumPy or once_differentiable in the backward",
     "second-order-missing": "write the backward with operations that can be differentiated",
 }
+
+
+# Where one framework has another name for it.
+ADVICE_OF = {("jax", "forward-missing"): "write a rule by custom_jvp in place of custom_vjp"}
+
+
+def advice(backend: str, code: str) -> str:
+    """What to try for a finding or a pattern, in the words of a framework."""
+    return ADVICE_OF.get((backend, code), ADVICE[code])
 
 
 SMALL = 1e-4  # relative; where solvers stop and tables end
@@ -194,6 +203,16 @@ def _factor(seen: Measured, factor: float) -> tuple[str, str]:
     if EXACT / 1000 < abs(factor - 1) < 1e-3:
         return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.2g}", ""
     return f"{factor:.4g}", ""
+
+
+def hooks(seen: Measured) -> tuple[Finding, ...]:
+    """A note on the accused inputs whose gradient a hook of the user's may have changed."""
+    inputs = seen.plan.probe.problem.inputs
+    names = [seen.name(c.index) for c in seen.culprits if inputs[c.index].hooked]
+    if not names:
+        return ()
+    told = f"a hook on {', '.join(names)} (register_hook) ran, and may have changed its gradient"
+    return (Finding(code="gradient-hook", severity="note", where=names[0], message=told),)
 
 
 def allowance(seen: Measured) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def intended(judged: Result, reason: str) -> Result:
     )
 
 
-def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
+def joined(judged: Result, found: tuple[Finding, ...], backend: str) -> Result:
     """A verdict together with what other questions about the same derivative found."""
     told = {finding.code for finding in judged.findings if finding.severity == "fail"}
     found = tuple(finding for finding in found if finding.code not in told)
@@ -58,7 +58,8 @@ def joined(judged: Result, found: tuple[Finding, ...]) -> Result:
         headline = short(f"undecided on {judged.label}: {wrong[0].message}")
         return replace(judged, verdict="undecided", headline=headline, findings=findings)
     findings = (*wrong, *(finding for finding in findings if finding not in wrong))
-    advice = tuple(dict.fromkeys(accuse.ADVICE[f.code] for f in wrong if f.code in accuse.ADVICE))
+    known = [f.code for f in wrong if f.code in accuse.ADVICE]
+    advice = tuple(dict.fromkeys(accuse.advice(backend, code) for code in known))
     is_missing = all(finding.code in MISSING for finding in wrong)
     what = "no such" if is_missing else "wrong"
     headline = short(f"{what} gradient of {judged.label}: {wrong[0].message}")

@@ -13,6 +13,7 @@ from pytest_gradcheck import backends
 from pytest_gradcheck.backends import Backend, Flat, Leaf, tree
 from pytest_gradcheck.checks.problem import Call, Problem, kind_of, label_of
 from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics.precision import coarsest
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -35,6 +36,7 @@ def bind(
     """
     if not callable(fn) and not hasattr(fn, "apply"):
         raise UsageError(f"the first argument must be a function or a module, got {kind_of(fn)}")
+    _require_instance(fn)
     names = _argument_names(fn, args)
     arguments = dict(zip(names, args, strict=True)) | dict(kwargs)
     engine = backends.load(backend or _backend_of(fn, arguments))
@@ -51,6 +53,21 @@ def bind(
         rebuild=_rebuilder(module, parts, len(args)),
         groups=tuple(groups),
     )
+
+
+def _require_instance(fn: Any) -> None:
+    """Refuse a class of modules or of custom functions in the place of what it makes.
+
+    Raises:
+        UsageError: Says what to give.
+    """
+    if not isinstance(fn, type):
+        return
+    name, bases = fn.__name__, {base.__name__ for base in fn.__mro__}
+    if callable(getattr(fn, "apply", None)) and "Function" in bases:
+        raise UsageError(f"{name} is a custom autograd function: give {name}.apply")
+    if "Module" in bases:
+        raise UsageError(f"{name} is a class of modules: give one of them, {name}(...)")
 
 
 def _argument_names(fn: Any, args: tuple[Any, ...]) -> list[str]:
@@ -156,7 +173,10 @@ def _select(
         chosen = usable
     else:
         wanted = tuple(wrt) if isinstance(wrt, (list, tuple, set, frozenset)) else (wrt,)
-        chosen = sorted({i for w in wanted for i in _matches(w, leaves, groups, positional)})
+        found = [(w, _matches(w, leaves, groups, positional)) for w in wanted]
+        for name, indices in found:
+            _take_named(engine, name, indices, leaves, groups)
+        chosen = sorted({i for _, indices in found for i in indices})
         chosen = [i for i in chosen if leaves[i].dtype and leaves[i].size]
     if not chosen:
         raise UsageError(_nothing(leaves, fn))
@@ -169,6 +189,40 @@ def _adopt_numbers(engine: Backend, leaves: list[Leaf]) -> None:
         if type(leaf.value) in (float, complex):
             array = engine.flatten(engine.convert(leaf.value)).leaves[0]
             leaves[i] = replace(array, path=leaf.path)
+
+
+def _take_named(
+    engine: Backend, wanted: object, indices: list[int], leaves: list[Leaf], groups: list[str]
+) -> None:
+    """Make arrays of the numbers that ``wrt`` names; what a glob finds beside arrays is no name.
+
+    Raises:
+        UsageError: What is named has no derivative.
+    """
+    named = [i for i in indices if isinstance(wanted, int) or not _is_glob(wanted, leaves[i])]
+    arrays = [leaf.dtype for leaf in leaves if leaf.dtype]
+    for i in named:
+        value, path = leaves[i].value, leaves[i].path
+        if type(value) in (float, complex):
+            if engine.name == "torch":
+                raise UsageError(
+                    f"wrt={wanted!r}: {path} is a Python {kind_of(value)}; "
+                    f"pass torch.tensor({value!r})"
+                )
+            # Beside arrays a Python float takes their precision.
+            dtype = coarsest(arrays) if arrays and type(value) is float else ""
+            array = engine.flatten(engine.convert(value, dtype)).leaves[0]
+            leaves[i] = replace(array, path=path)
+        elif not leaves[i].dtype and path in (wanted, groups[i]):
+            raise UsageError(
+                f"wrt={wanted!r}: {path} ({kind_of(value)}) has no derivative; give a "
+                f"floating-point array or number"
+            )
+
+
+def _is_glob(wanted: object, leaf: Leaf) -> bool:
+    name = str(wanted)
+    return leaf.path != name and not leaf.path.startswith(name + ".")
 
 
 def _matches(

@@ -6,11 +6,12 @@ function, one array for each input under test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_gradcheck.backends import Array, Backend, Flat, Function, Leaf
+from pytest_gradcheck.checks.named import by_name
 from pytest_gradcheck.checks.problem import Call, Problem
 from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
 from pytest_gradcheck.errors import UsageError
@@ -196,12 +197,13 @@ def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Arr
         prefix: Shape that stands before each input's own (the output's, for a Jacobian).
 
     Raises:
+        UsageError: Parts with names that no input has.
         WrongDerivative: Wrong count, shape or type.
     """
     tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
     # Inputs without elements are not under test, so their derivatives are not asked for.
     leaves = [leaf for leaf in problem.backend.flatten(tree).leaves if leaf.size]
-    ordered = _by_name(problem, leaves) or list(leaves)
+    ordered = by_name(problem, tree, leaves) or list(leaves)
     if len(ordered) != len(problem.inputs):
         raise WrongDerivative(
             "gradient-count",
@@ -212,19 +214,6 @@ def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Arr
         )
     pairs = zip(ordered, problem.inputs, problem.names, strict=True)
     return [_checked(problem, got, want, name, prefix) for got, want, name in pairs]
-
-
-def _by_name(problem: Problem, leaves: Sequence[Leaf]) -> list[Leaf] | None:
-    groups = [problem.groups[i] for i in problem.selected]
-    stripped = [
-        name.removeprefix(group).removeprefix(".")
-        for name, group in zip(problem.names, groups, strict=True)
-    ]
-    found = {leaf.path: leaf for leaf in leaves}
-    for names in (list(problem.names), stripped):
-        if len(set(names)) == len(names) and set(names) == set(found):
-            return [found[name] for name in names]
-    return None
 
 
 def _checked(

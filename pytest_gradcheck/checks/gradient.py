@@ -14,7 +14,9 @@ from pytest_gradcheck.checks.derivative import Automatic, Derivative, WrongDeriv
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.question import Question
+from pytest_gradcheck.checks.swapped import TOLD, is_swapped
 from pytest_gradcheck.checks.tangents import ByTangents, restricted
+from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Finding, Result
 
@@ -57,11 +59,18 @@ def check(
             judged = verdict.of(seen, limits)
             if question.intended is not None:
                 judged = amended.intended(judged, question.intended)
-            judged = amended.joined(
-                judged, _more(seen, question, judged, limits, context.seed, wanted)
-            )
+            more = _more(seen, question, judged, limits, context.seed, wanted)
+            judged = amended.joined(judged, more, problem.backend.name)
         except WrongDerivative as error:
             judged = verdict.of_form(problem, error, limits)
+        except UsageError as error:
+            if is_swapped(problem, asked, guard, cost, limits, context.seed):
+                raise UsageError(TOLD) from error.__cause__
+            raise
+        if judged.verdict == "fail" and is_swapped(
+            problem, asked, guard, cost, limits, context.seed
+        ):
+            judged = replace(judged, advice=(TOLD,))
     return replace(
         judged,
         context=replace(

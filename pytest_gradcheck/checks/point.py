@@ -9,7 +9,7 @@ from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative
 from pytest_gradcheck.checks.probe import Probe
-from pytest_gradcheck.checks.problem import Problem, kind_of
+from pytest_gradcheck.checks.problem import Problem, kind_of, of_user
 from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -49,7 +49,7 @@ def _first_run(blank: Probe) -> Flat:
     except Exception as error:  # the user's own code; chained, so that its traceback is shown
         raise UsageError(
             f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
-        ) from error
+        ) from of_user(error)
 
 
 def _scale(problem: Problem, x: Array, size: int) -> float:
@@ -77,6 +77,10 @@ def _is_finite(problem: Problem, x: Array) -> bool:
     return math.isfinite(norm(problem.backend, x)) or math.isfinite(norm(problem.backend, x * 0.0))
 
 
+def _is_cut(outputs: Flat) -> bool:
+    return any(type(leaf.value) in (float, complex) for leaf in outputs.leaves)
+
+
 def _require_differentiable(problem: Problem, outputs: Flat) -> None:
     real = [leaf for leaf in outputs.leaves if leaf.dtype and leaf.size]
     if not real:
@@ -90,6 +94,11 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
             )
         if any(leaf.dtype for leaf in outputs.leaves):
             raise UsageError(f"{problem.label} returned arrays without elements: {got}")
+        if problem.backend.name == "torch" and _is_cut(outputs):
+            raise UsageError(
+                f"{problem.label} returned {got}; return the tensor itself: .item(), float() and "
+                f".numpy() cut it off from its derivative"
+            )
         raise UsageError(
             f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
             f"(forgot a return?)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.rounding import Lossy
+from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.precision import real_part
 from pytest_gradcheck.results import Evidence, Finding
 
@@ -66,8 +67,14 @@ def percent(value: float) -> str:
     return f"{value:.2g}" if value < 1e-4 else f"{100 * value:.3g} %"
 
 
-def sharper(seen: Measured, resolution: float) -> str:
+def sharper(seen: Measured, resolution: float, limits: Limits) -> str:
     """What to do so that more would be seen."""
+    accepted = limits.number("tolerance", seen.plan.claimed_in)
+    if seen.survey.demand.resolution <= accepted:
+        return (
+            f"resolution={seen.survey.demand.resolution:g} asks for errors that "
+            f"tolerance={accepted:g} takes as right: give a resolution above the tolerance"
+        )
     huge = [
         name
         for name, scale in zip(seen.plan.probe.problem.names, seen.plan.probe.scales, strict=True)
@@ -83,6 +90,21 @@ def sharper(seen: Measured, resolution: float) -> str:
     if resolution < 0.5:
         return f"give a smoother point, or accept it with resolution={2 * resolution:.1g}"
     return "give a smoother point, or a function with less rounding inside"
+
+
+def _budget(limits: Limits) -> str:
+    value = limits.use("budget").value
+    return f"{value:g} evaluations" if isinstance(value, float) else str(value)
+
+
+def spent(seen: Measured, limits: Limits, dull: list[int]) -> Finding:
+    """What a budget left unchecked."""
+    names = ", ".join(seen.name(i) for i in dull[:5]) + (", …" if len(dull) > 5 else "")
+    return Finding(
+        code="budget",
+        severity="fail",
+        message=f"the budget ({_budget(limits)}) was spent; left unchecked: {names}",
+    )
 
 
 def resolutions(seen: Measured, inputs: list[int]) -> Evidence:

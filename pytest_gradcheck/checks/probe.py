@@ -16,7 +16,7 @@ from typing import Any
 from pytest_gradcheck.backends import Array, Flat, Guard
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative
-from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.problem import Problem, of_user
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -142,7 +142,7 @@ class Probe:
         except Exception as error:  # the user's own code; chained, so that its traceback is shown
             raise UsageError(
                 f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
-            ) from error
+            ) from of_user(error)
 
     def direction(self, seed: int, shares: Shares) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.

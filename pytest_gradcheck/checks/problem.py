@@ -109,6 +109,21 @@ class Problem:
         return replace(self, leaves=tuple(leaves))
 
 
+def of_user(error: Exception) -> Exception:
+    """An error of the user's code, to be chained.
+
+    JAX gives it a cause that holds the frames of the whole call, ours among them, and says nothing
+    that the error does not say.
+    """
+    link: BaseException = error
+    while link.__cause__ is not None:
+        if type(link.__cause__).__name__ == "JaxStackTraceBeforeTransformation":
+            link.__cause__ = None
+            break
+        link = link.__cause__
+    return error
+
+
 def label_of(fn: Any) -> str:
     """Name of a function, or of the class of a module."""
     inner = inspect.unwrap(getattr(fn, "func", fn))

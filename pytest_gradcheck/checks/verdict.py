@@ -19,7 +19,8 @@ def of(seen: Measured, limits: Limits) -> Result:
     """The verdict on what was measured."""
     if seen.culprits:
         return _wrong(seen, limits)
-    if seen.is_rough and limits.use("at_kink").value == "fail":
+    is_rough = seen.is_rough and seen.plan.native.is_repeatable  # else nothing shows a kink
+    if is_rough and limits.use("at_kink").value == "fail":
         return _forbidden(seen, limits)
     if seen.beside is not None:
         return _beside(seen, seen.beside, limits)
@@ -79,6 +80,7 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
     advice = tuple(accuse.ADVICE[pattern] for pattern in patterns) + accuse.allowance(seen)
+    findings += accuse.hooks(seen)
     if seen.is_right_beside:
         findings += (
             Finding(
@@ -108,6 +110,8 @@ def _beside(seen: Measured, beside: Measured, limits: Limits) -> Result:
         return _unconfirmed(seen, limits)
     if seen.outside is not None and judged.verdict == "pass":
         return outside(judged, seen.outside)
+    if not seen.plan.native.is_repeatable:
+        return judged
     code = "jump" if seen.jumps else "kink"
     note = Finding(
         code=code,
@@ -276,9 +280,9 @@ def _unresolved(
         for i in dull
     )
     worst = max(survey.resolution(i) for i in dull)
-    advice = power.sharper(seen, worst)
+    advice = power.sharper(seen, worst, limits)
     if survey.plan.probe.cost.is_spent:
-        findings = (_spent(seen, limits, dull), *findings)
+        findings = (power.spent(seen, limits, dull), *findings)
         advice = "raise budget=, or check fewer inputs at a time with wrt="
     return _result(
         seen,
@@ -288,13 +292,4 @@ def _unresolved(
         findings + notes,
         (advice,),
         (power.resolutions(seen, dull),),
-    )
-
-
-def _spent(seen: Measured, limits: Limits, dull: list[int]) -> Finding:
-    names = ", ".join(seen.name(i) for i in dull[:5]) + (", …" if len(dull) > 5 else "")
-    return Finding(
-        code="budget",
-        severity="fail",
-        message=f"the budget ({limits.use('budget').value}) was spent; left unchecked: {names}",
     )

@@ -132,6 +132,4 @@ def _why(error: Exception, path: Path) -> str:
         return f"a plugin added a value that JSON cannot hold ({error})"
     if path.is_dir():
         return "this is a directory; name a file in it"
-    if not path.parent.exists():
-        return f"the directory {path.parent} does not exist; create it first"
     return f"{error.strerror or error}; give a path that can be written"

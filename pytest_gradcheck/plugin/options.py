@@ -6,7 +6,7 @@ PYTEST_DONT_REWRITE
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -45,9 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=None,
             help=_help(limit),
         )
-        # The ini name is declared by type so that [tool.pytest] takes a TOML number.
-        kind: Literal["string", "float"] = "string" if limit.choices else "float"
-        parser.addini(limit.ini, _help(limit), type=kind, default=None)
+        parser.addini(limit.ini, _help(limit), type=_ini_type(limit), default=None)
     group.addoption(
         "--gradcheck-seed",
         metavar="N",
@@ -73,6 +71,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=False,
         help="Report every verdict and let none fail its test",
     )
+
+
+def _ini_type(limit: Limit) -> Any:  # Any: pytest's own type of it is private
+    """By type, so that [tool.pytest] takes a TOML number."""
+    if limit.suffix:  # a number or words: before pytest 9.2 as a string only
+        return float | str if pytest.version_tuple >= (9, 2) else "string"
+    return "string" if limit.choices else "float"
 
 
 def _help(limit: Limit) -> str:

@@ -18,9 +18,13 @@ def render(run: Run) -> str:
 def write(text: str, path: Path) -> None:
     """Write a report atomically: readers see the old file or the whole new one.
 
+    A directory that is not there is made.
+
     Raises:
-        OSError: The directory does not exist or is not writable.
+        OSError: It cannot be made, or is not writable.
     """
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         # A lone surrogate, from another plugin's section, becomes its JSON escape.

@@ -147,7 +147,8 @@ def _counted(result: Result) -> list[str]:
     if result.check == "flow":
         noun = "pass" if context.evaluations == 1 else "passes"
         return [f"{context.evaluations} {noun} forward and backward"]
-    return [f"{context.evaluations} evaluations", f"{context.derivatives} derivatives"]
+    counted = ((context.evaluations, "evaluation"), (context.derivatives, "derivative"))
+    return [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counted]
 
 
 def _reproduce(result: Result) -> list[str]:

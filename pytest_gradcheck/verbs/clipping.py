@@ -7,11 +7,12 @@ from typing import Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.results import Result
-from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
+from pytest_gradcheck.verbs.record import asked, asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
+@asked
 def check_clipping(
     clip: Any,
     *,

@@ -9,14 +9,17 @@ from typing import Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import limits_of
 from pytest_gradcheck.results import Result
-from pytest_gradcheck.verbs.record import asserting, circumstances, narrowed
+from pytest_gradcheck.verbs.record import asked, asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 ALIKE = 0.85  # of two names, by difflib: one letter of eight
+NEAR_A_LIMIT = 0.8
 
 
+@asked
 def check_gradient(
     fn: Callable[..., Any],
     *args: Any,
@@ -49,8 +52,10 @@ def check_gradient(
             trainable parameters are then under test too.
         *args: Its inputs, nested as they are (dict, list, tuple, dataclass, pytree). Arrays of
             floating-point or complex type are differentiated; integers, booleans, strings and
-            None pass through. Python floats are differentiated only where no input is an array.
-        wrt: The inputs under test, by position, name or path glob; all by default.
+            None pass through. Python floats are differentiated only where no input is an array, or
+            where ``wrt`` names them (NumPy, JAX).
+        wrt: The inputs under test, by position, name or path glob; all by default. A glob picks
+            among the arrays.
         grad: Hand-written gradient ``grad(*args)`` of a scalar function, one array (or nested
             value) for each input under test.
         vjp: Hand-written ``vjp(cotangent, *args)``; the cotangent has the structure of the output.
@@ -145,6 +150,7 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
     known = [n for n in inspect.signature(check_gradient).parameters if n not in ("fn", "kwargs")]
     parameters = _parameters(fn)
     if parameters is not None and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _require_no_limit(name for name in names if name not in parameters)
         return
     for name in (name for name in names if parameters is None or name not in parameters):
         # Where it cannot be seen what the function takes, only what looks misspelt is refused.
@@ -153,6 +159,21 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
         if near or parameters is not None:
             hint = f"; did you mean {near[0]}=?" if near else ""
             raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
+
+
+def _require_no_limit(names: Iterable[str]) -> None:
+    """Refuse what a function would take as it takes anything, and looks like a limit.
+
+    Raises:
+        UsageError: Names the limit, and how else to hand the argument to the function.
+    """
+    for name in names:
+        near = difflib.get_close_matches(name, limits_of("gradcheck"), 1, NEAR_A_LIMIT)
+        if near:
+            raise UsageError(
+                f"{name}= is no limit; did you mean {near[0]}=? If it is for the function, bind "
+                f"it: functools.partial(f, {name}=...)"
+            )
 
 
 def _parameters(fn: object) -> Mapping[str, inspect.Parameter] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import os
 import sys
@@ -16,6 +17,7 @@ from pytest_gradcheck.errors import CAUSES, GradCheckError, GradCheckWarning, Us
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.reports import text
 from pytest_gradcheck.results import Context, Result
+from pytest_gradcheck.verbs import misuse
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -60,8 +62,31 @@ def given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def asked(check: Callable[P, Result]) -> Callable[P, Result]:
+    """The verb, which says in its own words what is wrong with the arguments of a call."""
+
+    @functools.wraps(check)
+    def answering(*args: P.args, **kwargs: P.kwargs) -> Result:
+        return _answer(check, check.__name__, *args, **kwargs)
+
+    return answering
+
+
+def _answer(check: Callable[P, Result], name: str, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+    wrong = None
+    try:
+        return check(*args, **kwargs)
+    except TypeError as error:
+        if not misuse.is_of_the_call(error):
+            raise
+        wrong = misuse.refusal(check, name, args, kwargs)
+    raise wrong
+
+
 def asserting(check: Callable[P, Result]) -> Callable[P, Result]:
     """The verb that also fails the test, from the verb that only answers."""
+    plain: Callable[P, Result] = inspect.unwrap(check)
+    name = check.__name__.replace("check", "assert", 1)
 
     @functools.wraps(check)
     def raising(*args: P.args, **kwargs: P.kwargs) -> Result:
@@ -69,14 +94,14 @@ def asserting(check: Callable[P, Result]) -> Callable[P, Result]:
         causes: list[BaseException] = []
         token = CAUSES.set(causes)
         try:
-            result = check(*args, **kwargs)
+            result = _answer(plain, name, *args, **kwargs)
         finally:
             CAUSES.reset(token)
         raise_for(result, causes)
         return result
 
     verb = check.__name__
-    raising.__name__ = raising.__qualname__ = verb.replace("check", "assert", 1)
+    raising.__name__ = raising.__qualname__ = name
     raising.__doc__ = (
         f"Like ``{verb}``, and fail the test unless the verdict is ``pass``.\n\n"
         "Raises:\n"

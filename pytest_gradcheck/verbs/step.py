@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.results import Result
-from pytest_gradcheck.verbs.record import asserting, circumstances, given, narrowed
+from pytest_gradcheck.verbs.record import asked, asserting, circumstances, given, narrowed
 
 if TYPE_CHECKING:
     from pytest_gradcheck.backends.steps import Training
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
+@asked
 def check_step(
     training: Training | Callable[[], Training],
     *,

@@ -228,3 +228,20 @@ def test_a_misspelt_limit_is_seen_where_a_function_has_no_signature():
         lambda x, **scales: x * scales["labels"], X, labels=2.0, vjp=lambda w, x, labels: 2 * w
     )
     assert result.verdict == "pass"
+
+
+def test_a_misspelt_limit_is_seen_where_a_function_takes_any_keyword():
+    def f(x, **options):
+        return x.sum()
+
+    for name, meant in (("tolerence", "tolerance"), ("at_kinks", "at_kink")):
+        with pytest.raises(
+            UsageError, match=rf"{name}= .* did you mean {meant}=\? .*partial\(f, {name}=\.\.\.\)"
+        ):
+            check_gradient(f, X, grad=lambda x, **o: np.ones_like(x), **{name: 1e-3})
+
+    def g(x, tolerances=1.0, **options):
+        return x.sum()
+
+    grad = lambda x, **o: np.ones_like(x)  # noqa: E731  # one line says all
+    assert check_gradient(g, X, grad=grad, tolerances=2.0, labels=3, mode=None).verdict == "pass"

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from importlib.resources import files
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gradcheck import check_gradient
-from pytest_gradcheck.limits import SOURCES, LimitUse
+from pytest_gradcheck.limits import SOURCES, VERBS, LimitUse
 from pytest_gradcheck.reports import json as json_report
 from pytest_gradcheck.reports import run as runs
 from pytest_gradcheck.results import (
@@ -208,3 +210,15 @@ def test_every_field_is_explained():
     told = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
     fields = {name for rule in DEFS.values() for name in rule.get("properties", {})}
     assert told == fields
+
+
+def test_every_table_and_every_check_stands_on_the_page():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "report.md").read_text("utf-8")
+    sources = [path.read_text("utf-8") for path in (root / "pytest_gradcheck").rglob("*.py")]
+    made = {name for text in sources for name in re.findall(r'Evidence\(\s*name="([a-z-]+)"', text)}
+    rows = page.split("| check | tables |")[1].split("\n\n")[0].splitlines()[2:]
+    assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[2])} == made
+    assert [row.split("|")[1].strip() for row in rows] == list(VERBS.values())
+    (checks,) = re.findall(r"^\| `check` \|.*$", page, re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+)`", checks)) == {"check", *CHECKS}

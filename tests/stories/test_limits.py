@@ -40,6 +40,38 @@ def test_an_ini_value_is_a_number_in_every_file(project, request, file, text, na
     }
 
 
+@pytest.mark.parametrize(("written", "value"), [("30s", "30s"), ("unlimited", "unlimited")])
+@pytest.mark.parametrize(("file", "text"), ROUTES.values(), ids=ROUTES)
+def test_an_ini_budget_may_be_seconds(project, request, file, text, written, value):
+    if "strict" in text:
+        request.getfixturevalue("needs_nine")
+    quoted = written if file == "pytest.ini" else f"'{written}'"
+    project.file(file, text.format("budget").replace("'", "").replace("0.25", quoted))
+    project.tests(CHECK)
+    project.run("-W", "error").assert_outcomes(passed=1)
+    assert limit(project, "budget")["value"] == value
+    assert limit(project, "budget")["source"] == "ini"
+
+
+@pytest.mark.parametrize("file", ["pytest.ini", "pytest.toml"])
+def test_an_ini_budget_may_be_a_number(project, request, file):
+    if file == "pytest.toml":
+        request.getfixturevalue("needs_nine")
+        if pytest.version_tuple < (9, 2):
+            pytest.skip("a TOML number beside words came with pytest 9.2")
+    project.file(file, "[pytest]\ngradcheck_budget = 400")
+    project.tests(CHECK)
+    project.run("-W", "error").assert_outcomes(passed=1)
+    assert limit(project, "budget")["value"] == 400.0
+
+
+def test_an_ini_budget_that_is_neither_is_refused(project):
+    project.file("pytest.ini", "[pytest]\ngradcheck_budget = soon")
+    project.tests(CHECK)
+    run = project.run()
+    run.stderr.fnmatch_lines(["*pytest.ini: gradcheck_budget: 'soon' is not allowed*30s*unlimited"])
+
+
 @pytest.mark.usefixtures("needs_nine")
 def test_an_ini_value_may_be_a_word(project):
     project.file("pytest.toml", '[pytest]\nstrict = true\ngradcheck_vacuous = "warn"')

@@ -63,6 +63,13 @@ def test_a_relative_path_starts_where_pytest_was_started(project, way):
     assert [path.name for path in (project.path / "out").iterdir()] == ["here.json"]
 
 
+def test_a_directory_that_is_missing_is_made(project, way):
+    project.tests(RIGHT)
+    project.report_path = project.path / "out" / "today" / "report.json"
+    project.run(*way).assert_outcomes(passed=1)
+    assert project.totals() == {"checks": 1, "pass": 1}
+
+
 def test_several_reports_may_be_asked_for(project):
     project.tests(RIGHT)
     run = project.run("--gradcheck-report=json:second.json")
@@ -72,9 +79,9 @@ def test_several_reports_may_be_asked_for(project):
 
 def unwritable(project, case):
     """A path that cannot be written, and what the message says about it."""
-    if case == "no directory":
-        path = project.path / "nowhere" / "report.json"
-        return path, f"the directory {path.parent} does not exist; create it first"
+    if case == "no directory can be made":
+        path = project.path / "sample.py" / "deeper" / "report.json"
+        return path, "Not a directory; give a path that can be written"
     if case == "a file for a directory":
         path = project.path / "sample.py" / "report.json"
         return path, "Not a directory; give a path that can be written"
@@ -82,7 +89,7 @@ def unwritable(project, case):
     return path, "this is a directory; name a file in it"
 
 
-CASES = ["no directory", "a file for a directory", "a directory for a file"]
+CASES = ["no directory can be made", "a file for a directory", "a directory for a file"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -104,7 +111,7 @@ def test_a_path_that_cannot_be_written_costs_no_verdict(project, way, case):
 
 def test_a_failed_run_stays_failed_where_the_report_is_lost(project):
     project.tests(MIXED)
-    project.report_path, _ = unwritable(project, "no directory")
+    project.report_path, _ = unwritable(project, "a directory for a file")
     run = project.run()
     run.assert_outcomes(passed=1, failed=1)
     assert run.ret == pytest.ExitCode.TESTS_FAILED
@@ -115,7 +122,7 @@ def test_a_failed_run_stays_failed_where_the_report_is_lost(project):
 
 def test_one_lost_report_does_not_take_the_others_along(project):
     project.tests(RIGHT)
-    run = project.run("--gradcheck-report=json:nowhere/report.json")
+    run = project.run("--gradcheck-report=json:sample.py/report.json")
     assert run.ret == pytest.ExitCode.TESTS_FAILED
     assert project.totals() == {"checks": 1, "pass": 1}
 

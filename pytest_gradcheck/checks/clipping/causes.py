@@ -11,12 +11,17 @@ import numpy as np
 from pytest_gradcheck.checks.clipping.cases import HALVES
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
+from pytest_gradcheck.checks.clipping.right import (
+    TINY,
+    Prediction,
+    Tensors,
+    distance,
+    only_rounded,
+    right,
+)
 from pytest_gradcheck.numerics import clipping
 
-Tensors = Sequence[np.ndarray]
-Prediction = Callable[[Tensors], "list[np.ndarray]"]
 Size = Callable[[Tensors], float]
-TINY = 1e-300
 LOOSE = 3e-3  # the small number that many add to a norm shows at a thousandth of the threshold
 FIT = 30.0  # roundings by which a prediction may be off; the mistakes differ by far more
 MOST = 0.2  # or anything would be explained by anything, in half precision
@@ -48,15 +53,23 @@ def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol:
             f"in {lost.case.dtype} a norm of {lost.before:.4g} becomes {lost.after:.4g}",
             "take the norm in float32",
         )
+    rounded = only_rounded(wrong, claim)
+    if rounded:
+        return Cause(
+            "clip-norm",
+            f"is off by {rounded:.2g}, more than clip_rounding={tol:.2g} allows, and otherwise "
+            f"right",
+            "allow it with clip_rounding=, or take norm and factor in float64",
+        )
     fit = max(tol, min(FIT * tol, MOST))
     for cause, predict in _known(claim, names):
-        if all(_fits(item, predict, fit) for item in wrong):
+        if _explains(wrong, predict, claim, fit):
             return cause
     is_only_touched = all(item.wrong == "touched" for item in wrong)
     for cause, predict in _known(claim, names):
         if cause.code == "clip-not-applied" or (is_only_touched and cause.code != "clip-boost"):
             continue
-        if all(_fits(item, predict, LOOSE) for item in wrong):
+        if _explains(wrong, predict, claim, LOOSE):
             return cause
     if claim.max_norm is not None and claim.per == "all":
         other = _other_threshold(wrong, claim, max(fit, 1e-5))
@@ -65,11 +78,12 @@ def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol:
     return _general(wrong, claim, fit)
 
 
-def _fits(item: Judged, predict: Prediction, tolerance: float) -> bool:
-    before = [g for g in item.clipped.before if g is not None]
-    expected = clipping.flat(predict(before))
-    off = clipping.norm([item.rows[1] - expected], 2)
-    return off <= tolerance * max(clipping.norm([expected], 2), clipping.norm([item.rows[1]], 2))
+def _explains(wrong: Sequence[Judged], predict: Prediction, claim: Claim, tolerance: float) -> bool:
+    """Whether a mistake predicts every wrong case, and one of them otherwise than a right clip."""
+    expected = right(claim)
+    return all(distance(item, predict) <= tolerance for item in wrong) and (
+        expected is None or any(distance(item, predict, expected) > tolerance for item in wrong)
+    )
 
 
 def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Prediction]]:

@@ -50,9 +50,10 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     """
     began = time.perf_counter()
     if not callable(question.clip) and not hasattr(question.clip, "update"):
+        kind = type(question.clip).__name__
         raise UsageError(
-            f"clip={question.clip!r} is not allowed; allowed: a function that clips gradients, or "
-            f"an optax transformation"
+            f"clip must be a function or a gradient transformation, such as clip_grad_norm_ or "
+            f"optax.clip_by_global_norm(1.0), got {kind}"
         )
     name = find(question.clip, question.params, question.backend)
     # torch's weights have their outputs first, those of JAX last.

@@ -39,6 +39,7 @@ def probe(question: FlowQuestion) -> Probe:
     Raises:
         UsageError: The model is of no known kind, or cannot be probed.
     """
+    _require_model(question)
     if question.loss is not None and not callable(question.loss):
         kind = type(question.loss).__name__
         raise UsageError(f"loss must be a function loss(model, batch), not a {kind}")
@@ -65,6 +66,23 @@ def probe(question: FlowQuestion) -> Probe:
         device=question.device or "",
     )
     return made
+
+
+def _require_model(question: FlowQuestion) -> None:
+    """Refuse a class in the place of a model, and no model at all.
+
+    Raises:
+        UsageError: Says what to give.
+    """
+    model = question.model
+    if isinstance(model, type):
+        name = model.__name__
+        raise UsageError(
+            f"the model is the class {name}: give an instance, {name}(...), or what builds one as "
+            f"make=lambda: {name}(...)"
+        )
+    if model is None and question.make is None:
+        raise UsageError("the model is None: give a model, or a function that builds one as make=")
 
 
 def _require_loss(question: FlowQuestion) -> None:

@@ -1,0 +1,52 @@
+"""A hand-written vjp that takes its arguments in another order than it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_gradcheck.backends import Guard
+from pytest_gradcheck.checks import verdict
+from pytest_gradcheck.checks.cost import Cost
+from pytest_gradcheck.checks.derivative import Derivative, HandVjp, WrongDerivative
+from pytest_gradcheck.checks.measure import measure
+from pytest_gradcheck.checks.point import start
+from pytest_gradcheck.checks.probe import Probe
+from pytest_gradcheck.checks.problem import Problem
+from pytest_gradcheck.checks.projection import norm
+from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.limits import Limits
+
+__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+TOLD = (
+    "vjp takes its arguments in another order: with the cotangent last it is right; it is called "
+    "as vjp(cotangent, *inputs)"
+)
+
+
+def is_swapped(
+    problem: Problem, asked: Derivative, guard: Guard, cost: Cost, limits: Limits, seed: int
+) -> bool:
+    """Whether a vjp that is wrong, or raises, is right with the cotangent as its last argument."""
+    if not isinstance(asked, HandVjp):
+        return False
+    other = HandVjp(_last(asked.vjp))
+    try:
+        if not _is_zero_for_zero(start(problem, other, guard, cost)):
+            return False
+        seen = measure(problem, other, guard, cost, limits, seed)
+    except (UsageError, WrongDerivative):
+        return False
+    return verdict.of(seen, limits).verdict == "pass"
+
+
+def _is_zero_for_zero(probe: Probe) -> bool:
+    """Whether a cotangent of zeros gives zeros: two evaluations that spare most of the others."""
+    zeros = [leaf.value * 0 if leaf.dtype else None for leaf in probe.outputs.leaves]
+    backend = probe.problem.backend
+    return all(g is None or norm(backend, g) == 0 for g in probe.gradient(zeros))
+
+
+def _last(vjp: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda cotangent, *args, **kwargs: vjp(*args, cotangent, **kwargs)

@@ -1,0 +1,105 @@
+"""What a check says of calls that nearly fit, in the words that help."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from pytest_gradcheck import UsageError, check_gradient
+
+X = np.linspace(-1.0, 1.0, 5)
+SWAPPED = "with the cotangent last it is right; it is called as vjp(cotangent, *inputs)"
+
+
+def tanh_vjp(g, x):
+    return g * (1 - np.tanh(x) ** 2)
+
+
+def test_a_vjp_with_its_arguments_swapped_is_told_so():
+    result = check_gradient(np.tanh, X, vjp=lambda x, g: tanh_vjp(g, x))
+    assert result.verdict == "fail"
+    assert SWAPPED in result.advice[0]
+
+
+def test_one_that_raises_for_it_too():
+    a = np.arange(6.0).reshape(2, 3)
+    with pytest.raises(UsageError, match=re.escape(SWAPPED)):
+        check_gradient(lambda x: a @ x, np.ones(3), vjp=lambda x, g: a.T @ g)
+
+
+def test_one_that_is_wrong_either_way_is_not():
+    result = check_gradient(np.tanh, X, vjp=lambda g, x: 2 * tanh_vjp(g, x))
+    assert result.findings[0].code == "gradient-factor"
+    assert not any("order" in advice for advice in result.advice)
+    result = check_gradient(np.tanh, X, vjp=lambda x, g: 2 * tanh_vjp(g, x))
+    assert not any(SWAPPED in advice for advice in result.advice)
+
+
+def test_a_resolution_below_the_tolerance_is_told_so():
+    result = check_gradient(np.tanh, X, vjp=tanh_vjp, tolerance=1e-3, resolution=1e-6)
+    assert result.verdict == "undecided"
+    assert result.advice == (
+        "resolution=1e-06 asks for errors that tolerance=0.001 takes as right: give a resolution "
+        "above the tolerance",
+    )
+
+
+def test_the_budget_is_told_as_it_is_written():
+    told = [
+        next(f.message for f in check_gradient(*args, budget=budget).findings if f.code == "budget")
+        for budget in (3, "0.0001s")
+        for args in [(lambda x: torch.tanh(x).prod(), torch.linspace(0.1, 1, 40))]
+    ]
+    assert "the budget (3 evaluations) was spent" in told[0]
+    assert "the budget (0.0001s) was spent" in told[1]
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0]
+
+
+def test_a_missing_jvp_is_told_in_the_words_of_the_framework():
+    modes = ("reverse", "forward")
+    result = check_gradient(Square.apply, torch.ones(3), modes=modes)
+    assert result.findings[0].code == "forward-missing"
+    assert result.advice == ("write the jvp of the custom function",)
+    square = jax.custom_vjp(lambda x: x * x)
+    square.defvjp(lambda x: (x * x, x), lambda x, g: (2 * g * x,))
+    result = check_gradient(square, jnp.ones(3), modes=modes)
+    assert result.advice == ("write a rule by custom_jvp in place of custom_vjp",)
+
+
+@pytest.mark.parametrize("at_kink", ["accept", "fail"])
+def test_a_function_that_counts_its_calls_has_no_kink_for_it(at_kink):
+    calls = itertools.count(1)
+    result = check_gradient(lambda x: x * next(calls), torch.ones(3), at_kink=at_kink)
+    assert result.verdict != "pass"
+    codes = {f.code for f in result.findings}
+    assert "nondeterministic" in codes
+    assert not codes & {"kink", "jump"}
+
+
+def test_the_frames_of_a_check_are_not_shown_where_a_rule_of_jax_raises():
+    square = jax.custom_vjp(lambda x: x * x)
+
+    def backward(x, g):
+        raise NameError("no such name")
+
+    square.defvjp(lambda x: (x * x, x), backward)
+    with pytest.raises(
+        UsageError, match="derivative of square raised NameError: no such"
+    ) as caught:
+        check_gradient(square, jnp.ones(3), label="square")
+    assert type(caught.value.__cause__) is NameError
+    assert caught.value.__cause__.__cause__ is None
