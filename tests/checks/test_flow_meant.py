@@ -1,10 +1,15 @@
 """Networks that train and were accused of what they do on purpose."""
 
+import jax
+import jax.numpy as jnp
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from pytest_gradcheck import check_flow
+
+optax = pytest.importorskip("optax")
 
 G = torch.Generator().manual_seed(0)
 X, Y = torch.randn(64, 16, generator=G), torch.randint(0, 10, (64,), generator=G)
@@ -31,4 +36,129 @@ class WithLoss(nn.Module):
 
 def test_a_module_that_answers_its_loss_has_no_answer_for_a_sample():
     result = check_flow(None, lambda m, b: m(*b), (X, Y), make=WithLoss, seed=0)
+    assert (result.verdict, told(result)) == ("pass", [])
+
+
+def histograms(own):
+    return torch.randn(64, 200, generator=own).softmax(1)
+
+
+def words(own):
+    counts = (torch.rand(64, 3000, generator=own) < 0.003) * torch.rand(64, 3000, generator=own)
+    return functional.normalize(counts)
+
+
+@pytest.mark.parametrize(("inputs", "depth"), [(histograms, 2), (words, 4)])
+def test_inputs_that_differ_little_are_a_warning(inputs, depth):
+    x = inputs(torch.Generator().manual_seed(0))
+
+    def make():
+        hidden = [m for _ in range(depth - 1) for m in (nn.Linear(64, 64), nn.ReLU())]
+        return nn.Sequential(nn.Linear(x.shape[1], 64), nn.ReLU(), *hidden, nn.Linear(64, 10))
+
+    result = check_flow(None, classified, (x, Y), make=make, seed=0)
+    assert (result.verdict, told(result)) == ("pass", ["flow-inputs"])
+
+
+def cox(model, batch):
+    """Partial likelihood (Cox 1975), which the same number added to every answer does not move."""
+    x, times = batch
+    risks = model(x)[:, 0][times.argsort(descending=True)]
+    return -(risks - torch.logcumsumexp(risks, 0)).mean()
+
+
+@pytest.mark.parametrize("count", [64, 4096])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_that_does_not_move_the_loss_has_no_scale(count, seed):
+    own = torch.Generator().manual_seed(0)
+    batch = torch.randn(count, 16, generator=own), torch.rand(count, generator=own)
+    make = lambda: nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))  # noqa: E731
+    assert check_flow(None, cox, batch, make=make, seed=seed).verdict == "pass"
+
+
+class Vectors(nn.Module):
+    """Two tables of small vectors and their products (Mikolov and others 2013)."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.contexts = nn.Embedding(30, 16), nn.Embedding(40, 16)
+        for table in (self.words, self.contexts):
+            nn.init.uniform_(table.weight, -0.5 / 300, 0.5 / 300)
+
+    def forward(self, a, b):
+        return (self.words(a) * self.contexts(b)).sum(1)
+
+
+class Adapted(nn.Module):
+    """A matrix of low rank beside another one, which begins at nearly nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+        self.down = nn.Linear(32, 4, bias=False)
+        self.up = nn.Parameter(1e-4 * torch.randn(4, 32))
+
+    def forward(self, x):
+        h = torch.relu(self.stem(x))
+        return self.head(h + self.down(h) @ self.up)
+
+
+def small_end(factor):
+    model = nn.Sequential(
+        nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
+    with torch.no_grad():
+        model[4].weight.mul_(factor)
+    return model
+
+
+def paired(model, batch):
+    a, b, y = batch
+    return functional.binary_cross_entropy_with_logits(model(a, b), y)
+
+
+PAIRS = (
+    torch.randint(0, 30, (64,), generator=G),
+    torch.randint(0, 40, (64,), generator=G),
+    torch.randint(0, 2, (64,), generator=G).float(),
+)
+SMALL_STARTS = {
+    "embeddings": (Vectors, paired, PAIRS, 1e-2),
+    "low rank": (Adapted, classified, (X, Y), 1e-3),
+    "last layer": (lambda: small_end(0.01), classified, (X, Y), 1e-3),
+    "last layer, smaller": (lambda: small_end(1e-3), classified, (X, Y), 1e-3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_STARTS)
+def test_a_step_of_what_starts_near_zero_is_a_warning(name):
+    make, loss, batch, rate = SMALL_STARTS[name]
+    adam = lambda p: torch.optim.Adam(p, rate)  # noqa: E731
+    result = check_flow(None, loss, batch, make=make, optimizer=adam, seed=0)
+    assert (result.verdict, told(result)) == ("pass", ["flow-update"])
+    far = lambda p: torch.optim.Adam(p, 1000 * rate)  # noqa: E731
+    assert "flow-update" in told(
+        check_flow(None, loss, batch, make=make, optimizer=far, seed=0), "fail"
+    )
+
+
+def test_scales_of_stacked_layers_are_vectors():
+    normal = jax.random.normal
+
+    def make(seed):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        return {
+            "in": 0.35 * normal(keys[0], (16, 32)),
+            "w": 0.25 * normal(keys[1], (6, 32, 32)),
+            "scale": jnp.full((6, 32), 1e-4),
+            "out": 0.2 * normal(keys[2], (32, 10)),
+        }
+
+    def loss(p, batch):
+        step = lambda h, at: (h + at[1] * jax.nn.relu(h @ at[0]), None)  # noqa: E731
+        h, _ = jax.lax.scan(step, batch[0] @ p["in"], (p["w"], p["scale"]))
+        return -jnp.mean(jax.nn.log_softmax(h @ p["out"])[jnp.arange(64), batch[1]])
+
+    batch = jnp.asarray(X.numpy()), jnp.asarray(Y.numpy())
+    result = check_flow(None, loss, batch, make=make, optimizer=optax.adam(1e-3), seed=0)
     assert (result.verdict, told(result)) == ("pass", [])
