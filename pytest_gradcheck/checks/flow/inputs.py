@@ -39,8 +39,8 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
         before, after = contrasts[len(plain) // 2], made[0].contrast
         severity, much = ("fail", "just") if before < TWINS else ("warn", "nearly")
         told = (
-            f"every sample looks {much} the same: the answers differ by {before:.1e} of their size, and "
-            f"by {after:.2g} with standardised inputs"
+            f"every sample looks {much} the same: the answers differ by {before:.1e} of their "
+            f"size, and by {after:.2g} with standardised inputs"
         )
     elif is_unfelt and all(_is_felt(a, b) for a, b in zip(made, plain, strict=False)):
         before, after = _felt(plain[0], plain[0]), _felt(made[0], plain[0])
