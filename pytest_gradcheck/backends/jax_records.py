@@ -40,7 +40,7 @@ def records(
             name = f"{site.name}[{i}]" if is_stack else site.name
             layer = layers.of_arrays(name, site.kind, op, x, g, site.index)
             layer = replace(layer, dead=_off(site, told, x, i if is_stack else None, layer.dead))
-            made.append(((_first(key), i, number), layer))
+            made.append(((_first(key), -i if site.around.is_reverse else i, number), layer))
     ordered = [layer for _, layer in sorted(made, key=lambda pair: pair[0])]
     names = layers.numbered(layer.name for layer in ordered)
     named = [replace(layer, name=n) for n, layer in zip(names, ordered, strict=True)]
@@ -102,6 +102,7 @@ def fades(sites: Mapping[str, Site], told: Told) -> list[tuple[str, float]]:
         if site.around.stacks[:1] != (False,) or key not in told.adjoints:
             continue
         g = np.asarray(_of_turns(told, site, False)[0][1], np.float64)
+        g = g[::-1] if site.around.is_reverse else g
         ends = [float(np.linalg.norm(g[0])), float(np.linalg.norm(g[-1]))]
         if len(g) > 3 and all(ends):
             found.append((site.name, math.log10(ends[0] / ends[1])))

@@ -34,6 +34,7 @@ class Around:
     Args:
         stacks: For each loop around it, whether that is a ``scan`` over stacked layers.
         loop: Key of the innermost loop.
+        is_reverse: Whether the outermost loop is a ``scan`` that begins at the last entry.
         branch: Prefix of the innermost ``cond`` or ``while``, which may not run it every time.
         is_held: Whether it lies in a ``while`` or in a rule by hand, where nothing has an adjoint.
         is_still: Whether no gradient comes through its values to a parameter.
@@ -42,6 +43,7 @@ class Around:
 
     stacks: tuple[bool, ...] = ()
     loop: str = ""
+    is_reverse: bool = False
     branch: str = ""
     is_held: bool = False
     is_still: bool = False

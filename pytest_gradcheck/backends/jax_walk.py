@@ -102,7 +102,9 @@ class Walk:
         is_stack = any(k.weight for k in xs)
         body = eqn.params["jaxpr"].jaxpr
         inputs = [*given[:fixed], *carries, *xs]
-        inside = replace(around, stacks=(*around.stacks, is_stack), loop=key)
+        is_reverse = around.is_reverse if around.stacks else bool(eqn.params["reverse"])
+        stacks = (*around.stacks, is_stack)
+        inside = replace(around, stacks=stacks, loop=key, is_reverse=is_reverse)
         return self.through(body, inputs, Known(), f"{key}/", inside)
 
     def _cond(

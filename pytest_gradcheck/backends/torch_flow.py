@@ -66,6 +66,9 @@ class Watch:
             enter, leave = self._entering(name, is_leaf), self._leaving(name, part, is_leaf)
             self._stack.callback(part.register_forward_pre_hook(enter).remove)
             self._stack.callback(part.register_forward_hook(leave).remove)
+            if isinstance(part, nn.RNNCellBase):
+                hook = part.register_forward_hook(self._stepping, with_kwargs=True)
+                self._stack.callback(hook.remove)
             if isinstance(part, nn.RNNBase):
                 self._stack.callback(self.times.watch(name, part))
         if not self._has_compiled:
@@ -110,6 +113,11 @@ class Watch:
                 self.seen[-1].saturated = torch_gates.saturated(module, self._ops.recurrent)
 
         return hook
+
+    def _stepping(self, cell: nn.RNNCellBase, args: Any, named: Any, output: Any) -> None:
+        given = [*args, *(named[key] for key in ("input", "hx") if key in named)]
+        if not self._is_backward and self.seen:
+            self.seen[-1].saturated = torch_gates.of_cell(cell, *given)
 
     def _module(self, name: str, kind: str, is_leaf: bool, output: Any) -> None:
         tensors = [output] if isinstance(output, Tensor) else list(_tensors(output))

@@ -38,6 +38,27 @@ def saturated(part: nn.RNNBase, x: Any) -> Tensor | None:
         return torch.stack([(mean < FLAT).double().mean() for mean in means]).max()
 
 
+def of_cell(cell: nn.RNNCellBase, x: Any, state: Any = None) -> Tensor | None:
+    """Share of gates of one step whose mean slope is under 1 % of the largest; None if not known.
+
+    Args:
+        cell: An ``LSTMCell``, ``GRUCell`` or ``RNNCell``.
+        x: Its input, of shape (batch, features).
+        state: Its state before, in the cell's own form; None for zeros.
+    """
+    kind = type(cell).__name__.removesuffix("Cell")
+    before = state[0] if isinstance(state, (tuple, list)) else state
+    is_plain = isinstance(x, Tensor) and x.ndim == 2 and isinstance(before, Tensor | None)
+    if kind not in _GATES or not is_plain or getattr(cell, "nonlinearity", "tanh") != "tanh":
+        return None
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        before = x.new_zeros(len(x), cell.hidden_size) if before is None else before
+        biases = [cell.bias_ih, cell.bias_hh] if cell.bias else [x.new_zeros(())] * 2
+        slopes = _slopes(kind, x, before, [cell.weight_ih, cell.weight_hh], biases)
+        means = torch.cat([s.double().mean(0) for s in slopes])
+        return (means < FLAT).double().mean()
+
+
 def _layers(part: nn.RNNBase, x: Tensor) -> Iterator[list[Tensor]]:
     """Slopes of the gates of each layer and direction, over the largest they can be."""
     for layer in range(part.num_layers):

@@ -262,7 +262,9 @@ class TorchProbe:
             except UsageError:  # the loss refuses two equal samples
                 return math.nan
         one, other = answers
-        if one is None or other is None or one.shape != other.shape or not len(one) > 2:
+        if one is None or other is None or one.shape != other.shape:
+            return math.nan
+        if not one.ndim or not len(one) > 2:  # a number alone is that of no sample
             return math.nan
         rest = one[1:].double()
         size = float(rest.abs().max())

@@ -105,3 +105,13 @@ def test_contrast_is_the_same_for_tensors_and_arrays():
     assert layers.contrast(x) == pytest.approx(by_hand)
     assert torch_sizes.contrast(torch.tensor(x), 2) == pytest.approx(by_hand)
     assert np.isnan(layers.contrast(x[0, :3]))
+
+
+def test_tiny_inputs_of_a_default_start_without_biases_are_not_felt():
+    make = lambda: nn.Sequential(  # noqa: E731
+        nn.Linear(16, 64, bias=False), nn.ReLU(), nn.Linear(64, 10, bias=False)
+    )
+    loss = lambda m, x: nn.functional.cross_entropy(m(x), LABELS)  # noqa: E731
+    x = torch.tensor(X, dtype=torch.float32)
+    assert check_flow(None, loss, 1e-5 * x, make=make, seed=0).findings[0].code == "flow-inputs"
+    assert check_flow(None, loss, 1e-3 * x, make=make, seed=0).verdict == "pass"

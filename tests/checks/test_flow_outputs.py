@@ -9,7 +9,7 @@ from torch import nn
 
 from pytest_gradcheck import check_flow
 from pytest_gradcheck.backends import layers
-from pytest_gradcheck.backends.torch_gates import saturated
+from pytest_gradcheck.backends.torch_gates import of_cell, saturated
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 16)).astype(np.float32)
@@ -275,3 +275,38 @@ def test_a_gradient_of_zero_by_a_saturated_answer_is_told_so():
     model = Out(torch.tanh, 1e6)
     result = check_flow(model, squared, BATCH, seeds=1)
     assert (result.verdict, result.findings[0].code) == ("fail", "flow-saturated")
+
+
+class Stepped(nn.Module):
+    """A cell that is called for each time step."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.cell, self.head = kind(8, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, hx=state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("factor", [1.0, 1e4])
+def test_gates_of_cells_are_seen_step_by_step(kind, factor):
+    own = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 20, 8, generator=own), torch.randint(0, 5, (32,), generator=own)
+    loss = lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1])  # noqa: E731
+    result = check_flow(None, loss, (factor * x, y), make=lambda: Stepped(kind), seed=0)
+    found = [(f.code, f.where) for f in result.findings if f.severity == "fail"]
+    assert found == ([] if factor == 1.0 else [("flow-saturated", "cell")])
+
+
+def test_gates_of_a_cell_are_those_of_the_fused_layer():
+    for cell, fused in ((nn.LSTMCell, nn.LSTM), (nn.GRUCell, nn.GRU), (nn.RNNCell, nn.RNN)):
+        one, whole = cell(6, 5), fused(6, 5)
+        for name, p in one.named_parameters():
+            getattr(whole, f"{name}_l0").data.copy_(p.detach())
+        x = 4 * torch.randn(1, 64, 6, generator=torch.Generator().manual_seed(0))
+        assert float(of_cell(one, x[0])) == pytest.approx(float(saturated(whole, x)))
+    assert of_cell(nn.RNNCell(6, 5, nonlinearity="relu"), x[0]) is None

@@ -155,6 +155,13 @@ def bypassed(one: Pass) -> frozenset[str]:
     )
 
 
+def has_way_round(one: Pass, name: str) -> bool:
+    """Whether another path goes round all calls of a layer; not where who feeds whom is unknown."""
+    nodes = graph(one)
+    calls = {n for n in nodes.parents if base(one.layers[n].name) == name} if nodes else set()
+    return nodes is not None and bool(calls) and nodes.has_way_round(calls)
+
+
 def _sections(nodes: paths.Graph, names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
     """What each beginning feeds; and what feeds one end alone, where there are several."""
     found = {}

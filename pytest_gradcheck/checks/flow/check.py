@@ -13,6 +13,7 @@ from pytest_gradcheck.checks.flow import gains, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.centred import centred
 from pytest_gradcheck.checks.flow.frozen import require_fitting
+from pytest_gradcheck.checks.flow.gates import shut
 from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
 from pytest_gradcheck.checks.flow.outputs import attention, outputs
@@ -91,6 +92,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     failing = next((s for s in found if s.severity in ("fail", "warn") and s.kind in ORDERS), None)
     if failing is not None and not failing.is_open and asked.changes and not tried:
         tried = trials(passes, seen, failing, limits, kinds)
+    found, tried = shut(passes, seen, found, tried)
     of_offset = failing is not None and failing.kind == "offset"
     found = _accused(found, next((t for t in tried if t.restored), None), of_offset)
     found = (*_lost_as_given(asked, found), *found, *more(passes, seen, found))

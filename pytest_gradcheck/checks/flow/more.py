@@ -88,8 +88,11 @@ def _off(
     """Parameters whose gradient is not the factor times that of another pass, and by how much."""
     pairs = zip(one.parameters, other.parameters, strict=True)
     known = [
-        (p.name, q.gradient / (factor * p.gradient))
+        (p.name, q.gradient / (factor * p.gradient), p.gradient)
         for p, q in pairs
         if p.gradient > tiny and math.isfinite(q.gradient)
     ]
-    return [(name, ratio) for name, ratio in known if abs(ratio - 1) > exact]
+    # A gradient that is nothing but what the others are rounded by (of a bias that shifts all
+    # answers, where the loss is that of their differences) has no digit that is exact.
+    rounding = exact * max((size for _, _, size in known), default=0.0)
+    return [(name, ratio) for name, ratio, size in known if abs(ratio - 1) * size > rounding]

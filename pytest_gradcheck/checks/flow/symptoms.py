@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from pytest_gradcheck.backends.layers import SIGMOIDS
 from pytest_gradcheck.checks.flow import along, first, parameters, reached, time
 from pytest_gradcheck.checks.flow import frozen as thaw
 from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
@@ -106,7 +107,8 @@ def _saturated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom
     if worst is None:
         return []
     layer, share, is_open = worst
-    what = {"softmax": "samples", "LSTM": "gates", "GRU": "gates"}.get(layer.op, "units")
+    what = "gates" if layer.op.startswith(("LSTM", "GRU")) else "units"
+    what = "samples" if layer.op == "softmax" else what
     return [
         Symptom(
             "saturated",
@@ -119,6 +121,18 @@ def _saturated(passes: Passes, seen: Statistics, limits: Limits) -> list[Symptom
     ]
 
 
+def _undone(passes: Passes) -> tuple[str, ...]:
+    """The last layer of a record, where the loss is the cross entropy of what it puts out.
+
+    That undoes the saturation of a sigmoid or softmax: the gradient before it is the difference of
+    answer and label (Bishop 2006, equation 4.91).
+    """
+    kinds = {one.constant.kind if one.constant else "" for one in passes.finite}
+    last = passes.finite[0].layers[-1]
+    is_undone = kinds == {"labels"} and last.op in {*SIGMOIDS, "softmax"}
+    return (last.name,) if is_undone else ()
+
+
 def _beyond(
     passes: Passes, seen: Statistics, what: str, limit: float
 ) -> tuple[Grouped, Interval, bool] | None:
@@ -126,6 +140,7 @@ def _beyond(
     read: Callable[[Grouped], tuple[float, ...]] = lambda y: getattr(y, what)  # noqa: E731  # two
     known = [y for y in seen.layers if y.index >= 0 or y.kind != "activation"]
     known = [y for y in known if read(y) and not math.isnan(read(y)[0])]
+    known = [y for y in known if y.name not in (_undone(passes) if what == "saturated" else ())]
     shares = [(y, of_mean(read(y), 0.0 if passes.is_single else math.inf)) for y in known]
     # A gate, or a branch beside a skip connection, may lose more: others do its work.
     limits = {y.name: (1 + limit) / 2 if y.name in seen.bypassed else limit for y in known}
