@@ -77,6 +77,8 @@ TORCH = {
     "backends.torch_slopes",
     "backends.torch_time",
     "backends.torch_tracked",
+    "backends.torch_contents",
+    "backends.torch_moments",
     "backends.torch_clips",
     "backends.torch_events",
     "backends.torch_optimizers",

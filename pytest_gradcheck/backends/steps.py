@@ -124,8 +124,8 @@ class Call:
         changed_batch: Whether the step wrote into its batch.
         error: What it raised, in words; empty where nothing.
         clips: The clips of the framework that were called.
-        trained: Whether each parameter took a gradient before or after; empty where it always
-            does what it did at hand-over.
+        trained: Whether each parameter took a gradient at some time of it: before, at a backward
+            pass, at an update, or after; empty where it always does what it did at hand-over.
         is_altered: Whether it differentiated under other conditions than were known before it.
         is_idle: Whether it left the gradients and the parameters alone.
         fresh: Loss and fresh gradient at its last backward pass; None where none was taken.
@@ -159,6 +159,19 @@ class Stopped:
     value: Callable[[Sequence[np.ndarray]], float]
     places: tuple[str, ...]
     functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A trial of an optimizer that could not be made.
+
+    Args:
+        told: Why.
+        is_fault: Whether that is wrong: its state cannot be saved, or not be loaded.
+    """
+
+    told: str
+    is_fault: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,7 +250,7 @@ class Loop(Protocol):
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, Sequence[str], bool]]:
         """Steps that must not move anything: what was tried, what moved, whether it is finite."""
 
-    def restored(self, update: Update) -> Sequence[tuple[str, float]] | None:
+    def restored(self, update: Update) -> Sequence[tuple[str, float]] | Refused | None:
         """Repeat an update from a saved and restored state; what differs by how much of itself."""
 
     def resumed(self) -> Sequence[tuple[str, str]]:

@@ -14,6 +14,7 @@ from pytest_gradcheck.backends import torch_loss, torch_scene
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import Stopped, Training, takes
+from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import held_places
@@ -48,6 +49,8 @@ class Fresh:
         self._takes_model = takes(training.loss, 1) == 2
         self._carried = reachable((training.loss, training.model))
         self._parts = list(training.model.modules())
+        self._contents = Contents(self._carried, (*tensors, *training.model.buffers()))
+        self._end = self.mark()
         self.casts_itself = False
         self.dtype = "float64"
 
@@ -59,6 +62,14 @@ class Fresh:
         """Set all generators."""
         for generator, state in zip(self._generators, mark, strict=True):
             generator.set(state)
+
+    def has_drawn(self, mark: Sequence[Any]) -> bool:
+        """Whether any generator has moved since a mark."""
+        return any(g.has_moved(m) for g, m in zip(self._generators, mark, strict=True))
+
+    def ends_here(self) -> bool:
+        """Whether the last gradient left the generators where they are now."""
+        return not self.has_drawn(self._end)
 
     def _loss(self, batch: Any) -> Tensor:
         model = self._training.model
@@ -78,14 +89,14 @@ class Fresh:
     @contextmanager
     def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
         restorers = [*held_bindings(self._carried), *held_places(self._parts)]
-        kept = [p.detach().clone() for p in self._tensors] if at is not None else []
+        kept = [p.detach().clone() for p in self._tensors]  # a loss may move a momentum encoder
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
         now = self.mark()
         try:
             for p, value in zip(self._tensors, at or (), strict=False):
                 p.data.copy_(torch.from_numpy(np.asarray(value)))
             self.rewind(mark)
-            with self._scene.placed(self._scene.modes):
+            with self._contents.held(), self._scene.placed(self._scene.modes):
                 yield
         finally:
             for restore in restorers:
@@ -112,6 +123,7 @@ class Fresh:
             except torch_loss.ReentrantError:
                 self.rewind(mark)
                 grads = torch_loss.accumulated(self._loss(batch), wanted)
+            self._end = self.mark()
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:

@@ -10,6 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from pytest_gradcheck.backends.steps import Clip, Update
+from pytest_gradcheck.backends.torch_moments import Moments, Taken
+
+NEAR = 1e-6  # of a parameter: what is moved and moved back is rounded
 
 
 class Record:
@@ -22,22 +25,31 @@ class Record:
     """
 
     def __init__(self, loop: Any, batch: Any, mark: Any) -> None:
-        self._loop, self._batch, self._mark = loop, batch, mark
+        self._loop = loop
+        self.moments = Moments(loop, batch, mark)
         self._lay = self._lying()
+        self._flags = [p.requires_grad for p in loop.tensors]  # before
+        self.trained = list(self._flags)
         self.start = loop.now()  # parameters at which a gradient is right: those of the last update
         self.is_stepping = False  # inside of an optimizer, which may look elsewhere (SAM)
         self.updates: list[Update] = []
         self.events: list[tuple[str, float]] = []
         self.clips: list[Clip] = []
-        self.fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
+        self.fresh: Taken | None = None
+        self._is_taking = False
+        self._shifted: Taken | None = None  # at parameters that the step has moved
 
     def note(self, word: str, number: float, *clip: Any) -> None:
         """Told of everything; of a clip with its parameters, order and given norm."""
+        if self._is_taking:
+            return
         if word == "backward":
-            self._loop.seen_backward()
-            if self._loop.looks_inside:  # at this very moment, whatever the step moved before it
-                at = None if self.is_stepping else self._right()
-                self.fresh = self._loop.inside(self._batch, at, self._mark)
+            self.see_flags()
+            self._loop.scene.backward()
+            if self._loop.looks_inside:
+                self._take()
+        else:
+            self.see()
         if clip and math.isfinite(number):
             made = self._clip(word == "clip by value", number, *clip)
             if made.with_gradient and not made.places:  # of a model that is not ours
@@ -45,6 +57,49 @@ class Record:
             else:
                 self.clips.append(made)
         self.events.append((word, number))
+
+    def see(self) -> None:
+        """A loss may begin now."""
+        if self._loop.looks_inside and not self._is_taking:
+            self.moments.see()
+
+    def _take(self) -> None:
+        """Take the fresh gradient at this very moment, whatever the step moved before it."""
+        self._is_taking = True  # of what the check does, nothing is told
+        try:
+            self._taken()
+        finally:
+            self._is_taking = False
+
+    def _taken(self) -> None:
+        right = self._right()
+        self.fresh, is_alike = self.moments.gradient(None if self.is_stepping else right)
+        self._loop.is_strayed |= not is_alike
+        pairs = zip(right, self._loop.now(), strict=True)
+        is_moved = not self.is_stepping and any(not np.array_equal(a, b) for a, b in pairs)
+        self._shifted = self.moments.gradient(None)[0] if is_moved else None
+        self.moments.see()
+
+    def fresh_at(self, before: Sequence[np.ndarray]) -> Taken | None:
+        """The fresh gradient for an update that starts from some parameters.
+
+        What a step moves, differentiates there and puts back (SAM) means the gradient there.
+        """
+        if self._shifted is None or not _are_near(before, self._right()):
+            return self.fresh
+        self._loop.is_shifted = True
+        return self._shifted
+
+    def is_toggled(self) -> bool:
+        """Whether anybody was frozen or thawed, told after the call."""
+        self.see_flags()
+        now = [p.requires_grad for p in self._loop.tensors]
+        return not self._flags == now == self.trained
+
+    def see_flags(self) -> None:
+        """Note who takes a gradient: what is frozen for a while only is trained (pix2pix)."""
+        now = [p.requires_grad for p in self._loop.tensors]
+        self.trained = [a or b for a, b in zip(self.trained, now, strict=True)]
 
     def _right(self) -> list[np.ndarray]:
         """Parameters at which a gradient is right; what no optimizer holds is as it is now."""
@@ -71,3 +126,10 @@ class Record:
         places = tuple(i for i, p in tensors if any(p is q for q in held))
         having = sum(q.grad is not None for q in held)
         return Clip(places, threshold, order, is_value, size, len(held), having)
+
+
+def _are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    return all(
+        bool(np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b))
+        for a, b in zip(one, other, strict=True)
+    )

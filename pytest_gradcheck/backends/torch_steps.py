@@ -14,6 +14,7 @@ from torch import nn
 from pytest_gradcheck.backends import (
     torch_events,
     torch_heard,
+    torch_moments,
     torch_optimizers,
     torch_resumed,
     torch_tracked,
@@ -22,7 +23,7 @@ from pytest_gradcheck.backends import (
 )
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
+from pytest_gradcheck.backends.steps import Call, Refused, Stopped, Training, Update
 from pytest_gradcheck.backends.torch_fresh import Fresh
 from pytest_gradcheck.backends.torch_record import Record
 from pytest_gradcheck.backends.torch_scene import Scene
@@ -62,7 +63,7 @@ class TorchLoop:
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]
         self._roots = (training.step, training.loss, self._model, *self._all)
-        self._scene = Scene(self._model)
+        self.scene = Scene(self._model)
         self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)
         self.lowered = ""
         self.sparse: dict[int, int] = {}  # axes of the gradients that came as sparse ones
@@ -75,8 +76,11 @@ class TorchLoop:
         self.device = str(self.tensors[0].device)
         self._values, self._grads = Arrays(), Arrays()
         self._record: Record | None = None
-        drawn = generators_of(reachable(self._roots))
-        self._fresh = Fresh(training, self.tensors, drawn, self._scene)
+        self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
+        self.looks_inside = self.is_strayed = self.is_shifted = False
+        generators = generators_of(reachable(self._roots))
+        self._fresh = Fresh(training, self.tensors, generators, self.scene)
+        self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
 
     # --- what is there ----------------------------------------------------------------------
 
@@ -102,14 +106,14 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed, mark = copied(batch), self.mark()
         before = self.now()
-        flags = [p.requires_grad for p in self.tensors]
         record = Record(self, batch, mark)
         error = ""
         with ExitStack() as stack:
             stack.enter_context(self._listening(record))
-            stack.enter_context(self._scene.watched())
+            stack.enter_context(self.scene.watched())
             for i, optimizer in enumerate(self._optimizers):
                 stack.enter_context(Watch(self, optimizer, i, record).open())
+            stack.enter_context(torch_moments.seen_forwards(self._model, record.see))
             other = functools.partial(record.note, "other step", math.nan)
             stack.enter_context(seen_steps(self._others, other))
             try:
@@ -121,11 +125,12 @@ class TorchLoop:
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
             record.updates.append(Update(before, after, None, [{}] * len(before)))
-        is_idle = record.is_idle
-        altered = self._scene.adopted() or self._scene.cast is not None
-        now = [p.requires_grad for p in self.tensors]
-        trained = [a or b for a, b in zip(flags, now, strict=True)]
-        self.parameters = torch_tracked.renewed(self.parameters, self.tensors, self._optimizers)
+        altered = self.scene.adopted() or self.scene.cast is not None
+        altered |= record.is_toggled()
+        self._trained = record.trained
+        self.parameters = torch_tracked.renewed(
+            self.parameters, self.tensors, record.trained, self._optimizers
+        )
         return Call(
             before,
             after,
@@ -134,9 +139,9 @@ class TorchLoop:
             changed_batch=not is_same(batch, handed),
             error=error,
             clips=record.clips,
-            trained=trained,
-            is_altered=altered or flags != now,
-            is_idle=is_idle,
+            trained=record.trained,
+            is_altered=altered,
+            is_idle=record.is_idle,
             fresh=record.fresh,
             replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
         )
@@ -154,19 +159,12 @@ class TorchLoop:
         if self._record is not None:
             self._record.note(*told)
 
-    def seen_backward(self) -> None:
-        """Note the conditions of a backward pass."""
-        self._scene.backward()
-
     def inside(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
-        """Loss and fresh gradient in the middle of a call, which hears nothing of it."""
-        record, self._record = self._record, None
-        try:
-            return self.seen_gradient(batch, at, mark)
-        finally:
-            self._record = record
+        """Loss and fresh gradient in the middle of a call, under its autocast."""
+        with self.scene.casting():
+            return self.gradient(batch, at, mark)
 
     def received(self) -> list[np.ndarray | None]:
         """The gradients that lie at the parameters now."""
@@ -199,9 +197,9 @@ class TorchLoop:
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient under the autocast that the last call used."""
-        if self._scene.cast is not None and not self._fresh.casts_itself:
-            self.lowered = str(self._scene.cast[1]).removeprefix("torch.")
-        with self._scene.casting():
+        if self.scene.cast is not None and not self._fresh.casts_itself:
+            self.lowered = str(self.scene.cast[1]).removeprefix("torch.")
+        with self.scene.casting(), torch_tracked.thawed(self.tensors, self._trained):
             return self.gradient(batch, at, mark)
 
     def careful(self) -> bool:
@@ -275,10 +273,10 @@ class TorchLoop:
         self, batch: Any, at: Sequence[np.ndarray], mark: Any
     ) -> list[np.ndarray | None] | None:
         """The gradient in the other mode, train or eval; None where there is no mode to flip."""
-        with self._scene.flipped():
+        with self.scene.flipped():
             return self.gradient(batch, at, mark)[1]
 
-    def restored(self, update: Update) -> list[tuple[str, float]] | None:
+    def restored(self, update: Update) -> list[tuple[str, float]] | Refused | None:
         """Save and load the optimizer's state, repeat the update, compare bit by bit."""
         return torch_trials.restored(self, self._optimizers, update)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -73,16 +74,32 @@ def replaced(
     return tuple(name for name, p in named if id(p) not in known and p.requires_grad)
 
 
+@contextmanager
+def thawed(tensors: Sequence[Tensor], trained: Sequence[bool]) -> Iterator[None]:
+    """Parameters that took a gradient at some time of a call take one for a while."""
+    cold = [p for p, flag in zip(tensors, trained, strict=True) if flag and not p.requires_grad]
+    try:
+        for p in cold:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p in cold:
+            p.requires_grad_(False)
+
+
 def renewed(
-    parameters: Sequence[Tracked], tensors: Sequence[Tensor], optimizers: Sequence[Any]
+    parameters: Sequence[Tracked],
+    tensors: Sequence[Tensor],
+    trained: Sequence[bool],
+    optimizers: Sequence[Any],
 ) -> list[Tracked]:
     """Layers are unfrozen and groups added on the way: who is ever trained counts."""
     held = torch_optimizers.holders(optimizers)
     return [
         replace(
             t,
-            trainable=t.trainable or p.requires_grad,
+            trainable=t.trainable or flag,
             owners=None if t.owners is None else max(t.owners, held.get(id(p), 0)),
         )
-        for t, p in zip(parameters, tensors, strict=True)
+        for t, p, flag in zip(parameters, tensors, trained, strict=True)
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends import torch_optimizers
-from pytest_gradcheck.backends.steps import Tracked, Update
+from pytest_gradcheck.backends.steps import Refused, Tracked, Update
 from pytest_gradcheck.backends.torch_values import like
 
 
@@ -54,7 +54,7 @@ def idle(
 
 def restored(
     loop: Any, optimizers: Sequence[Any], update: Update
-) -> list[tuple[str, float]] | None:
+) -> list[tuple[str, float]] | Refused | None:
     """Save and load the optimizer's state, repeat the update, compare bit by bit."""
     optimizer = optimizers[update.which]
     if torch_optimizers.needs_closure(optimizer) or not torch_optimizers.has_hooks(optimizer):
@@ -63,7 +63,13 @@ def restored(
         finals = []
         for is_loaded in (False, True):
             with _trial(loop, optimizers):
-                repeat(loop, optimizer, update, is_loaded)
+                if is_loaded and (told := _reload(loop, optimizer)):
+                    return Refused(told, is_fault=True)
+                try:
+                    repeat(loop, optimizer, update)
+                except Exception as error:  # it needs a closure, though its signature does not say
+                    told = f"{type(error).__name__}: {error}".rstrip(": ")
+                    return Refused(f"a bare step of it raises ({told})", is_fault=False)
                 finals.append([p.detach().clone() for p in loop.tensors])
     return differing(loop.parameters, update, finals)
 
@@ -96,16 +102,25 @@ def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
     return g if axes is None else g.to_sparse(axes)
 
 
-def repeat(loop: Any, optimizer: Any, update: Update, is_loaded: bool) -> None:
-    """Step with the gradients of an update, where asked for from a state that was saved.
+def _reload(loop: Any, optimizer: Any) -> str:
+    """Save the state of an optimizer and load it; why that cannot be done, empty where it can.
 
     What an optimizer keeps elsewhere is then what it was at the start, as in a fresh one.
     """
-    if is_loaded:
+    did = "saved"
+    try:
         saved = copy.deepcopy(optimizer.state_dict())
         for restore in loop.fresh_optimizers.get(id(optimizer), ()):
             restore()
+        did = "loaded"
         optimizer.load_state_dict(saved)
+    except Exception as error:  # whatever the user's code raises is what is to be told
+        return f"its state cannot be {did} ({type(error).__name__}: {error})"
+    return ""
+
+
+def repeat(loop: Any, optimizer: Any, update: Update) -> None:
+    """Step with the gradients of an update."""
     for i, (p, g) in enumerate(zip(loop.tensors, update.received or (), strict=False)):
         p.grad = None if g is None else _laid_out(loop, i, like(p, g))
     type(optimizer).step(optimizer)

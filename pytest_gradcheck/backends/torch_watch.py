@@ -75,6 +75,7 @@ class Watch:
 
     def _pre(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         self._record.is_stepping = True
+        self._record.see_flags()
         self._before = self._loop.now()
         self._scale = torch_optimizers.scale(optimizer)
         self._received = self._own(self._loop.received())
@@ -120,6 +121,7 @@ class Watch:
                 for a, b in zip(self._received, left, strict=True)
             )
         )
+        fresh = self._record.fresh_at(self._before)
         self._record.start = after = self._loop.now()
         self._record.updates.append(
             Update(
@@ -130,7 +132,7 @@ class Watch:
                 which=self._which,
                 touched=touched,
                 place=len(self._record.events) - 1,
-                fresh=self._record.fresh,
+                fresh=fresh,
             )
         )
 

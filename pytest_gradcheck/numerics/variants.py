@@ -27,6 +27,7 @@ DIALECTS: dict[str, tuple[Change, ...]] = {
         {"eps_in": "inside", "initial_accumulator_value": 0.1, "eps": 1e-7},
     ),
     "sgd": ({"undampened": False},),
+    "muon": ({"bfloat16": "fused"}, {"bfloat16": "apart"}),
 }
 
 

@@ -125,3 +125,17 @@ def test_every_rule_has_defaults_and_moves_downhill(name):
 @pytest.mark.parametrize("name", RULES)
 def test_conventions_start_with_the_plain_one(name):
     assert next(iter(dialects(name, {}))) == {}
+
+
+@pytest.mark.skipif("muon" not in CLASSES, reason="torch has no Muon")
+@pytest.mark.parametrize("shape", [(16, 16), (8, 16), (16, 8)])
+def test_muon_is_rounded_as_in_torch(shape):
+    """A nearly singular gradient, of which a replay in float64 misses a tenth."""
+    torch.manual_seed(0)
+    g = torch.randn(5, shape[0]).T @ torch.randn(5, shape[1])
+    p = torch.nn.Parameter(torch.zeros(shape))
+    p.grad = g.clone()
+    torch.optim.Muon([p], lr=1.0, weight_decay=0.0).step()
+    hyper = {"lr": 1.0, "bfloat16": "fused"}
+    found, _ = replayed("muon", g.double().numpy(), np.zeros(shape), {}, 1, hyper)
+    assert np.linalg.norm(found - p.detach().double().numpy()) < 0.02 * np.linalg.norm(found)

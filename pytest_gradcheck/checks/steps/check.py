@@ -15,6 +15,7 @@ from pytest_gradcheck.backends.steps import Loop, Training, built
 from pytest_gradcheck.checks.steps import (
     adopting,
     claims,
+    counted,
     coverage,
     following,
     inferred,
@@ -34,7 +35,6 @@ from pytest_gradcheck.checks.steps.measure import Run, batches_of, renew, run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, ordered, result
-from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.results import Context, Evidence, Finding, Result
@@ -135,8 +135,22 @@ def _looked_inside(
         seen = run(loop, batches, contract, int(limits.number("step_calls")))
         told = _judged(seen, contract, limits)
     again = [f.code for f in ordered(told[0]) if f.severity == "fail"]
+    if not again and getattr(loop, "is_shifted", False):
+        # What a step does at other parameters has no name but this one, or it is a mistake.
+        return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
     is_named = codes[0] in UNNAMED and again and again[0] not in UNNAMED
-    return (seen, told) if not again or is_named else first
+    is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
+    return (seen, told) if not again or is_named or is_decided else first
+
+
+def _perturbed() -> Finding:
+    return Finding(
+        code="step-perturbed",
+        severity="warn",
+        message="the step moves the parameters, differentiates there, and puts them back before "
+        "the update: its gradient is right there; this is meant in sharpness-aware minimisation "
+        "(SAM) only",
+    )
 
 
 def _label(training: Training) -> str:
@@ -192,7 +206,7 @@ def _all(
             if not (is_named and told[0].code == "step-gradient-scale"):
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
-    found = [*wrong, *_windows(pairs, contract), *order.findings(seen, contract)]
+    found = [*wrong, *counted.findings(pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
@@ -220,44 +234,10 @@ def _all(
     return found, tuple(evidence)
 
 
-def _windows(pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
-    """Another number of micro-batches than claimed; a short last window that is left."""
-    windows = [p.window for p in pairs]
-    counts = [len(w.batches) for w in windows]
-    claimed = contract.accumulate
-    if claimed is None:
-        claimed = max(set(counts), key=counts.count)
-    if contract.weights == "window" and min(counts) < claimed:
-        return [_short(min(windows, key=lambda w: len(w.batches)), claimed)]
-    odd = [w for w in windows if len(w.batches) > claimed]
-    if not odd and contract.accumulate and max(counts) < claimed:
-        odd = windows[:1]
-    if not odd:
-        return []
-    return [
-        Finding(
-            code="step-window",
-            severity="fail" if contract.accumulate else "warn",
-            message=f"update {odd[0].number} comes after {len(odd[0].batches)} calls of the step, "
-            f"where {claimed} {'are' if contract.accumulate else 'were'} "
-            f"{'claimed' if contract.accumulate else 'usual'}; count calls, and step when the "
-            f"window is full",
-        )
-    ]
-
-
-def _short(window: Window, full: int) -> Finding:
-    count = len(window.batches)
-    return Finding(
-        code="step-window",
-        severity="note",
-        message=f"update {window.number} comes after {count} of {full} calls, and its gradient is "
-        f"divided by {full} all the same, as weights='window' says",
-    )
-
-
 def _is_random(seen: Run, pair: Pair) -> bool:
     """Whether the loss draws random numbers: from other states it has another gradient."""
+    if getattr(seen.loop, "looks_inside", False) and not seen.loop.is_strayed:  # type: ignore[attr-defined]  # of torch
+        return False  # the step was seen to draw what the loss draws
     batch, mark = pair.window.batches[0], pair.window.marks[0]
     grads = [
         flat(seen.loop.gradient(batch, pair.window.at, m)[1], pair.window.at)

@@ -138,7 +138,7 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
 def _of_clipping(run: Run, contract: Contract) -> Iterator[Guess]:
     early = "clip after the last backward (and after unscaling), before the step"
 
-    def bites(predict: Callable[[Pair], Grads]) -> Callable[[Pair], Grads | None]:
+    def bites(predict: Callable[[Pair], Grads | None]) -> Callable[[Pair], Grads | None]:
         return lambda p: predict(p) if p.expected.threshold == p.expected.threshold else None
 
     if contract.max_value is not None:
@@ -201,10 +201,15 @@ def _of_clipping(run: Run, contract: Contract) -> Iterator[Guess]:
             "the optimizer received a gradient at the threshold also where it is below",
             "the factor of a clip is min(1, max_norm / norm)",
         ),
-        bites(
-            lambda p: _times(p.expected.raw, p.expected.threshold / max(p.expected.norm, 1e-300))
-        ),
+        bites(_at_threshold),
     )
+
+
+def _at_threshold(pair: Pair) -> Grads | None:
+    """A gradient with the norm of the threshold; a clip of the framework makes none longer."""
+    if pair.window.clips:
+        return None
+    return _times(pair.expected.raw, pair.expected.threshold / max(pair.expected.norm, 1e-300))
 
 
 def _scaled(run: Run, contract: Contract, scale: float, pair: Pair) -> Grads:

@@ -39,8 +39,10 @@ def _followed(
     return followed(name, moves, change, tolerance, precision.epsilon(dtype))
 
 
-def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> tuple[str, bool] | None:
-    """A learning rate other than the claimed one, if that explains every update.
+def of_rate(
+    run: Run, moves: Moves, name: str, change: Change, limits: Limits
+) -> tuple[str, bool] | None:
+    """A learning rate other than the claimed one, if that explains every update in a dialect.
 
     Beside it: whether it is the same factor each time, or a moment could explain it as well.
     """
@@ -48,7 +50,7 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> tuple[str, boo
     rates = []
     for k in range(count):
         i = max(moves, key=lambda j: float(np.linalg.norm(moves[j][k].after - moves[j][k].before)))
-        found = _rate(run, moves[i][: k + 1], name, limits, i)
+        found = _rate(moves[i][: k + 1], name, change)
         if found is None:
             return None
         rates.append(found)
@@ -57,7 +59,7 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> tuple[str, boo
         i: [_with_rate(m, r) for m, r in zip(each, rates, strict=False)]
         for i, each in moves.items()
     }
-    if not fits(run, changed, name, {}, limits):
+    if not fits(run, changed, name, change, limits):
         return None
     odd = [k for k in range(count) if abs(rates[k] - claimed[k]) > 1e-3 * abs(claimed[k])]
     if not odd:
@@ -70,14 +72,14 @@ def of_rate(run: Run, moves: Moves, name: str, limits: Limits) -> tuple[str, boo
     return told, max(factors) - min(factors) <= 1e-3 * abs(factors[0])
 
 
-def _rate(run: Run, moves: Sequence[Move], name: str, limits: Limits, i: int) -> float | None:
+def _rate(moves: Sequence[Move], name: str, change: Change) -> float | None:
     """The rate with which the last of some updates agrees: every rule is linear in it."""
     last = moves[-1]
     base = last.hyper["lr"] or 1e-3
     ends = []
     for rate in (base, 2 * base):
         each = [*moves[:-1], _with_rate(last, rate)]
-        ends.append(_last(name, each))
+        ends.append(_last(name, each, change))
     slope = (ends[1] - ends[0]).ravel() / base
     size = float(np.vdot(slope, slope))
     if not size:
@@ -90,11 +92,12 @@ def _with_rate(move: Move, rate: float) -> Move:
     return replace(move, hyper={**move.hyper, "lr": rate})
 
 
-def _last(name: str, moves: Sequence[Move]) -> np.ndarray:
-    state = dict(moves[0].start)
+def _last(name: str, moves: Sequence[Move], change: Change) -> np.ndarray:
+    state, rule = dict(moves[0].start), str(change.get("rule", name))
     update, count = np.zeros_like(moves[-1].before), moves[0].count
     for move in moves:
         if move.gradient is not None:
             count += 1
-            update, state = replayed(name, move.gradient, move.before, state, count, move.hyper)
+            hyper = {**move.hyper, **change}
+            update, state = replayed(rule, move.gradient, move.before, state, count, hyper)
     return update

@@ -220,7 +220,9 @@ def _explained(
     unlike = _unlike_claims(run, mine, name, limits)
     if unlike is not None:
         return replace(unlike, message=unlike.message + where)
-    rate, is_steady = rates.of_rate(run, mine, name, limits) or ("", False)
+    given = dialects(name, _hyper(mine))
+    found = (rates.of_rate(run, mine, name, change, limits) for change in given)
+    rate, is_steady = next(filter(None, found), ("", False))
     of_rate = Suspect("step-rate", rate + where, "look at the learning rate and its schedule")
     if is_steady:
         return of_rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pytest_gradcheck.backends.steps import Refused
 from pytest_gradcheck.checks.steps import written
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
@@ -77,6 +78,8 @@ def _restored(run: Run) -> list[Finding]:
     if update.received is None:
         return []
     off = run.loop.restored(update)
+    if isinstance(off, Refused):
+        return [_refused(run, off)]
     if not off:
         return []
     name, error = max(off, key=lambda pair: pair[1])
@@ -89,6 +92,21 @@ def _restored(run: Run) -> list[Finding]:
             f"otherwise; look at what state_dict leaves out or maps to another parameter",
         )
     ]
+
+
+def _refused(run: Run, refused: Refused) -> Finding:
+    if refused.is_fault:
+        return Finding(
+            code="step-restore",
+            severity="fail",
+            message=f"{run.loop.shown} does not go on from its saved state: {refused.told}; look "
+            f"at which parameters its groups and its state hold",
+        )
+    return Finding(
+        code="step-restore",
+        severity="note",
+        message=f"{run.loop.shown} is not tried from a saved state: {refused.told}",
+    )
 
 
 def _resumed(run: Run) -> list[Finding]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FIT = 10.0  # how many tolerances a prediction may be off
 MOST = 0.1  # or anything would be explained by anything
 LEAST = 1e-4  # and at least this: the mistakes differ by far more
+APART = 0.1  # of what is wrong, by which a mistake must differ from what is right
 EXACT = 1e-3  # how close a factor must be to a number to be called by its name
 
 
@@ -57,6 +58,9 @@ def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
         return False
     a, b = flat(pair.got, pair.window.at), flat(guess, pair.window.at)
     size = max(float(np.linalg.norm(b)), float(np.linalg.norm(a)))
+    right = flat(pair.expected.clipped, pair.window.at)
+    if np.linalg.norm(b - right) <= APART * np.linalg.norm(a - right):
+        return False  # what is as good as right explains nothing
     if not size:  # both are zero, which is wrong only because something was expected
         return pair.expected.norm > 0
     return float(np.linalg.norm(a - b)) <= tolerance * size
