@@ -180,10 +180,8 @@ def test_closures():
 
 def test_a_random_step_that_draws_otherwise_is_undecided():
     first = "model[1] = nn.Dropout(0.5)"
-    other = (
-        "torch.rand(3); opt.zero_grad(); l = loss(batch); torch.rand(3); l.backward(); opt.step()"
-    )
-    result = loop(other, first=first)
+    drawn = "opt.zero_grad(); l = loss(batch); torch.rand(3); l.backward(); opt.step()"
+    result = loop("torch.rand(3); " + drawn, first=first)
     assert (result.verdict, result.findings[0].code) == ("undecided", "step-random")
     # What is drawn before the loss begins moves it only.
     assert loop("torch.rand(3); " + STEP, first=first).verdict == "pass"
