@@ -27,9 +27,8 @@ class Training:
     """A training as it runs: the parts that a check needs to see.
 
     Args:
-        step: The user's own step. torch: ``step(batch)``; JAX and NumPy:
-            ``step(params, opt_state, batch)``, which returns the new ``(params, opt_state)``, and
-            whatever else after them.
+        step: torch: ``step(batch)``; JAX and NumPy: ``step(params, opt_state, batch)``, which
+            returns the new ``(params, opt_state)``, and whatever else after them.
         loss: What is to become smaller (larger, where the optimizer says ``maximize``). torch:
             ``loss(batch)`` or ``loss(model, batch)``, or one for each of several optimizers; JAX
             and NumPy: ``loss(params, batch)``. A tuple counts by its first value.
@@ -37,12 +36,10 @@ class Training:
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
         params: JAX and NumPy: the parameters at the start.
-        opt_state: JAX and NumPy: the state of the optimizer at the start; that of an optax
-            transformation by default.
+        opt_state: The state of their optimizer at the start; that of optax by default.
         grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
             along random directions) where central differences would take too long.
-        weights: How the calls of a window count, as ``weights=`` of the check, unless that is
-            given: what an adapter knows of its trainer.
+        weights: How the calls of a window count, where ``weights=`` of the check is not given.
     """
 
     step: Callable[..., Any]

@@ -168,11 +168,7 @@ def _move(
 def _hyper(moves: Moves) -> dict[str, Any]:
     """The hyperparameters of the parameter with the most decay: what can be wrong shows there."""
     first: list[Hyper] = [m[0].hyper for m in moves.values()]
-    return dict(sorted(first, key=_decay_of)[-1])
-
-
-def _decay_of(hyper: Hyper) -> float:
-    return float(hyper.get("weight_decay") or 0.0)
+    return dict(sorted(first, key=lambda hyper: float(hyper.get("weight_decay") or 0.0))[-1])
 
 
 def _accused(
