@@ -49,15 +49,20 @@ def grown(
         is_spent: Whether there may be no more steps.
     """
     measured = {e: rung(e) for e in first or first_exponents(unit)}
-    if not first and not _is_enough(measured, floor, unit):
-        # Small steps alone may mislead where a function rounds inside.
-        measured |= {e: rung(e) for e in careful_exponents(unit) if e not in measured}
+    careful = () if first else careful_exponents(unit)
+    missing = [e for e in careful if e not in measured]
     few, heading, best, vain = len(measured), 0, None, 0
     while True:
         ladder = ladder_of(measured, floor)
         found = estimate(ladder)
+        is_sharp = is_good(found, ladder, unit)
+        if missing and not is_sharp:
+            # Small steps alone may mislead where a function rounds inside.
+            measured |= {e: rung(e) for e in missing}
+            few, missing = len(measured), []
+            continue
         bound = float(np.max(found.bound))
-        if len(measured) >= rungs and (0 < bound <= enough or is_good(found, ladder, unit)):
+        if len(measured) >= rungs and (0 < bound <= enough or is_sharp):
             return ladder, found
         # The ladder's own trend comes first; a way that did not help is left for the other one.
         refuted = heading < 0 and best is not None and bound > best  # by smaller steps
@@ -73,11 +78,6 @@ def grown(
         if not steps or is_spent() or (in_vain and len(measured) >= rungs):
             return ladder, found
         measured |= {e: rung(e) for e in steps}
-
-
-def _is_enough(measured: Mapping[int, Differences], floor: Floats, unit: float) -> bool:
-    ladder = ladder_of(measured, floor)
-    return is_good(estimate(ladder), ladder, unit)
 
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
