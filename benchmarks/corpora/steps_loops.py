@@ -7,7 +7,7 @@ before the optimizer), which must be caught whatever is unusual about the rest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,21 @@ def mean_square(model: nn.Module) -> Callable[[Any], torch.Tensor]:
 
 
 # --- loss scales that the optimizer removes ------------------------------------------------------
+
+
+def plain(
+    fault: bool, model: nn.Module, opt: Any, loss: Any, batches: Sequence[Any] | None = None
+) -> Training:
+    """What is unusual is outside of the step."""
+
+    def step(batch: Any) -> None:
+        opt.zero_grad()
+        loss(batch).backward()
+        spoil(fault, model)
+        opt.step()
+
+    batches = epoch() if batches is None else batches
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=opt)
 
 
 def _fused(fault: bool, optimizer: Any, is_unscaled: bool) -> Training:

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  # as everybody writes it
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
-from corpora.steps_loops import LOOPS, T, epoch, loop, mean_square, net, right_loops, spoil
+from corpora.steps_loops import LOOPS, T, epoch, loop, mean_square, net, plain, right_loops, spoil
 from pytest_gradcheck import Training
 
 # --- gradients that are not the slope, and mean it -----------------------------------------------
@@ -242,13 +242,7 @@ def reentrant(fault: bool) -> Training:
         h = checkpoint(model[:4], batch[0].clone().requires_grad_(), use_reentrant=True)
         return F.mse_loss(model[4](h), batch[1])
 
-    def step(batch: Any) -> None:
-        opt.zero_grad()
-        loss(batch).backward()
-        spoil(fault, model)
-        opt.step()
-
-    return Training(step=step, loss=loss, batches=epoch(), model=model, optimizer=opt)
+    return plain(fault, model, opt, loss)
 
 
 @loop("state carried by the loss")
@@ -264,13 +258,7 @@ def carried(fault: bool) -> Training:
         state["h"] = h
         return F.mse_loss(model["out"](h), batch[1])
 
-    def step(batch: Any) -> None:
-        opt.zero_grad()
-        loss(batch).backward()
-        spoil(fault, model)
-        opt.step()
-
-    return Training(step=step, loss=loss, batches=epoch()[:3], model=model, optimizer=opt)
+    return plain(fault, model, opt, loss, epoch()[:3])
 
 
 # --- ascent, and clips ---------------------------------------------------------------------------
@@ -309,13 +297,7 @@ def saddle(fault: bool) -> Training:
         out = model["net"](batch[0])
         return F.mse_loss(out, batch[1]) + (model["dual"].weight * (out.mean() - 1)).sum()
 
-    def step(batch: Any) -> None:
-        opt.zero_grad()
-        loss(batch).backward()
-        spoil(fault, model)
-        opt.step()
-
-    return Training(step=step, loss=loss, batches=epoch(), model=model, optimizer=opt)
+    return plain(fault, model, opt, loss)
 
 
 def _normed(fault: bool) -> Training:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # as everybody writes it
 
-from corpora.steps_loops import T, epoch, loop, mean_square, net, spoil
+from corpora.steps_loops import T, epoch, loop, mean_square, net, plain, spoil
 from corpora.steps_loops_more import LOOPS, right_loops
 from pytest_gradcheck import Training
 
@@ -219,13 +219,7 @@ def lookahead(fault: bool) -> Training:
     opt = Lookahead(T.Adam(model.parameters(), 1e-2))
     loss = mean_square(model)
 
-    def step(batch: Any) -> None:
-        opt.zero_grad()
-        loss(batch).backward()
-        spoil(fault, model)
-        opt.step()
-
-    return Training(step=step, loss=loss, batches=epoch(), model=model, optimizer=opt)
+    return plain(fault, model, opt, loss)
 
 
 # --- dead layers, tokens -------------------------------------------------------------------------
@@ -244,13 +238,7 @@ def dead(fault: bool) -> Training:
         x = batch[0].abs().clamp(max=1.0)
         return F.mse_loss(model["on"](x) + model["out"](torch.relu(model["off"](x))), batch[1])
 
-    def step(batch: Any) -> None:
-        opt.zero_grad()
-        loss(batch).backward()
-        spoil(fault, model)
-        opt.step()
-
-    return Training(step=step, loss=loss, batches=epoch(), model=model, optimizer=opt)
+    return plain(fault, model, opt, loss)
 
 
 def tokens(fault: bool, is_mean: bool = False) -> Training:

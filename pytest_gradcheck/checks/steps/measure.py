@@ -54,6 +54,11 @@ class Run:
         return [p.name for p in self.loop.parameters]
 
 
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
 def batches_of(batches: Any) -> list[Any]:
     """The batches of an epoch.
 

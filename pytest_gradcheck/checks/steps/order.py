@@ -47,16 +47,6 @@ def clip_is_late(window: Window) -> bool:
     )
 
 
-def clip_is_early(window: Window) -> bool:
-    """Whether a backward came between the last clip and the step."""
-    seen = words(window)
-    if "step" not in seen:
-        return False
-    before = seen[: seen.index("step")]
-    clips = [i for i, w in enumerate(before) if w.startswith("clip")]
-    return bool(clips) and "backward" in before[clips[-1] :]
-
-
 def unzeroed(window: Window) -> int:
     """Backward passes before the step that nothing set to zero between them."""
     seen = words(window)

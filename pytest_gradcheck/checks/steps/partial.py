@@ -13,7 +13,7 @@ from pytest_gradcheck.checks.steps import order, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.guesses import Suspect
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, some_of
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.numerics import clipping
 
@@ -34,21 +34,21 @@ def recognised(
         return _of_clips(run, first, contract)
     by_number = {p.window.number: p for p in pairs}
     if all(fits(p, _on_top(p, by_number.get(p.window.number - 1))) for p in wrong):
-        name = run.names[first.wrong[0]]
-        more = f" and {len(first.wrong) - 1} more" if len(first.wrong) > 1 else ""
+        names = [run.names[i] for i in first.wrong]
         return Suspect(
             "step-gradient-accumulates",
-            f"{name}{more} received the gradient on top of the ones before: it is not zeroed",
+            f"{some_of(names)} received the gradient on top of the ones before: it is not zeroed",
             "call zero_grad of everything that is trained",
-            name,
+            names[0],
         )
     left = [_left_out(p, fits) for p in wrong]
     if left[0] and all(numbers == left[0] for numbers in left):
         some = [run.names[i] for i in left[0]]
-        told = f"{some[0]}{f' and {len(some) - 1} more' if len(some) > 1 else ''}"
-        advice = "give the clip all that is trained"
         return Suspect(
-            "step-clip-partial", f"{told} is left out of the clip by the norm", advice, some[0]
+            "step-clip-partial",
+            f"{some_of(some)} is left out of the clip by the norm",
+            "give the clip all that is trained",
+            some[0],
         )
     return None
 

@@ -7,7 +7,7 @@ import numpy as np
 from pytest_gradcheck.backends.steps import Refused
 from pytest_gradcheck.checks.steps import written
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, some_of
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.results import Finding
 
@@ -64,8 +64,7 @@ def _idle(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
                     # What divides zero by zero by its own rule is told, not accused.
                     severity="fail" if has_rule or is_finite else "warn",
                     where=names[0],
-                    message=f"a step {what} {'changes' if is_finite else 'spoils'} {names[0]}"
-                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+                    message=f"a step {what} {'changes' if is_finite else 'spoils'} {some_of(names)}"
                     f"{'' if is_finite else ': it is not finite then'}; leave what has nothing to "
                     f"do as it is, and look at eps in {run.coarsest}",
                 )

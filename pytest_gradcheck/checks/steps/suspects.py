@@ -11,7 +11,7 @@ from pytest_gradcheck.checks.steps import order, partial
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, some_of
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
@@ -146,7 +146,7 @@ def _missing(run: Run, wrong: Sequence[Pair], tolerance: float) -> Suspect | Non
     if len(numbers) == sum(p.trainable and p.owners != 0 for p in run.loop.parameters) > 1:
         return None
     names = [run.names[i] for i in numbers]
-    told = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    told = some_of(names)
     got = [p.got[i] for p in wrong for i in p.wrong if p.got is not None]
     if all(g is None or not np.any(g) for g in got):
         return Suspect(
