@@ -248,8 +248,10 @@ def _beside(
 
 def _of_zeros(symptom: Symptom, passes: Passes, frozen: Sequence[str]) -> Symptom:
     """Dead units, or a gradient of zero, by weights of zero that no step sets going."""
+    if symptom.kind not in ("dead", "zero") or symptom.severity != "fail":
+        return symptom
     names = blank(passes, frozen)
-    if symptom.kind not in ("dead", "zero") or symptom.severity != "fail" or len(names) < 2:
+    if len(names) < 2:
         return symptom
     told = (
         f"the weights {names[0]} and {len(names) - 1} more are zero: their units are all the same, "
