@@ -115,7 +115,7 @@ def optimizer(make: Callable[..., Any], model: nn.Module) -> Any:
         UsageError: It raises.
     """
     try:
-        return make(model.parameters())
+        return make(list(model.parameters()))  # a list: groups may be picked from it twice
     except Exception as error:  # whatever the user's code raises, told with its own words
         raise refused(error) from error
 
@@ -123,8 +123,9 @@ def optimizer(make: Callable[..., Any], model: nn.Module) -> Any:
 def refused(error: Exception) -> UsageError:
     """What is said of an optimizer that cannot be made, or whose step raises."""
     return UsageError(
-        f"optimizer= must be an optimizer, or make one of parameters, whose step needs no "
-        f"closure; it raised {type(error).__name__}: {error}"
+        "optimizer= must be an optimizer whose step needs no closure, or make one of the list of "
+        "the model's parameters, such as optimizer=lambda parameters: torch.optim.SGD(parameters, "
+        f"0.1); it raised {type(error).__name__}: {error}"
     )
 
 

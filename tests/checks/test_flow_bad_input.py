@@ -356,3 +356,21 @@ def test_what_cannot_be_used_is_refused_in_words(name):
 def test_a_module_alone_has_no_loss():
     with pytest.raises(UsageError, match="loss is missing"):
         check_flow(make())
+
+
+def test_what_makes_an_optimizer_may_pick_groups_from_the_parameters():
+    def grouped(parameters):
+        flat = [p for p in parameters if p.ndim < 2]
+        deep = [p for p in parameters if p.ndim >= 2]
+        return torch.optim.AdamW([{"params": deep}, {"params": flat, "weight_decay": 0.0}], 1e-4)
+
+    result = check_flow(make(), loss, X, optimizer=grouped)
+    assert result.verdict == "pass"
+    with pytest.raises(UsageError, match="one of the list of the model's parameters, such as"):
+        check_flow(make(), loss, X, optimizer=lambda m: torch.optim.SGD(m.parameters(), 0.1))
+
+
+def test_one_sample_is_one_sample():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    told = check_flow(model, loss, X[:1]).findings
+    assert any(f.message.startswith("1 sample cannot tell") for f in told)

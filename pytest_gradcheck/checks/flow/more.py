@@ -48,7 +48,8 @@ def _circumstances(passes: Passes) -> list[Symptom]:
     layers = [y for one in passes.seen for y in one.layers]
     rectified = any(y.op.lower() in RECTIFIERS and not math.isnan(y.dead) for y in layers)
     if rows and rows < SAMPLES and rectified:
-        message = f"{rows} samples cannot tell dead units from unlucky ones; {SAMPLES} can"
+        noun = "sample" if rows == 1 else "samples"
+        message = f"{rows} {noun} cannot tell dead units from unlucky ones; {SAMPLES} can"
         told.append(Symptom("small", "", message, (("samples", rows),), "warn"))
     return told
 
