@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 MOST = 4_000_000  # numbers of an answer that are looked at
 EXACT = 1e-4  # relative difference that rounding in float32 may make
+LOG_FLOOR = -100.0  # below which torch's cross entropy of probabilities takes no logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,14 @@ class Constant:
     """What the best constant answer costs.
 
     Args:
-        loss: In the units of the loss.
+        loss: In the units of the loss; NaN where there is none but an even one.
         kind: ``labels`` or ``targets``.
+        even: What it costs to hold all labels equally likely; NaN for targets.
     """
 
     loss: float
     kind: str
+    even: float = math.nan
 
 
 def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant | None:
@@ -54,14 +57,20 @@ def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant 
     with np.errstate(all="ignore"):
         for target in map(np.asarray, batch):
             for found in (*_labels(scores, target), *_targets(scores, target)):
-                each, least, kind = found
-                factor = _factor(loss, each)
-                if factor and math.isfinite(least) and least > 0:
-                    return Constant(factor * least, kind)
+                factor = _factor(loss, found.each)
+                if factor:
+                    least = factor * found.least if found.least > 0 else math.nan
+                    return Constant(least, found.kind, factor * found.even)
     return None
 
 
-Found = tuple[np.ndarray, float, str]  # costs of the samples, that of a constant answer, and kind
+class Found(NamedTuple):
+    """A loss that it may be: cost of each sample, of a constant answer, and of even odds."""
+
+    each: np.ndarray
+    least: float
+    kind: str
+    even: float = math.nan
 
 
 def _factor(loss: float, each: np.ndarray) -> float:
@@ -76,30 +85,45 @@ def _factor(loss: float, each: np.ndarray) -> float:
 
 def _labels(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     """Cross entropies of labels, in the forms in which answers are given."""
-    if target.dtype.kind in "iu" and scores.ndim > 1 and target.shape == scores.shape[:-1]:
+    is_deep = scores.ndim > 1 and scores.shape[-1] > 1
+    if target.dtype.kind in "iu" and is_deep and target.shape == scores.shape[:-1]:
         rows, y = scores.reshape(-1, scores.shape[-1]).astype(np.float64), target.ravel()
         used = y >= 0  # a negative label is one to be left out
         rows, y = rows[used], y[used]
-        if rows.shape[-1] > 1 and len(y) and y.max() < rows.shape[-1]:
+        if len(y) and y.max() < rows.shape[-1]:
             shares = np.bincount(y) / len(y)
             least = len(y) * _entropy(shares)
+            even = len(y) * math.log(rows.shape[-1])
             for form in (_log_softmax, np.log):
-                yield -form(rows)[np.arange(len(y)), y], least, "labels"
-    elif target.size == scores.size == len(scores) and set(np.unique(target)) <= {0, 1}:
-        z, on = scores.ravel().astype(np.float64), target.ravel().astype(np.float64)
-        least = len(on) * _entropy(np.array([on.mean(), 1 - on.mean()]))
-        yield np.logaddexp(0, z) - on * z, least, "labels"
-        yield -np.log(np.where(on > 0, z, 1 - z)), least, "labels"
+                yield Found(-form(rows)[np.arange(len(y)), y], least, "labels", even)
+            yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
+    elif _is_alike(scores, target) and set(np.unique(target)) <= {0, 1}:
+        on = target.ravel().astype(np.float64)
+        # Of several labels to a sample each has odds of its own, and in a batch few are ever on.
+        is_one = target.size == len(scores)
+        least = len(on) * _entropy(np.array([on.mean(), 1 - on.mean()])) if is_one else math.nan
+        yield from _binary(scores.ravel().astype(np.float64), on, least)
+
+
+def _binary(z: np.ndarray, on: np.ndarray, least: float) -> Iterator[Found]:
+    """Cross entropies of labels that are on or off, of scores and of probabilities."""
+    even = len(on) * math.log(2.0)
+    yield Found(np.logaddexp(0, z) - on * z, least, "labels", even)
+    told = np.maximum(np.log(np.where(on > 0, z, 1 - z)), LOG_FLOOR)
+    yield Found(-told, least, "labels", even)
 
 
 def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     """Squared errors of targets of the same form."""
-    is_alike = target.shape == scores.shape or target.size == scores.size == len(scores)
-    if target.dtype.kind != "f" or not is_alike:
+    if target.dtype.kind != "f" or not _is_alike(scores, target):
         return
     wide = target.astype(np.float64).reshape(scores.shape)
     error = np.square(scores.astype(np.float64) - wide)
-    yield error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets"
+    yield Found(error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets")
+
+
+def _is_alike(scores: np.ndarray, target: np.ndarray) -> bool:
+    return target.shape == scores.shape or target.size == scores.size == len(scores)
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

@@ -4,11 +4,13 @@ Their states are inside one operation; what can be seen is the gradient with res
 each step, which reaches back through the states of all later ones, and that with respect to the
 output at each step, which the loss places there itself. Their quotient, at the last step that a
 direction runs through, is what a step does by itself; what is beyond it, further back, comes from
-the recurrence.
+the recurrence. Where two directions run, each adds to the gradient of the input at both ends:
+unless it is the same everywhere, a copy of the layer whose other direction forgets shows each one.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,9 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_gradcheck.backends import torch_input
+from pytest_gradcheck.errors import UsageError
+
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 LEAST = 4  # time steps
+EVEN = 3.0  # largest over least gradient of the input, at which nothing grows or fades
 
 
 @dataclass(slots=True)
@@ -29,13 +35,18 @@ class _Seen:
     Args:
         axis, width: Axis of time, and number of features that each direction puts out.
         given: With respect to the input.
+        part, args: The layer, and what it was called with.
         placed: Squares of those with respect to what each direction puts out.
+        pulled: Those with respect to output and states, by their number.
     """
 
     axis: int
     width: int
+    part: nn.RNNBase
+    args: tuple[Any, ...]
     given: Tensor | None = None
     placed: dict[int, Tensor] = field(default_factory=dict)
+    pulled: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Times:
@@ -55,7 +66,8 @@ class Times:
             x = x if x.requires_grad else self._recorded(x)
             axis = 1 if part.batch_first else 0
             if x.shape[axis] >= LEAST and name not in self._seen:
-                seen = self._seen[name] = _Seen(axis, part.proj_size or part.hidden_size)
+                width = part.proj_size or part.hidden_size
+                seen = self._seen[name] = _Seen(axis, width, part, (x, *args[1:]))
                 x.register_hook(lambda g: _given(seen, g))
             return (x, *args[1:])
 
@@ -84,6 +96,7 @@ class Times:
         Steps count in the order of the direction; of two directions it is the larger change.
         """
         both = {name: list(_changes(seen)) for name, seen in self._seen.items()}
+        self._seen.clear()
         return tuple((name, max(known)) for name, known in both.items() if known)
 
 
@@ -103,10 +116,12 @@ def _outputs(seen: _Seen, output: Any, directions: int) -> None:
     steps = out.shape[seen.axis]
 
     def placed(gradient: Tensor) -> None:
+        _keep(seen, 0, gradient)
         for n, part in enumerate(gradient.split(seen.width, -1)):
             _add(seen, n, _squares(part, seen.axis))
 
-    def left(gradient: Tensor) -> None:
+    def left(number: int, gradient: Tensor) -> None:
+        _keep(seen, number, gradient)
         for n in range(directions):
             square = gradient.detach()[n::directions].double().square().sum()
             ends = torch.zeros(steps, dtype=square.dtype, device=square.device)
@@ -115,9 +130,14 @@ def _outputs(seen: _Seen, output: Any, directions: int) -> None:
 
     if out.requires_grad:
         out.register_hook(placed)
-    for state in states if isinstance(states, tuple) else (states,):
+    for number, state in enumerate(states if isinstance(states, tuple) else (states,), 1):
         if state.requires_grad:
-            state.register_hook(left)
+            state.register_hook(functools.partial(left, number))
+
+
+def _keep(seen: _Seen, number: int, gradient: Tensor) -> None:
+    if seen.part.bidirectional:
+        seen.pulled[number] = gradient.detach()
 
 
 def _add(seen: _Seen, direction: int, squares: Tensor) -> None:
@@ -132,8 +152,10 @@ def _changes(seen: _Seen) -> Iterator[float]:
     """
     if seen.given is None or not seen.placed:
         return
-    given, total = seen.given.tolist(), sum(seen.placed.values()).sqrt().tolist()
+    both = seen.given.tolist(), sum(seen.placed.values()).sqrt().tolist()
+    is_even = not seen.part.bidirectional or max(both[0]) <= EVEN * min(both[0])
     for direction, squares in seen.placed.items():
+        given, total = both if is_even else _alone(seen, direction) or both
         order = list(range(len(given)))[:: -1 if direction else 1]
         felt = [n for n in order if float(squares[n]) > 0]
         if len(felt) == 0 or order.index(felt[-1]) < LEAST - 1:
@@ -143,3 +165,46 @@ def _changes(seen: _Seen) -> Iterator[float]:
         if all(0 < size < math.inf for size in sizes):
             a, b, c, d = map(math.log10, sizes)
             yield a - b + c - d
+
+
+def _alone(seen: _Seen, direction: int) -> tuple[list[float], list[float]] | None:
+    """Norms with respect to input and output where one direction alone remembers and is read.
+
+    None where the layer has no copies.
+    """
+    try:
+        part = torch_input.copied(seen.part)
+    except UsageError:
+        return None
+    part._forward_hooks.clear()
+    part._forward_pre_hooks.clear()
+    part.dropout = 0.0  # draws nothing
+    x = seen.args[0].detach().requires_grad_()
+    with torch.no_grad():
+        for name, p in part.named_parameters():
+            if "weight_hh" in name and ("_reverse" in name) != bool(direction):
+                p.zero_()
+    with torch.enable_grad():
+        out, states = part(x, *map(_detached, seen.args[1:]))
+        ends = (out, *(states if isinstance(states, tuple) else (states,)))
+        pulled = [_of(direction, seen.width, n, g) for n, g in seen.pulled.items()]
+        (gradient,) = torch.autograd.grad([ends[n] for n in seen.pulled], x, pulled)
+    placed = seen.placed[direction].sqrt().tolist()
+    return _squares(gradient, seen.axis).sqrt().tolist(), placed
+
+
+def _of(direction: int, width: int, number: int, gradient: Tensor) -> Tensor:
+    """What is placed on one direction of the output (number 0) or of states."""
+    kept = torch.zeros_like(gradient)
+    if number:
+        kept[direction::2] = gradient[direction::2]
+    else:
+        side = slice(width, None) if direction else slice(width)
+        kept[..., side] = gradient[..., side]
+    return kept
+
+
+def _detached(states: Any) -> Any:
+    if isinstance(states, tuple):
+        return tuple(map(_detached, states))
+    return states.detach() if isinstance(states, Tensor) else states

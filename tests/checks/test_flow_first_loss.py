@@ -180,3 +180,53 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_where_nothing_is_certain_there_is_nothing(name):
     assert targets.constant(*UNKNOWN[name]) is None
+
+
+ONE_HOT = np.eye(K, dtype=np.float32)[LABELS]
+FORMS = {  # of a loss of probabilities: of each answer or of each class, with labels in two forms
+    "one-hot labels": (nn.Sigmoid, F.binary_cross_entropy, ONE_HOT, K),
+    "labels, made one-hot": (
+        nn.Sigmoid,
+        lambda p, y: F.binary_cross_entropy(p, F.one_hot(y, K).float()),
+        LABELS,
+        K,
+    ),
+    "one answer": (
+        nn.Sigmoid,
+        lambda p, y: F.binary_cross_entropy(p[:, 0], y.float()),
+        LABELS % 2,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_loss_of_probabilities_is_held_against_even_odds(name):
+    """An answer of zero, which costs the most there is, would excuse any start."""
+    end, loss, y, out = FORMS[name]
+
+    def made(seed, scale):
+        model = nn.Sequential(*make(out)(seed), end())
+        with torch.no_grad():
+            model[2].weight.mul_(scale)
+        return model
+
+    batch = (torch.tensor(X), torch.tensor(y))
+    run = lambda model, batch: loss(model(batch[0]), batch[1])  # noqa: E731  # of answer and target
+    for scale, expected in ((1.0, []), (300.0, ["first-loss"])):
+        result = check_flow(None, run, batch, make=lambda seed, s=scale: made(seed, s), seed=1)
+        found = [f for f in result.findings if f.severity == "fail"]
+        assert [f.code.removeprefix("flow-") for f in found] == expected
+        assert all("times that of even odds" in f.message for f in found)
+
+
+def test_even_odds_by_hand():
+    scores = RNG.normal(size=(N, K))
+    on = ONE_HOT.astype(float)
+    each = np.logaddexp(0, scores) - on * scores
+    for target in (ONE_HOT, LABELS):
+        found = targets.constant(each.mean(), scores, [target])
+        assert (found.kind, found.even) == ("labels", pytest.approx(np.log(2)))
+        assert np.isnan(found.loss)
+    sure = np.where(on == 1, 0.0, 1.0)  # of the wrong class: torch takes logarithms from -100 on
+    assert targets.constant(100.0, sure, [ONE_HOT]).even == pytest.approx(np.log(2))

@@ -115,3 +115,21 @@ def test_tiny_inputs_of_a_default_start_without_biases_are_not_felt():
     x = torch.tensor(X, dtype=torch.float32)
     assert check_flow(None, loss, 1e-5 * x, make=make, seed=0).findings[0].code == "flow-inputs"
     assert check_flow(None, loss, 1e-3 * x, make=make, seed=0).verdict == "pass"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_far_one_answer_moves_the_loss_is_chance(seed):
+    """Inputs of 1e-4 before He's weights: whether they are felt must not hang on one draw."""
+
+    def make():
+        parts = [(8, 32), (32, 32), (32, 32)]
+        layers = [m for a, b in parts for m in (nn.Linear(a, b, bias=False), nn.ReLU())]
+        for layer in layers[::2]:
+            nn.init.kaiming_normal_(layer.weight)
+        return nn.Sequential(*layers, nn.Linear(32, 3, bias=False))
+
+    x = torch.tensor(X[:, :8], dtype=torch.float32)
+    labels = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    loss = lambda m, x: nn.functional.cross_entropy(m(x), labels)  # noqa: E731
+    assert check_flow(None, loss, 1e-4 * x, make=make, seed=seed).verdict == "fail"
+    assert check_flow(None, loss, x, make=make, seed=seed).verdict == "pass"

@@ -1,5 +1,7 @@
 """Recurrences that a loss reads at some of their steps, in either direction."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -168,3 +170,57 @@ def test_stacked_layers_of_a_reverse_scan_stand_in_the_order_in_which_they_run()
     rows = check_flow(None, loss, x, make=make, seed=0).table("layers").rows
     names = [row[0] for row in rows if row[0].startswith("w[")]
     assert names == [f"w[{n}]" for n in (5, 4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("loss", ["at the ends", "at each step"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("kind", "gain"), [(nn.RNN, 4.0), (nn.LSTM, 12.0), (nn.GRU, 12.0)])
+def test_two_directions_that_both_grow_do_not_hide_each_other(kind, gain, both, layers, loss):
+    class Reader(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.body = kind(8, 32, layers, bidirectional=both, dropout=0.1 * (layers - 1))
+            self.head = nn.Linear(64 if both else 32, 5)
+            with torch.no_grad():
+                for name, p in self.body.named_parameters():
+                    if "weight_hh" in name:
+                        for part in p.split(32):
+                            nn.init.orthogonal_(part).mul_(factor)
+
+        def forward(self, x):
+            h = self.body(x.transpose(0, 1))[0].transpose(0, 1)
+            if loss == "at each step":
+                return self.head(h)
+            return self.head(torch.cat([h[:, -1, :32], *([h[:, 0, 32:]] * both)], 1))
+
+    tell = at_each_step if loss == "at each step" else of_sample
+    labels = TAGS if loss == "at each step" else LABELS
+    state = torch.get_rng_state()
+    for factor, is_told in ((1.0, False), (gain, True)):
+        result = check(lambda f=factor: Reader(f), tell, (STEPS, labels))
+        assert ("flow-time-growing" in codes(result)) is is_told
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def at_each_step(model, batch):
+    return functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
+def test_two_directions_that_fade_are_noted_as_one_is():
+    class Ends(Tagger):
+        def forward(self, x):
+            _, (states, _) = self.body(x, (torch.zeros(2, 32, 32), torch.zeros(2, 32, 32)))
+            return self.head(torch.cat([*states], 1))
+
+    result = check(lambda: Ends(nn.LSTM, True, 0.1), of_sample, (STEPS, LABELS))
+    assert (result.verdict, codes(result)) == ("pass", ["flow-time-fading"])
+
+
+def test_a_layer_of_two_directions_that_has_no_copies_is_read_as_it_is():
+    class Kept(Tagger):
+        def __init__(self):
+            super().__init__(nn.RNN, True, 8.0)
+            self.body.lock = threading.Lock()
+
+    assert check_flow(Kept(), at_each_step, (STEPS, TAGS)).check == "flow"

@@ -19,16 +19,18 @@ WORDS = {"labels": "the entropy of the labels", "targets": "the variance of the 
 
 def symptoms(passes: Passes, seen: Statistics) -> list[Symptom]:
     """What the first loss shows, the plainest first."""
-    return _excessive(seen) or _beside_constant(passes)
+    return _excessive(passes, seen) or _beside_constant(passes)
 
 
-def _excessive(seen: Statistics) -> list[Symptom]:
+def _excessive(passes: Passes, seen: Statistics) -> list[Symptom]:
     if not seen.excess:
         return []
     ratio = of_mean(seen.excess, 0.1)
     if ratio.side(EXCESS) <= 0:
         return []
-    told = f"the first loss is {10**ratio.mean:.2g} times that of a model which answers zero"
+    is_even = any(one.constant and one.constant.kind == "labels" for one in passes.finite)
+    whose = "even odds" if is_even else "a model which answers zero"
+    told = f"the first loss is {10**ratio.mean:.2g} times that of {whose}"
     return [Symptom("first-loss", "", told, (("ratio", 10.0**ratio.mean),), "warn")]
 
 
@@ -51,6 +53,6 @@ def _beside_constant(passes: Passes) -> list[Symptom]:
 
 def ratio(one: Pass) -> float:
     """Log10 of the loss over that of the best constant answer; NaN where that is not known."""
-    if one.constant is None or not one.loss:
+    if one.constant is None or not one.loss or math.isnan(one.constant.loss):
         return math.nan
     return depth.log_ratio(one.loss, one.constant.loss)

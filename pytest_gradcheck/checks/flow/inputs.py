@@ -7,6 +7,7 @@ and that the inputs are the cause is known where standardised ones set them apar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Pass
 from pytest_gradcheck.checks.flow.cause import PAIRED, Trial
@@ -19,7 +20,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 ALIKE, APART = 0.01, 0.1  # spread of the answers over the samples, over their size
 TWINS = 3e-3  # at which they are too much alike to train on; histograms differ by more, and train
 SMALL = 1e-3  # size of inputs below which it is asked whether the answer is felt at all
-UNFELT, FELT = 1e-4, 1e-2  # share of a zero answer's loss by which the answer moves it
+UNFELT, FELT = 1e-4, 3e-3  # share of a zero answer's loss by which the answer moves it
 FAINT, LIFTED = 3e-5, 1e3  # size of inputs at which any such share will do, and times it grows
 
 
@@ -42,7 +43,7 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
             f"every sample looks {much} the same: the answers differ by {before:.1e} of their "
             f"size, and by {after:.2g} with standardised inputs"
         )
-    elif is_unfelt and all(_is_felt(a, b) for a, b in zip(made, plain, strict=False)):
+    elif is_unfelt and _is_felt(list(zip(made, plain, strict=False))):
         before, after = _felt(plain[0], plain[0]), _felt(made[0], plain[0])
         told = (
             f"the inputs have size {plain[0].source:.1e}: the answer moves the loss by "
@@ -55,10 +56,18 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
     return (Symptom("inputs", "", told, (("before", before), ("after", after)), severity),), cure
 
 
-def _is_felt(one: Pass, plain: Pass) -> bool:
-    """Whether the answer to standardised inputs moves the loss, and that to plain ones does not."""
-    before, after = _felt(plain, plain), _felt(one, plain)
-    return after > FELT or (plain.source < FAINT and after > max(UNFELT, LIFTED * before))
+def _is_felt(pairs: Sequence[tuple[Pass, Pass]]) -> bool:
+    """Whether the answers to standardised inputs move the loss, where those to plain ones do not.
+
+    How far one answer moves it is chance, so that all of them count together.
+    """
+    after = [_felt(one, plain) for one, plain in pairs]
+    if math.fsum(after) > FELT * len(after):
+        return True
+    return all(
+        plain.source < FAINT and moved > max(UNFELT, LIFTED * _felt(plain, plain))
+        for moved, (_, plain) in zip(after, pairs, strict=True)
+    )
 
 
 def _felt(one: Pass, plain: Pass) -> float:

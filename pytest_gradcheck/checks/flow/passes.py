@@ -216,8 +216,15 @@ def statistics(passes: Sequence[Pass]) -> Statistics:
 
 
 def _excess(passes: Sequence[Pass]) -> tuple[float, ...]:
-    known = [one for one in passes if one.loss and one.loss > 0 and one.plain_loss > 0]
-    return tuple(depth.log_ratio(one.loss or 1.0, one.plain_loss) for one in known)
+    pairs = [(one.loss, plain_loss(one)) for one in passes]
+    return tuple(depth.log_ratio(a, b) for a, b in pairs if a is not None and a > 0 and b > 0)
+
+
+def plain_loss(one: Pass) -> float:
+    """The loss of a model that knows nothing: even odds, else an answer of zero; NaN if unknown."""
+    if one.constant is not None and not math.isnan(one.constant.even):
+        return one.constant.even
+    return one.plain_loss
 
 
 def _is_dead(one: Pass, beside: frozenset[str]) -> bool:
