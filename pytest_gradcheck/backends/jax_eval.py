@@ -50,6 +50,7 @@ class Evaluation:
     ) -> None:
         self._sites, self._zeros = sites, zeros
         self._kind, self._at = change or ("", -1)
+        self._forgotten = [*sites.values()][self._at].name if self._kind == "forget" else ""
         self._ends = {s.index for s in ends(sites)}
         self._owners = {s.owner: s for s in sites.values() if s.owner}
         self._previous: Any = None
@@ -125,10 +126,13 @@ class Evaluation:
         fixed, carried = scan_counts(params)
         inner = params["jaxpr"]
         own = {k: z for k, z in zeros.items() if k.startswith(f"{key}/")}
+        inside = (s.name for k, s in self._sites.items() if k.startswith(f"{key}/"))
+        forgets = bool(self._forgotten) and self._forgotten in inside
 
         def body(carry: Any, slices: Any) -> Any:
             xs, mine = slices
             self._previous = None
+            carry = [jax.lax.stop_gradient(x) for x in carry] if forgets else carry
             args = [*given[:fixed], *carry, *xs]
             outs, more = self.evaluate(inner.jaxpr, inner.consts, args, mine, f"{key}/")
             return outs[:carried], (outs[carried:], more)
@@ -218,6 +222,9 @@ class Evaluation:
             return self._activation(eqn, site, given)
         if site.kind != "linear":
             return bound(eqn, given)
+        if self._forgotten == site.name and (is_product or not site.owner):
+            given = list(given)
+            given[site.operand] = jax.lax.stop_gradient(given[site.operand])
         if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
             given = list(given)
             given[site.operand] = standardised(given[site.operand])

@@ -164,7 +164,7 @@ class JaxProbe:
             contrast=self._contrast(told),
             is_half=any(str(x.dtype) == "float16" for x in told.adjoints.values()),
             turns=tuple(jax_records.turns(self._sites, told)),
-            fades=tuple(jax_records.fades(self._sites, told)),
+            fades=tuple(jax_records.fades(self._sites, told, change)),
         )
         made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
         if self._updates is not None and is_plain:
@@ -218,6 +218,11 @@ class JaxProbe:
             pairs = zip(self._names, self._values(state), strict=True)
             values = [(v * factor).astype(v.dtype) if n == name else v for n, v in pairs]
         return self.measure(_Stepped(values))
+
+    def forgetful(self, state: Any, name: str) -> Pass | None:
+        """A pass in which what a scan carries, or a product is given, has no gradient."""
+        spots = [n for n, site in enumerate(self._sites.values()) if site.name == name]
+        return self.measure(state, ("forget", spots[0])) if spots else None
 
     def shuffled(self, state: Any, number: int) -> Pass | None:
         """A pass with other samples; None where the batch has none of real numbers."""

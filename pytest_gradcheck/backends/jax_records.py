@@ -95,15 +95,20 @@ def _first(key: str) -> int:
     return int(key.partition("/")[0])
 
 
-def fades(sites: Mapping[str, Site], told: Told) -> list[tuple[str, float]]:
-    """How the adjoint changes from the last to the first iteration of a scan over time."""
+def fades(sites: Mapping[str, Site], told: Told, change: Change | None) -> list[tuple[str, float]]:
+    """How the adjoint changes from the last to the first iteration of a scan over time.
+
+    To the largest, where none is carried from one to the other.
+    """
     found = []
     for key, site in sites.items():
         if site.around.stacks[:1] != (False,) or key not in told.adjoints:
             continue
         g = np.asarray(_of_turns(told, site, False)[0][1], np.float64)
         g = g[::-1] if site.around.is_reverse else g
-        ends = [float(np.linalg.norm(g[0])), float(np.linalg.norm(g[-1]))]
+        sizes = [float(np.linalg.norm(each)) for each in g]
+        is_forgetful = change is not None and change[0] == "forget"
+        ends = [max(sizes) if is_forgetful else sizes[0], sizes[-1]]
         if len(g) > 3 and all(ends):
             found.append((site.name, math.log10(ends[0] / ends[1])))
     return found

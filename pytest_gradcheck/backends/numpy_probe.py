@@ -179,6 +179,9 @@ class NumpyProbe:
     def rescaled(self, state: Any, name: str, factor: float) -> None:
         """Nothing: parameters go by other names than what a record shows of them."""
 
+    def forgetful(self, state: Any, name: str) -> None:
+        """Nothing: a record has one gradient for each layer."""
+
     def shuffled(self, state: Any, number: int) -> None:
         """Nothing: a record is of its own batch."""
 

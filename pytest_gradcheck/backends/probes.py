@@ -74,6 +74,13 @@ class Probe(Protocol):
     def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
         """A pass with a parameter times a factor; None where it cannot be had."""
 
+    def forgetful(self, state: Any, name: str) -> Pass | None:
+        """A pass in which no gradient goes from one call of a layer to an earlier one.
+
+        Values are the same. ``fades`` tells of the largest gradient of any time step over that of
+        the last. None where it cannot be had.
+        """
+
     def shuffled(self, state: Any, number: int) -> Pass | None:
         """A pass with other samples, of features that the batch has; None if there are none."""
 

@@ -129,6 +129,17 @@ def refused(error: Exception) -> UsageError:
     )
 
 
+def detached(value: Any) -> Any:
+    """Nested arguments with their tensors out of any graph."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: detached(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(map(detached, value))
+    return value
+
+
 def copied(*parts: Any) -> Any:
     """A deep copy of modules and what belongs to them; tensors of a graph are shared.
 

@@ -39,6 +39,32 @@ def rescaled(model: nn.Module, loss: Loss, batch: Any, name: str, factor: float)
     return torch_flow.measure(fresh, loss, batch)[0]
 
 
+def forgetful(model: nn.Module, loss: Loss, batch: Any, name: str) -> Pass | None:
+    """A pass in which a module is given no graph, a cell none of its states; None without one.
+
+    None for fused layers too: what they fade by already leaves out what the loss places.
+    """
+    part = dict(model.named_modules()).get(name)
+    if part is None or isinstance(part, nn.RNNBase):
+        return None
+    is_cell = isinstance(part, nn.RNNCellBase)
+
+    def enter(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        cut, by_name = torch_input.detached(args), torch_input.detached(named)
+        if is_cell and args:
+            cut = (args[0], *cut[1:])
+        elif is_cell:
+            by_name["input"] = named["input"]
+        return cut, by_name
+
+    handle = part.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        torch_seeds.seed(0)
+        return torch_flow.measure(model, loss, batch)[0]
+    finally:
+        handle.remove()
+
+
 def precise(model: nn.Module, loss: Loss, batch: Any, dtype: torch.dtype) -> dict[str, float]:
     """Sizes of the gradients of parameters in a precision; nothing where they cannot be had."""
     try:

@@ -185,6 +185,11 @@ class TorchProbe:
         self.count += 1
         return torch_passes.rescaled(state, self._loss, self._batch, name, factor)
 
+    def forgetful(self, state: nn.Module, name: str) -> Pass | None:
+        """A pass in which a module is given its inputs, or a cell its states, without a graph."""
+        self.count += 1
+        return torch_passes.forgetful(state, self._loss, self._batch, name)
+
     def shuffled(self, state: nn.Module, number: int) -> Pass | None:
         """A pass with other samples; None where the batch has none, or the loss refuses them."""
         self.count += 1

@@ -185,7 +185,7 @@ def _alone(seen: _Seen, direction: int) -> tuple[list[float], list[float]] | Non
             if "weight_hh" in name and ("_reverse" in name) != bool(direction):
                 p.zero_()
     with torch.enable_grad():
-        out, states = part(x, *map(_detached, seen.args[1:]))
+        out, states = part(x, *torch_input.detached(seen.args[1:]))
         ends = (out, *(states if isinstance(states, tuple) else (states,)))
         pulled = [_of(direction, seen.width, n, g) for n, g in seen.pulled.items()]
         (gradient,) = torch.autograd.grad([ends[n] for n in seen.pulled], x, pulled)
@@ -202,9 +202,3 @@ def _of(direction: int, width: int, number: int, gradient: Tensor) -> Tensor:
         side = slice(width, None) if direction else slice(width)
         kept[..., side] = gradient[..., side]
     return kept
-
-
-def _detached(states: Any) -> Any:
-    if isinstance(states, tuple):
-        return tuple(map(_detached, states))
-    return states.detach() if isinstance(states, Tensor) else states

@@ -34,7 +34,7 @@ def symptoms(
         *parameters.symmetric(passes),
         *along.attenuated(seen, limits),
         *along.faded(passes.finite, seen, limits),
-        *time.symptoms(passes.finite),
+        *time.symptoms(passes),
         *first.symptoms(passes, seen),
         *parameters.updates(passes, limits, frozen),
     ]

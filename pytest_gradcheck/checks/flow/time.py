@@ -2,7 +2,9 @@
 
 The states of a recurrence are of one kind, so that their gradients can be compared as they are.
 That it fades is the rule for recurrent networks as they are initialised (Pascanu, Mikolov and
-Bengio 2013), and no fault of a model that is to remember a few steps only; that it grows is one.
+Bengio 2013), and no fault of a model that is to remember a few steps only; that it grows is one. A
+loss that counts the first steps for more places more gradient there itself: by how much, a pass
+shows in which no state is carried on.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 
 from pytest_gradcheck.backends.layers import Layer, Pass
 from pytest_gradcheck.checks.flow.branches import base
+from pytest_gradcheck.checks.flow.passes import Passes
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import of_mean
@@ -23,15 +26,18 @@ CALLS = 4  # of one layer that make it a recurrence
 FADED, GROWN = -4.0, 2.0  # decades over the time steps
 
 
-def symptoms(passes: Sequence[Pass]) -> list[Symptom]:
+def symptoms(passes: Passes) -> list[Symptom]:
     """What the time steps of recurrent layers show."""
     found: dict[str, Symptom] = {}
-    rows = [_changes(one) for one in passes]
+    rows = [_changes(one) for one in passes.finite]
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
         if not values:
             continue
         change = of_mean(values, 0.5)
+        if change.low > GROWN:
+            placed = _placed(passes, name)
+            change = of_mean([value - placed for value in values], 0.5)
         numbers: Numbers = (("attenuation", 10.0 ** max(-300.0, min(300.0, change.mean))),)
         factor = f"{10**change.mean:.1e}"
         told = f"from the last time step to the first, the gradient changes by {factor}"
@@ -55,6 +61,24 @@ def _changes(one: Pass) -> dict[str, float]:
             first, last = (one.layers[chain[k]].gradient for k in (0, -1))
             found[name] = depth.log_ratio(first, last)
     return found
+
+
+def _placed(passes: Passes, name: str) -> float:
+    """Decades by which the loss itself puts more on some time step than on the last; at least 0."""
+    found = []
+    pairs = zip(passes.states, passes.seen, strict=False)
+    for state, one in ((state, one) for state, one in pairs if one.is_finite):
+        made = passes.probe.forgetful(state, name)
+        if made is None or len(made.layers) != len(one.layers):
+            return 0.0
+        if name in dict(made.fades):
+            found.append(dict(made.fades)[name])
+            continue
+        calls = [n for n, y in enumerate(one.layers) if base(y.name) == name]
+        sizes = [made.layers[n].gradient for n in _chain(one.layers, calls)]
+        if sizes and sizes[-1] > 0:
+            found.append(depth.log_ratio(max(sizes), sizes[-1]))
+    return max(0.0, statistics.median(found)) if found else 0.0
 
 
 def _weighted(one: Pass) -> set[str]:
