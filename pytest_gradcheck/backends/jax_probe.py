@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -154,10 +154,7 @@ class JaxProbe:
         made = Pass(
             loss=float(told.loss),
             layers=tuple(jax_records.records(self._sites, self._walk, told, change)),
-            parameters=layers.of_parameters(
-                {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)},
-                {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)},
-            ),
+            parameters=self._parameters(values, told),
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
@@ -166,7 +163,6 @@ class JaxProbe:
             turns=tuple(jax_records.turns(self._sites, told)),
             fades=tuple(jax_records.fades(self._sites, told, change)),
         )
-        made = replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
         if self._updates is not None and is_plain:
             return self._updated(made, values, told.gradients)
         return made
@@ -186,6 +182,11 @@ class JaxProbe:
         arrays = [leaf.value for leaf in flatten(self._batch).leaves]
         known = [np.asarray(x) for x in arrays if isinstance(x, (jax.Array, np.ndarray))]
         return targets.constant(float(told.loss), np.asarray(answer), known)
+
+    def _parameters(self, values: Sequence[Any], told: Told) -> tuple[layers.Parameter, ...]:
+        drawn = {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)}
+        pulled = {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)}
+        return tuple(map(self._detached, layers.of_parameters(drawn, pulled)))
 
     def _detached(self, p: layers.Parameter) -> layers.Parameter:
         """JAX gives zeros where a parameter is not used; what no equation uses has no gradient."""
@@ -234,15 +235,11 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             values = self._values(state)
             told = self._programs.run(values, batch=[jnp.asarray(x * size) for x in other])
-        named = {n: np.asarray(g) for n, g in zip(self._names, told.gradients, strict=True)}
-        made = Pass(
+        return Pass(
             loss=float(told.loss),
             layers=tuple(jax_records.records(self._sites, self._walk, told, None)),
-            parameters=layers.of_parameters(
-                {n: np.asarray(v) for n, v in zip(self._names, values, strict=True)}, named
-            ),
+            parameters=self._parameters(values, told),
         )
-        return replace(made, parameters=tuple(self._detached(p) for p in made.parameters))
 
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""
