@@ -150,6 +150,30 @@ class Text(nn.Module):
         return self.head(self.body(self.embed(x))[0])
 
 
+class Rollout(nn.Module):
+    """A cell that is run for thirty steps, and answers at each."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.cell, self.head = getattr(nn, kind)(16, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores at each step."""
+        h = x.new_zeros(len(x), 32)
+        told = []
+        for _ in range(30):
+            h = self.cell(x, h)
+            told.append(self.head(h))
+        return torch.stack(told, 2)
+
+
+def discounted(model: nn.Module, batch: Any) -> Tensor:
+    """The first steps count for more, as in a discounted return."""
+    x, y = batch
+    each = F.cross_entropy(model(x), y[:, None].expand(-1, 30), reduction="none")
+    return (each.mean(0) * 0.8 ** torch.arange(30)).sum() / 5
+
+
 def lenet(act: Maker) -> Maker:
     """LeNet-5."""
     return lambda: nn.Sequential(
@@ -211,6 +235,8 @@ def models() -> Iterator[Model]:
             text,
             lambda m, x: F.cross_entropy(m(x).flatten(0, 1), x.flatten()),
         )
+    for kind in ("RNNCell", "GRUCell"):
+        yield Model(f"discounted {kind}", lambda kind=kind: Rollout(kind), flat, discounted)
     for act in (nn.Tanh, nn.ReLU):
         yield Model(f"lenet {act.__name__}", lenet(act), images, classify)
     yield Model("weight norm", normed(parametrizations.weight_norm), flat, classify)

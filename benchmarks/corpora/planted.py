@@ -183,6 +183,35 @@ class _Recurrence(nn.Module):
         return self.head(h)
 
 
+class _BothWays(nn.Module):
+    def __init__(self, kind: str, gain: float) -> None:
+        super().__init__()
+        self.body = getattr(nn, kind)(8, 32, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(64, 10)
+        for name, p in self.body.named_parameters():
+            if "weight_hh" in name:
+                nn.init.normal_(p, std=gain * 32**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)[0]
+        return self.head(torch.cat([h[:, -1, :32], h[:, 0, 32:]], 1))
+
+
+def _sure(scale: float) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        model = nn.Sequential(*mlp("relu", 64, 3)(), nn.Sigmoid())
+        with torch.no_grad():
+            model[-2].weight.mul_(scale)
+        return model
+
+    return make
+
+
+def _of_probabilities(model: nn.Module, batch: Any) -> Tensor:
+    x, y = batch
+    return nn.functional.binary_cross_entropy(model(x), nn.functional.one_hot(y, 10).float())
+
+
 def torch_faults() -> Iterator[Fault]:
     """Faults of PyTorch models."""
     generator = torch.Generator().manual_seed(11)
@@ -254,6 +283,15 @@ def torch_faults() -> Iterator[Fault]:
         "",
         batch=steps,
     )
+    for kind in ("RNN", "GRU"):
+        yield of(
+            f"{kind} of two directions grows",
+            lambda kind=kind: _BothWays(kind, 16.0),
+            "time-growing",
+            "body",
+            batch=steps,
+        )
+    yield of("probabilities x 300", _sure(300.0), "first-loss", "", "layer", loss=_of_probabilities)
     for k in (3, 6):
         make = _plain(9, nn.Tanh, _then(_times(2**-0.5), _times(1e-5, k)))
         yield of(f"layer {k} x 1e-5", make, "vanishing", f"{2 * k}", "layer")
