@@ -3,7 +3,9 @@
 A loss is told by its value: it is the cross entropy of labels in the batch, or the squared error of
 targets, only where computing that from the answers gives the very same number. With weights, a
 smoothing, an offset or a second part it is not, and nothing is said. A constant answer then costs
-the entropy of the label frequencies, or the variance of the targets.
+the entropy of the label frequencies, or the variance of the targets. Told in the same way are three
+mistakes that leave a loss which can be trained on: every answer compared with every target, scores
+in the place of their logarithms, and probabilities in the place of scores.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 MOST = 4_000_000  # numbers of an answer that are looked at
 EXACT = 1e-4  # relative difference that rounding in float32 may make
+CROSSED = 2000  # samples of which all pairs are looked at
 LOG_FLOOR = -100.0  # below which torch's cross entropy of probabilities takes no logarithm
 
 
@@ -28,13 +31,16 @@ class Constant:
 
     Args:
         loss: In the units of the loss; NaN where there is none but an even one.
-        kind: ``labels`` or ``targets``.
+        kind: ``labels`` or ``targets``; ``crossed`` where each answer is compared with each target,
+            ``unlogged`` where scores that are no logarithms are added up.
         even: What it costs to hold all labels equally likely; NaN for targets.
+        is_squashed: Whether it takes the softmax of what has been through one.
     """
 
     loss: float
     kind: str
     even: float = math.nan
+    is_squashed: bool = False
 
 
 def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant | None:
@@ -45,7 +51,7 @@ def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant 
         answer: What the model answered, samples first; scores, probabilities or numbers.
         batch: The arrays of the batch.
     """
-    if loss is None or not math.isfinite(loss) or loss <= 0 or answer is None:
+    if not loss or not math.isfinite(loss) or answer is None:
         return None
     scores = np.asarray(answer)
     if scores.size > MOST:
@@ -60,7 +66,8 @@ def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant 
                 factor = _factor(loss, found.each)
                 if factor:
                     least = factor * found.least if found.least > 0 else math.nan
-                    return Constant(least, found.kind, factor * found.even)
+                    even = factor * found.even
+                    return Constant(least, found.kind, even, found.is_squashed)
     return None
 
 
@@ -71,12 +78,13 @@ class Found(NamedTuple):
     least: float
     kind: str
     even: float = math.nan
+    is_squashed: bool = False
 
 
 def _factor(loss: float, each: np.ndarray) -> float:
     """By what the sum of the costs is multiplied to give the loss: 1, or one over their number."""
     total = float(each.sum())
-    if not math.isfinite(total) or total <= 0:
+    if not math.isfinite(total) or total * loss <= 0:
         return 0.0
     counts = {1.0, float(each.size), float(len(each))}
     known = (half / n for n in counts for half in (1.0, 0.5))
@@ -94,8 +102,12 @@ def _labels(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
             shares = np.bincount(y) / len(y)
             least = len(y) * _entropy(shares)
             even = len(y) * math.log(rows.shape[-1])
-            for form in (_log_softmax, np.log):
-                yield Found(-form(rows)[np.arange(len(y)), y], least, "labels", even)
+            spots, logs = (np.arange(len(y)), y), _log_softmax(rows)
+            is_squashed = bool(np.all(rows >= 0) and _is_one(rows.sum(axis=-1)))
+            yield Found(-logs[spots], least, "labels", even, is_squashed)
+            yield Found(-np.log(rows)[spots], least, "labels", even)
+            if not _is_one(np.exp(rows).sum(axis=-1)):
+                yield Found(-rows[spots], math.nan, "unlogged")
             yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
     elif _is_alike(scores, target) and set(np.unique(target)) <= {0, 1}:
         on = target.ravel().astype(np.float64)
@@ -115,11 +127,19 @@ def _binary(z: np.ndarray, on: np.ndarray, least: float) -> Iterator[Found]:
 
 def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     """Squared errors of targets of the same form."""
-    if target.dtype.kind != "f" or not _is_alike(scores, target):
+    if target.dtype.kind not in "fiu" or not _is_alike(scores, target):
         return
     wide = target.astype(np.float64).reshape(scores.shape)
     error = np.square(scores.astype(np.float64) - wide)
     yield Found(error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets")
+    if scores.size == target.size == len(scores) <= CROSSED:
+        gaps = scores.ravel()[:, None].astype(np.float64) - target.ravel()
+        yield Found(np.square(gaps), math.nan, "crossed")
+        yield Found(np.abs(gaps), math.nan, "crossed")
+
+
+def _is_one(sums: np.ndarray) -> bool:
+    return bool(np.all(np.abs(sums - 1) < EXACT))
 
 
 def _is_alike(scores: np.ndarray, target: np.ndarray) -> bool:

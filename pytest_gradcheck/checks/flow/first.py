@@ -19,7 +19,23 @@ WORDS = {"labels": "the entropy of the labels", "targets": "the variance of the 
 
 def symptoms(passes: Passes, seen: Statistics) -> list[Symptom]:
     """What the first loss shows, the plainest first."""
-    return _excessive(passes, seen) or _beside_constant(passes)
+    return _mistaken(passes) + (_excessive(passes, seen) or _beside_constant(passes))
+
+
+def _mistaken(passes: Passes) -> list[Symptom]:
+    """Mistakes in the loss that its value tells for certain, in every initialisation."""
+    known = [one.constant for one in passes.finite]
+    kinds = {each.kind if each else "" for each in known}
+    if kinds == {"crossed"}:
+        told = "the loss compares each answer with the target of every sample, not with its own"
+        return [Symptom("crossed", "", told)]
+    if kinds == {"unlogged"}:
+        told = "the loss adds up the scores of the labels, where their log probabilities belong"
+        return [Symptom("unlogged", "", told)]
+    if known and all(each is not None and each.is_squashed for each in known):
+        told = "the loss takes the softmax of answers that have been through one already"
+        return [Symptom("squashed", "", told, (), "warn")]
+    return []
 
 
 def _excessive(passes: Passes, seen: Statistics) -> list[Symptom]:

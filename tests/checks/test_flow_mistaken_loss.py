@@ -1,0 +1,107 @@
+"""Losses that train and are wrong, told by their value."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pytest_gradcheck import check_flow
+from pytest_gradcheck.backends import targets
+
+F = nn.functional
+RNG = np.random.default_rng(0)
+N, K = 32, 4
+X = RNG.normal(size=(N, 8)).astype(np.float32)
+NUMBERS = RNG.normal(size=N).astype(np.float32)
+LABELS = RNG.integers(0, K, N)
+
+
+def model(out, end=None):
+    def make():
+        parts = [nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, out)]
+        return nn.Sequential(*parts, *([end()] if end else []))
+
+    return make
+
+
+def codes(loss, y, out, end=None):
+    run = lambda m, batch: loss(m(batch[0]), batch[1])  # noqa: E731  # of answer and target
+    batch = (torch.tensor(X), torch.tensor(y))
+    result = check_flow(None, run, batch, make=model(out, end), seed=0)
+    return result.verdict, [f.code for f in result.findings]
+
+
+def softmax():
+    return nn.Softmax(1)
+
+
+WRONG = {
+    "broadcast": (lambda p, y: (p - y).square().mean(), NUMBERS, 1, None, "flow-crossed"),
+    "broadcast, a sum": (lambda p, y: (p - y).square().sum(), NUMBERS, 1, None, "flow-crossed"),
+    "broadcast, absolute": (lambda p, y: (p - y).abs().mean(), NUMBERS, 1, None, "flow-crossed"),
+    "broadcast labels": (lambda p, y: (p - y).square().mean(), LABELS, 1, None, "flow-crossed"),
+    "broadcast the other way": (
+        lambda p, y: (p[:, 0] - y).square().mean(),
+        NUMBERS[:, None],
+        1,
+        None,
+        "flow-crossed",
+    ),
+    "scores for logarithms": (F.nll_loss, LABELS, K, None, "flow-unlogged"),
+    "probabilities for logarithms": (F.nll_loss, LABELS, K, softmax, "flow-unlogged"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_loss_that_is_wrong_by_its_value_fails(name):
+    loss, y, out, end, code = WRONG[name]
+    verdict, found = codes(loss, y, out, end)
+    assert (verdict, found) == ("fail", [code])
+
+
+def test_a_softmax_taken_twice_is_a_warning():
+    assert codes(F.cross_entropy, LABELS, K, softmax) == ("pass", ["flow-squashed"])
+
+
+RIGHT = {
+    "numbers": (lambda p, y: (p[:, 0] - y).square().mean(), NUMBERS, 1, None),
+    "a column": (lambda p, y: (p - y).square().mean(), NUMBERS[:, None], 1, None),
+    "one number": (lambda p, y: (p - y).square().mean(), 0 * NUMBERS + 1, 1, None),
+    "likelihood": (F.nll_loss, LABELS, K, lambda: nn.LogSoftmax(1)),
+    "of probabilities": (lambda p, y: F.nll_loss(p.log(), y), LABELS, K, softmax),
+    "scores": (F.cross_entropy, LABELS, K, None),
+    "logarithms through a softmax": (F.cross_entropy, LABELS, K, lambda: nn.LogSoftmax(1)),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_loss_that_is_right_is_not_told(name):
+    assert codes(*RIGHT[name]) == ("pass", [])
+
+
+def test_jax_and_numpy_alike():
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        return [rng.normal(size=s) * s[0] ** -0.5 for s in ((8, 32), (32, 1))]
+
+    def jax_loss(p, batch):
+        return jnp.mean((jnp.tanh(batch[0] @ p[0]) @ p[1] - batch[1]) ** 2)
+
+    def numpy_loss(p, batch):
+        a = np.tanh(batch[0] @ p[0])
+        out = a @ p[1]
+        gap = out - batch[1]
+        g = 2 * gap.sum(1, keepdims=True) / gap.size
+        layers = [("0", batch[0] @ p[0], g @ p[1].T * (1 - a**2)), ("1", out, g)]
+        return np.mean(gap**2), layers
+
+    for loss, backend in ((jax_loss, "jax"), (numpy_loss, "numpy")):
+        result = check_flow(None, loss, (X, NUMBERS), make=drawn, seed=0, backend=backend)
+        assert result.findings[0].code == "flow-crossed"
+
+
+def test_many_samples_are_not_crossed():
+    many = RNG.normal(size=targets.CROSSED + 1)
+    loss = np.mean((many[:, None] - many[::-1]) ** 2)
+    assert targets.constant(loss, many[:, None], [many[::-1].copy()]) is None
