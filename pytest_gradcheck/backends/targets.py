@@ -31,7 +31,7 @@ class Constant:
 
     Args:
         loss: In the units of the loss; NaN where there is none but an even one.
-        kind: ``labels`` or ``targets``; ``crossed`` where each answer is compared with each target,
+        kind: ``labels``, ``targets`` or ``distances``; ``crossed`` where each answer is compared with each target,
             ``unlogged`` where scores that are no logarithms are added up.
         even: What it costs to hold all labels equally likely; NaN for targets.
         is_squashed: Whether it takes the softmax of what has been through one.
@@ -134,6 +134,8 @@ def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     yield Found(error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets")
     if scores.size == target.size == len(scores) <= CROSSED:
         gaps = scores.ravel()[:, None].astype(np.float64) - target.ravel()
+        # Where all answers lie on one side, the mean distance of all pairs is that of the pairs.
+        yield Found(np.abs(scores.ravel() - wide.ravel()), math.nan, "distances")
         yield Found(np.square(gaps), math.nan, "crossed")
         yield Found(np.abs(gaps), math.nan, "crossed")
 
