@@ -31,8 +31,8 @@ class Constant:
 
     Args:
         loss: In the units of the loss; NaN where there is none but an even one.
-        kind: ``labels``, ``targets`` or ``distances``; ``crossed`` where each answer is compared with each target,
-            ``unlogged`` where scores that are no logarithms are added up.
+        kind: ``labels``, ``targets`` or ``distances``; ``crossed`` where each answer is compared
+            with each target, ``unlogged`` where scores that are no logarithms are added up.
         even: What it costs to hold all labels equally likely; NaN for targets.
         is_squashed: Whether it takes the softmax of what has been through one.
     """
