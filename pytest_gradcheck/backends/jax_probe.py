@@ -213,11 +213,11 @@ class JaxProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
-    def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
-        """A pass with a parameter times a factor."""
+    def rescaled(self, state: Any, factors: Mapping[str, float]) -> Pass | None:
+        """A pass with parameters times factors, by name."""
         with enable_x64(self._user_mode):
             pairs = zip(self._names, self._values(state), strict=True)
-            values = [(v * factor).astype(v.dtype) if n == name else v for n, v in pairs]
+            values = [(v * factors.get(n, 1.0)).astype(v.dtype) for n, v in pairs]
         return self.measure(_Stepped(values))
 
     def forgetful(self, state: Any, name: str) -> Pass | None:

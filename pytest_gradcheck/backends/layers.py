@@ -82,6 +82,7 @@ class Parameter:
         symmetric: Whether its rows, and the rows of its gradient, are copies of one another.
         update: Norm of an optimizer's step over the norm of the values; NaN without one.
         silent: Parts (query, key, value) of a joint weight that get a gradient of zero, others not.
+        uniform: Whether it is a vector of one number, several times.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Parameter:
     symmetric: bool = False
     update: float = math.nan
     silent: tuple[str, ...] = ()
+    uniform: bool = False
 
 
 class Turn(NamedTuple):
@@ -274,6 +276,7 @@ def of_parameters(
             gradient=math.nan if (g := gradients.get(name)) is None else rms(g),
             symmetric=symmetric(value, g),
             silent=silent(g),
+            uniform=value.ndim == 1 and value.size > 1 and bool(np.all(value == value[0])),
         )
         for name, value in values.items()
     )

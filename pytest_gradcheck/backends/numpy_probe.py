@@ -176,7 +176,7 @@ class NumpyProbe:
     def again(self, state: Any, number: int) -> None:
         """Nothing: the loss has its random numbers from its own keys."""
 
-    def rescaled(self, state: Any, name: str, factor: float) -> None:
+    def rescaled(self, state: Any, factors: Mapping[str, float]) -> None:
         """Nothing: parameters go by other names than what a record shows of them."""
 
     def forgetful(self, state: Any, name: str) -> None:

@@ -71,8 +71,8 @@ class Probe(Protocol):
     def again(self, state: Any, number: int) -> Pass | None:
         """A pass with other random numbers; None where it draws none that the probe can set."""
 
-    def rescaled(self, state: Any, name: str, factor: float) -> Pass | None:
-        """A pass with a parameter times a factor; None where it cannot be had."""
+    def rescaled(self, state: Any, factors: Mapping[str, float]) -> Pass | None:
+        """A pass with parameters times factors, by name; None where it cannot be had."""
 
     def forgetful(self, state: Any, name: str) -> Pass | None:
         """A pass in which no gradient goes from one call of a layer to an earlier one.

@@ -68,7 +68,8 @@ class Ops(TorchFunctionMode):  # type: ignore[misc]  # torch is not typed
         plain = name.removesuffix("_").removeprefix("_") if not name.startswith("__") else name
         if plain in LINEAR or (plain in PRODUCTS and _has_weight(args)):
             return self._linear(func, plain, args, kwargs)
-        if plain in ACTIVATIONS and _is_activation(plain, args, kwargs):
+        is_of_weight = bool(args) and isinstance(args[0], nn.Parameter)  # the scale of a flow, say
+        if plain in ACTIVATIONS and not is_of_weight and _is_activation(plain, args, kwargs):
             return self._activation(func, plain, args, kwargs)
         if name in RECURRENT:
             args = self._recurrent(args)

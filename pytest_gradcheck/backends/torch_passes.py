@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,14 +28,15 @@ def shuffled(model: nn.Module, loss: Loss, batch: Any, number: int) -> Pass | No
         return None
 
 
-def rescaled(model: nn.Module, loss: Loss, batch: Any, name: str, factor: float) -> Pass | None:
-    """A pass of a copy with a parameter times a factor; None where it has no copies."""
+def rescaled(model: nn.Module, loss: Loss, batch: Any, factors: Mapping[str, float]) -> Pass | None:
+    """A pass of a copy with parameters times factors, by name; None where it has no copies."""
     try:
         fresh: nn.Module = torch_input.copied(model)
     except UsageError:
         return None
     with torch.no_grad():
-        fresh.get_parameter(name).mul_(factor)
+        for name, factor in factors.items():
+            fresh.get_parameter(name).mul_(factor)
     torch_seeds.seed(0)
     return torch_flow.measure(fresh, loss, batch)[0]
 

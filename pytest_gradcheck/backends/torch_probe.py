@@ -180,10 +180,10 @@ class TorchProbe:
         made = torch_flow.measure(state, self._loss, self._batch)[0]
         return made if torch_seeds.states() != before or torch.cuda.is_available() else None
 
-    def rescaled(self, state: nn.Module, name: str, factor: float) -> Pass | None:
-        """A pass of a copy with a parameter times a factor; None where it has no copies."""
+    def rescaled(self, state: nn.Module, factors: Mapping[str, float]) -> Pass | None:
+        """A pass of a copy with parameters times factors, by name; None where it has no copies."""
         self.count += 1
-        return torch_passes.rescaled(state, self._loss, self._batch, name, factor)
+        return torch_passes.rescaled(state, self._loss, self._batch, factors)
 
     def forgetful(self, state: nn.Module, name: str) -> Pass | None:
         """A pass in which a module is given its inputs, or a cell its states, without a graph."""
@@ -269,7 +269,8 @@ class TorchProbe:
         one, other = answers
         if one is None or other is None or one.shape != other.shape:
             return math.nan
-        if not one.ndim or not len(one) > 2:  # a number alone is that of no sample
+        # A number alone is that of no sample, and a first axis of another length holds none.
+        if not one.ndim or not len(one) > 2 or len(one) not in torch_samples.lengths(self._batch):
             return math.nan
         rest = one[1:].double()
         size = float(rest.abs().max())

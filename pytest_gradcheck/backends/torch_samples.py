@@ -27,6 +27,13 @@ def exchanged(batch: Any) -> Any:
     return batch
 
 
+def lengths(batch: Any) -> set[int]:
+    """Of the tensors in which a sample is exchanged."""
+    leaves = tree.flatten(batch, Leaf, lambda node: None).leaves
+    tensors = [y.value for y in leaves if isinstance(y.value, Tensor)]
+    return {len(x) for x in tensors if x.ndim and x.is_floating_point()}
+
+
 def shuffled(batch: Any, number: int) -> Any:
     """The batch with other samples, each feature one of the batch's own; None if it has none."""
     flat = tree.flatten(batch, Leaf, lambda node: None)

@@ -66,6 +66,7 @@ def _parameter(name: str, p: Tensor, g: Tensor | None) -> layers.Parameter:
         trainable=p.requires_grad,
         symmetric=_is_symmetric(p.detach(), g),
         silent=_silent(g),
+        uniform=p.ndim == 1 and p.numel() > 1 and bool((p.detach() == p.detach()[0]).all()),
     )
 
 

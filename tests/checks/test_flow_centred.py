@@ -74,3 +74,34 @@ def test_a_bias_where_no_targets_are_is_told_by_the_loss(way):
     codes = [f.code for f in WAYS[way](1000.0, 0.0).findings]
     assert "flow-first-loss" in codes
     assert "flow-centred" not in codes
+
+
+def test_a_bias_at_rare_targets_is_meant_beside_other_parts_of_a_loss():
+    """The heads of a detector: focal loss at a start of 1 %, and a loss of boxes as large."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kinds = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5))
+            self.boxes = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+            for head in (self.kinds, self.boxes):
+                for layer in head[::2]:
+                    nn.init.normal_(layer.weight, std=0.01)
+                    nn.init.zeros_(layer.bias)
+            nn.init.constant_(self.kinds[-1].bias, -4.6)
+
+        def forward(self, x):
+            return self.kinds(x), self.boxes(x)
+
+    torch.manual_seed(0)
+    x, boxes = torch.randn(256, 16), torch.rand(256, 4) + 1.0
+    rare = (torch.rand(256, 5) < 0.01).float()
+
+    def loss(model, batch):
+        z, told = model(batch[0])
+        each = nn.functional.binary_cross_entropy_with_logits(z, batch[1], reduction="none")
+        focal = (each * (batch[1] - z.sigmoid()).square()).sum() / batch[1].sum()
+        return focal + 0.3 * (told - batch[2]).abs().sum(1).mean()
+
+    result = check_flow(None, loss, (x, rare, boxes), make=Heads, seed=0)
+    assert result.verdict == "pass"

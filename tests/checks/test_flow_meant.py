@@ -225,3 +225,104 @@ def rare(is_entropy):
 def test_a_record_whose_cross_entropy_undoes_the_saturation_passes():
     assert told(rare(is_entropy=True)) == []
     assert "flow-saturated" in told(rare(is_entropy=False), "fail")
+
+
+def test_a_loss_of_derivatives_does_not_feel_the_last_bias():
+    def loss(model, batch):
+        x = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (slope - batch[1]).square().mean()
+
+    make = lambda: nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 1))  # noqa: E731
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    result = check_flow(None, loss, (x, x.flip(1)), make=make, seed=0)
+    (finding,) = result.findings
+    assert (result.verdict, finding.code, finding.severity) == ("pass", "flow-missing", "warn")
+    assert finding.where == "2.bias"
+
+
+def test_a_bias_and_its_weight_that_get_no_gradient_fail():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.used(x)
+
+    result = check_flow(None, lambda m, x: m(x).square().mean(), torch.ones(8, 2), make=Unused)
+    assert (result.verdict, result.findings[0].code) == ("fail", "flow-missing")
+
+
+def test_the_exponential_of_a_parameter_is_no_layer():
+    """A normalising flow: a scale for each feature, and a coupling whose last layer is small."""
+
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift, self.log = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(6))
+            self.net = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 6))
+
+        def forward(self, x):
+            x = (x + self.shift) * torch.exp(self.log)
+            a, b = x.chunk(2, 1)
+            shift, scale = self.net(a).chunk(2, 1)
+            scale = torch.sigmoid(scale + 2)
+            told = torch.cat([(b + shift) * scale, a], 1)
+            return told, self.log.sum() + scale.log().sum(1)
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = nn.ModuleList(Step() for _ in range(4))
+
+        def forward(self, x):
+            total = 0.0
+            for step in self.steps:
+                x, log = step(x)
+                total = total + log
+            return x, total
+
+    def loss(model, x):
+        z, log = model(x)
+        return (z.square().sum(1) / 2 - log).mean()
+
+    x = torch.randn(128, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    for seed in range(3):
+        result = check_flow(None, loss, x, make=Steps, seed=seed)
+        assert result.verdict == "pass"
+        assert not any("exp" in row[0] for row in result.table("layers").rows)
+
+
+def test_the_members_of_an_ensemble_are_no_samples():
+    class Members(nn.Module):
+        def __init__(self):
+            super().__init__()
+            parts = ((nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)) for _ in range(5))
+            self.members = nn.ModuleList(nn.Sequential(*layers) for layers in parts)
+
+        def forward(self, x):
+            return torch.stack([member(x) for member in self.members])
+
+    def loss(model, batch):
+        scores = model(batch[0]).flatten(0, 1)
+        return nn.functional.cross_entropy(scores, batch[1].repeat(5))
+
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(64, 8, generator=generator), torch.randint(0, 3, (64,), generator=generator)
+    result = check_flow(None, loss, batch, make=Members, seed=0)
+    assert (result.verdict, result.findings) == ("pass", ())
+
+
+def test_rounding_is_no_waking():
+    """A norm over one feature lets nothing through, before and after any step."""
+    make = lambda: nn.Sequential(  # noqa: E731
+        nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1), nn.LayerNorm(1)
+    )
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    loss = lambda m, b: (m(b[0]) - b[1]).square().mean()  # noqa: E731
+    for dtype in (torch.float32, torch.float64):
+        made = lambda kind=dtype: make().to(kind)  # noqa: E731
+        wide = x.to(dtype)
+        result = check_flow(None, loss, (wide, wide[:, :1]), make=made, seed=0)
+        assert (result.verdict, result.findings[0].code) == ("fail", "flow-zero")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_gradcheck.backends.probes import Probe
-from pytest_gradcheck.checks.flow import gains, result
+from pytest_gradcheck.checks.flow import reached, result
 from pytest_gradcheck.checks.flow.cause import ORDERS, Trial, trials
 from pytest_gradcheck.checks.flow.centred import centred
 from pytest_gradcheck.checks.flow.frozen import require_fitting
@@ -20,7 +20,7 @@ from pytest_gradcheck.checks.flow.outputs import attention, outputs
 from pytest_gradcheck.checks.flow.parameters import blank, trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
-from pytest_gradcheck.checks.flow.reached import settled
+from pytest_gradcheck.checks.flow.small import is_meant, small
 from pytest_gradcheck.checks.flow.still import still
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.checks.flow.symptoms import symptoms
@@ -32,7 +32,7 @@ from pytest_gradcheck.results import Context, Result
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 MOST_SEED = 2**63 - MOST  # the last initialisation's is beyond the first
-STEPS = 3  # of training that a start at zero may need: one for each zero in a row
+STEPS = 5  # of training that a start at zero may need: one for each zero in a row, and some more
 WAKING = ("vanishing", "zero")  # what one step of training may cure
 LOST = {"nonfinite", "given"}
 ILL = {*WAKING, "dead"}  # what is left where it did not
@@ -108,9 +108,9 @@ def _named(
 ) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
     """The symptoms by what they come from, where a change tells it; and that change."""
     frozen = tuple(question.frozen)
-    found = centred(passes, found, limits, frozen)
+    found = small(passes, centred(passes, found, limits, frozen), limits, frozen)
     found, tried = underflow(passes, found, limits, frozen)
-    found = settled(passes, _woken(passes, found, limits, question), frozen)
+    found = reached.settled(passes, _woken(passes, found, limits, question), frozen)
     if seen is not None and not tried:
         found, tried = _beside(passes, seen, found, limits)
     return tuple(_of_zeros(s, passes, frozen) for s in found), tried
@@ -194,6 +194,8 @@ def _woken(
         woken = {kind: woken.get(kind, steps) for kind in cured}
         if cured >= {s.kind for s in found if _may_wake(s, passes)}:
             break
+    if "zero" in woken and reached.is_rounding(passes, states[0], tuple(question.frozen)):
+        woken.clear()
     return tuple(_asleep(s, woken[s.kind]) if s.kind in woken else s for s in found)
 
 
@@ -215,10 +217,7 @@ def _may_wake(symptom: Symptom, passes: Passes) -> bool:
         return False
     if symptom.kind == "zero":
         return True
-    seen = statistics(passes.finite)
-    odd = gains.odd(seen, passes.finite[0].source)
-    where = symptom.where if odd is None else odd.name
-    return where in {b.layers[-1] for b in seen.branches}
+    return is_meant(passes, statistics(passes.finite), symptom.where)
 
 
 def _moves(passes: Passes, stepped: Passes) -> bool:
@@ -261,7 +260,8 @@ def _of_zeros(symptom: Symptom, passes: Passes, frozen: Sequence[str]) -> Sympto
 
 
 def _asleep(symptom: Symptom, steps: int) -> Symptom:
-    count = ("one small step", "two small steps", "three small steps")[steps - 1]
+    numbers = ("one small step", "two", "three", "four", "five")
+    count = numbers[0] if steps == 1 else f"{numbers[steps - 1]} small steps"
     told = f"{symptom.message}; {count} of training {'lets' if steps == 1 else 'let'} it through"
     return replace(symptom, kind="asleep", message=told, severity="note", is_open=False)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pytest_gradcheck.backends.layers import Pass
 from pytest_gradcheck.checks.flow.cause import PAIRED, Trial
 from pytest_gradcheck.checks.flow.passes import Passes, statistics
+from pytest_gradcheck.checks.flow.small import TABLES
 from pytest_gradcheck.checks.flow.symptom import Symptom
 from pytest_gradcheck.results import Severity
 
@@ -30,7 +31,10 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
     contrasts = sorted(one.contrast for one in plain if not math.isnan(one.contrast))
     is_alike = len(contrasts) == len(plain) and contrasts[len(plain) // 2 :][:1] < [ALIKE]
     is_unfelt = all(one.source < SMALL and _felt(one, one) < UNFELT for one in plain)
-    if not plain or not (is_alike or is_unfelt) or "input" not in passes.probe.changes:
+    is_table = bool(plain) and plain[0].layers[0].op in TABLES  # learned, and no input
+    if is_table or not plain or not (is_alike or is_unfelt):
+        return (), ()
+    if "input" not in passes.probe.changes:
         return (), ()
     made = [passes.probe.measure(state, ("input", -1)) for state in passes.states[:PAIRED]]
     if not all(one.is_finite for one in made):

@@ -46,7 +46,7 @@ def attention(passes: Passes) -> tuple[Symptom, ...]:
     """Joint weights of attention whose query and key get no gradient for being too large."""
     parameters = [one.parameters for one in passes.finite]
     for name in constant(parameters, lambda p: p.trainable and bool(p.silent)):
-        made = passes.probe.rescaled(passes.states[0], name, SMALL)
+        made = passes.probe.rescaled(passes.states[0], {name: SMALL})
         known = {p.name: p for p in made.parameters} if made is not None and made.is_finite else {}
         if name in known and not known[name].silent:
             parts = next(p.silent for p in parameters[0] if p.name == name)

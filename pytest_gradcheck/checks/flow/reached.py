@@ -15,6 +15,7 @@ from pytest_gradcheck.checks.flow.frozen import is_declared
 from pytest_gradcheck.checks.flow.parameters import several
 from pytest_gradcheck.checks.flow.passes import MOST, Passes, constant
 from pytest_gradcheck.checks.flow.symptom import Symptom
+from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.results import Severity
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -31,12 +32,24 @@ HOLDS: dict[str, Holds] = {
 
 def missing(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
     """Parameters that may move and get no gradient."""
-    return _missing(_names("missing", passes, frozen))
+    return _missing(_names("missing", passes, frozen), passes)
 
 
 def zero(passes: Passes, frozen: Sequence[str]) -> list[Symptom]:
     """Gradients that are exactly zero in every initialisation."""
     return _zero(_names("zero", passes, frozen), passes) or _silent(passes)
+
+
+def is_rounding(passes: Passes, state: Any, frozen: Sequence[str]) -> bool:
+    """Whether gradients that were zero are what rounding makes of zero in a later state.
+
+    In another precision they are of another size then.
+    """
+    later = {p.name: p.gradient for p in passes.probe.measure(state).parameters}
+    other = passes.probe.repeated(state)[1]
+    names = [n for n in _names("zero", passes, frozen) if later.get(n, 0) > 0 and n in other]
+    gaps = [abs(depth.log_ratio(later[n], other[n])) if other[n] > 0 else math.inf for n in names]
+    return bool(gaps) and min(gaps) > 1.0
 
 
 def settled(passes: Passes, found: Sequence[Symptom], frozen: Sequence[str]) -> tuple[Symptom, ...]:
@@ -51,7 +64,7 @@ def settled(passes: Passes, found: Sequence[Symptom], frozen: Sequence[str]) -> 
         if len(always) == len(names):
             told.append(symptom)
             continue
-        made = _missing(always) if symptom.kind == "missing" else _zero(always, passes)
+        made = (_missing if symptom.kind == "missing" else _zero)(always, passes)
         told += [*made, _idle([n for n in names if n not in always], symptom.kind)]
     return tuple(sorted(told, key=lambda s: s.severity != "fail"))
 
@@ -98,11 +111,24 @@ def _still(
     return names
 
 
-def _missing(names: list[str]) -> list[Symptom]:
+def _missing(names: list[str], passes: Passes) -> list[Symptom]:
     if not names:
         return []
     told = f"no gradient reaches {several(names, verb='')}"
-    return [Symptom("missing", names[0], told, (("parameters", len(names)),))]
+    severity: Severity = "warn" if _are_constants(names, passes) else "fail"
+    if severity == "warn":
+        told += ", beside a weight that gets one: does the loss take derivatives of the answers?"
+    return [Symptom("missing", names[0], told, (("parameters", len(names)),), severity)]
+
+
+def _are_constants(names: list[str], passes: Passes) -> bool:
+    """Whether these are biases whose own weights get a gradient.
+
+    A loss of derivatives with respect to the inputs does not feel a constant in the answers.
+    """
+    table = {p.name: p for p in passes.seen[0].parameters}
+    weights = [table.get(f"{n.removesuffix('bias')}weight") for n in names if n.endswith("bias")]
+    return len(weights) == len(names) and all(w is not None and w.gradient > 0 for w in weights)
 
 
 def _zero(names: list[str], passes: Passes) -> list[Symptom]:

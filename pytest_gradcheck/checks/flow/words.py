@@ -20,6 +20,7 @@ CODES = {
     "asleep": "flow-asleep",
     "idle": "flow-idle",
     "centred": "flow-centred",
+    "small-start": "flow-small-start",
     "underflow": "flow-underflow",
     "dead": "flow-dead",
     "saturated": "flow-saturated",

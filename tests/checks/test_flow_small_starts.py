@@ -1,0 +1,166 @@
+"""Models that start with something small on purpose, and learn how large it is to be."""
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_gradcheck import check_flow
+
+F = nn.functional
+G = torch.Generator().manual_seed(0)
+X = torch.randn(64, 16, generator=G)
+LABELS = torch.randint(0, 10, (64,), generator=G)
+IMAGES = torch.rand(16, 3, 16, 16, generator=G)
+TOKENS = torch.randint(0, 256, (64,), generator=G)
+COLOURS = torch.rand(64, 3, generator=G)
+
+
+def classify(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def told(make, loss, batch, **more):
+    result = check_flow(None, loss, batch, make=make, seed=0, **more)
+    return result.verdict, [f.code for f in result.findings]
+
+
+class Block(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.n1, self.n2 = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.a = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.f = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.g1, self.g2 = (nn.Parameter(torch.full((32,), size)) for _ in range(2))
+
+    def forward(self, x):
+        h = self.n1(x)
+        x = x + self.g1 * self.a(h, h, h)[0]
+        return x + self.g2 * self.f(self.n2(x))
+
+
+class Vision(nn.Module):
+    """A vision transformer that is read at its class token."""
+
+    def __init__(self, size=1.0, depth=1.0):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 32) * 1e-6)
+        self.place = nn.Parameter(torch.randn(1, 17, 32) * 0.02)
+        self.blocks = nn.Sequential(*(Block(size) for _ in range(3)))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=0.02)
+                nn.init.zeros_(part.bias)
+        with torch.no_grad():
+            self.patches.weight.mul_(depth)
+
+    def forward(self, x):
+        h = self.patches(x).flatten(2).mT
+        h = torch.cat([self.token.expand(len(x), -1, -1), h], 1) + self.place
+        return self.head(self.norm(self.blocks(h))[:, 0])
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-5])
+def test_gates_near_zero_before_a_class_token_are_a_choice(size):
+    batch = IMAGES, LABELS[:16]
+    assert told(lambda: Vision(size), classify, batch) == ("pass", ["flow-small-start"])
+    assert told(Vision, classify, batch) == ("pass", [])
+
+
+class Table(nn.Module):
+    """A table of embeddings before a small network."""
+
+    def __init__(self, size, bias):
+        super().__init__()
+        self.table = nn.Embedding(256, 8)
+        nn.init.uniform_(self.table.weight, -size, size)
+        layers = nn.Linear(8, 64, bias=bias), nn.ReLU(), nn.Linear(64, 3, bias=bias)
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.net(self.table(x))
+
+
+def regress(model, batch):
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_table_that_starts_small_is_no_input_and_no_loss(size, bias):
+    found = told(lambda: Table(size, bias), regress, (TOKENS, COLOURS))
+    assert found == ("pass", ["flow-small-start"] if bias else [])
+
+
+class Adapted(nn.Module):
+    """A frozen body with an adapter beside a skip."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
+        self.adapter = nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 64))
+        for p in self.body.parameters():
+            p.requires_grad_(False)
+        for layer in self.adapter[::2]:
+            nn.init.normal_(layer.weight, 0, size)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        h = self.body[:2](x)
+        return self.body[2:](h + self.adapter(h))
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-3])
+def test_an_adapter_near_the_identity_wakes(size):
+    found = told(lambda: Adapted(size), classify, (X, LABELS), frozen="body.*")
+    assert found == ("pass", ["flow-asleep"])
+
+
+def test_a_last_layer_near_zero_before_a_frozen_critic_wakes():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1))
+    for p in critic.parameters():
+        p.requires_grad_(False)
+
+    def make():
+        layers = [nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)]
+        for p in layers[-1].parameters():
+            nn.init.uniform_(p, -3e-3, 3e-3)
+        return nn.Sequential(*layers, nn.Tanh())
+
+    loss = lambda actor, x: -critic(torch.cat([x, actor(x)], 1)).mean()  # noqa: E731  # DDPG's
+    assert told(make, loss, X) == ("pass", ["flow-asleep"])
+
+
+def test_weights_that_are_too_small_everywhere_are_found_beside_small_gates():
+    """The gates alone are not what the gradient fades by."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Parameter(torch.full((64,), 1e-2))
+            layers = [m for _ in range(8) for m in (nn.Linear(64, 64), nn.Tanh())]
+            self.net = nn.Sequential(nn.Linear(16, 64), *layers, nn.Linear(64, 10))
+            for layer in layers[::2]:
+                nn.init.normal_(layer.weight, std=0.02)
+
+        def forward(self, x):
+            return self.net[1:](self.gate * self.net[0](x))
+
+    verdict, codes = told(Deep, classify, (X, LABELS))
+    assert verdict == "fail"
+    assert "flow-vanishing" in codes
+
+
+def test_one_layer_in_the_middle_that_is_too_small_is_found():
+    def make():
+        layers = [m for _ in range(6) for m in (nn.Linear(64, 64), nn.Tanh())]
+        with torch.no_grad():
+            layers[4].weight.mul_(1e-4)
+        return nn.Sequential(nn.Linear(16, 64), *layers, nn.Linear(64, 10))
+
+    verdict, codes = told(make, classify, (X, LABELS))
+    assert (verdict, codes[0]) == ("fail", "flow-vanishing")
