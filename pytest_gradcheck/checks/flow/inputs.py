@@ -31,7 +31,8 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
     contrasts = sorted(one.contrast for one in plain if not math.isnan(one.contrast))
     is_alike = len(contrasts) == len(plain) and contrasts[len(plain) // 2 :][:1] < [ALIKE]
     is_unfelt = all(one.source < SMALL and _felt(one, one) < UNFELT for one in plain)
-    is_table = bool(plain) and plain[0].layers[0].op in TABLES  # learned, and no input
+    starts = plain[0].layers[:1] if plain else ()
+    is_table = any(y.op in TABLES for y in starts)  # learned, and no input
     if is_table or not plain or not (is_alike or is_unfelt):
         return (), ()
     if "input" not in passes.probe.changes:
