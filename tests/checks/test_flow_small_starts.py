@@ -1,5 +1,7 @@
 """Models that start with something small on purpose, and learn how large it is to be."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,33 @@ def regress(model, batch):
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_table_that_starts_small_is_no_input_and_no_loss(size, bias):
     found = told(lambda: Table(size, bias), regress, (TOKENS, COLOURS))
+    assert found == ("pass", ["flow-small-start"] if bias else [])
+
+
+def drawn(size, bias):
+    def make(seed):
+        keys = jax.random.split(jax.random.key(seed), 4)
+        table = jax.random.uniform(keys[0], (256, 8), minval=-size, maxval=size)
+        weights = {
+            "w": jax.random.normal(keys[1], (8, 64)) * 0.35,
+            "v": jax.random.normal(keys[2], (64, 3)) * 0.17,
+            "b": jax.random.normal(keys[3], (64,)) * 0.2,
+        }
+        return {"table": table} | (weights if bias else {k: weights[k] for k in "wv"})
+
+    return make
+
+
+def looked_up(p, batch):
+    h = p["table"][batch[0]] @ p["w"] + p.get("b", 0.0)
+    return jnp.mean((jax.nn.relu(h) @ p["v"] - batch[1]) ** 2)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_table_of_jax_alike(size, bias):
+    batch = jnp.asarray(TOKENS.numpy()), jnp.asarray(COLOURS.numpy())
+    found = told(drawn(size, bias), looked_up, batch)
     assert found == ("pass", ["flow-small-start"] if bias else [])
 
 

@@ -11,7 +11,9 @@ with them at size 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
+from pytest_gradcheck.backends.layers import Parameter
 from pytest_gradcheck.checks.flow import gains
 from pytest_gradcheck.checks.flow.branches import base, has_way_round
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
@@ -22,7 +24,7 @@ from pytest_gradcheck.limits import Limits
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 SMALL = 0.1  # size of what is small beside a size of 1
-TABLES = ("Embedding", "EmbeddingBag")
+TABLES = ("Embedding", "EmbeddingBag", "gather")
 
 
 def small(
@@ -56,14 +58,20 @@ def _chosen(passes: Passes) -> dict[str, float]:
     """Small vectors of one number that are no norm's, and small tables, by name; their sizes."""
     one = passes.finite[0]
     norms = {base(y.name) for y in one.layers if "norm" in y.op.lower()}
-    tables = {f"{base(y.name)}.weight" for y in one.layers if y.op in TABLES}
+    tables = {base(y.name) for y in one.layers if y.op in TABLES}
     return {
         p.name: p.value
         for p in one.parameters
-        if ((p.uniform and p.name.rpartition(".")[0] not in norms) or p.name in tables)
-        and p.trainable
-        and 0 < p.value < SMALL
+        if (_is_gate(p, norms) or _is_table(p, tables)) and p.trainable and 0 < p.value < SMALL
     }
+
+
+def _is_gate(p: Parameter, norms: AbstractSet[str]) -> bool:
+    return p.uniform and p.name.rpartition(".")[0] not in norms
+
+
+def _is_table(p: Parameter, tables: AbstractSet[str]) -> bool:
+    return len(p.shape) == 2 and not tables.isdisjoint({p.name, p.name.rpartition(".")[0]})
 
 
 def is_meant(passes: Passes, seen: Statistics, where: str) -> bool:
