@@ -150,6 +150,39 @@ class Text(nn.Module):
         return self.head(self.body(self.embed(x))[0])
 
 
+class Gated(nn.Module):
+    """A vision transformer with a class token whose branches start near zero (LayerScale)."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 32) * 0.02)
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(4))
+        self.mixes = nn.ModuleList(nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(4))
+        self.gates = nn.ParameterList(torch.full((32,), size) for _ in range(4))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores."""
+        h = self.patches(x).flatten(2).transpose(1, 2)
+        h = torch.cat([self.token.expand(len(h), -1, -1), h], 1)
+        for norm, mix, gate in zip(self.norms, self.mixes, self.gates, strict=True):
+            z = norm(h)
+            h = h + gate * mix(z, z, z)[0]
+        return self.head(self.norm(h)[:, 0])
+
+
+def tabled(size: float) -> Maker:
+    """A table of embeddings that starts small, before a small network."""
+
+    def make() -> nn.Module:
+        table = nn.EmbeddingBag(50, 16)
+        nn.init.uniform_(table.weight, -size, size)
+        return nn.Sequential(table, nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 50))
+
+    return make
+
+
 class Rollout(nn.Module):
     """A cell that is run for thirty steps, and answers at each."""
 
@@ -235,6 +268,11 @@ def models() -> Iterator[Model]:
             text,
             lambda m, x: F.cross_entropy(m(x).flatten(0, 1), x.flatten()),
         )
+    for size in (1e-4, 1e-5):
+        yield Model(f"class token, gates {size:g}", lambda s=size: Gated(s), images, classify)
+    first = (text.reshape(50, 8), text.reshape(50, 8)[:, 0])
+    for size in (1e-2, 1e-4):
+        yield Model(f"table of size {size:g}", tabled(size), first, classify)
     for kind in ("RNNCell", "GRUCell"):
         yield Model(f"discounted {kind}", lambda kind=kind: Rollout(kind), flat, discounted)
     for act in (nn.Tanh, nn.ReLU):

@@ -51,6 +51,31 @@ def fails(result):
     return [f.code.removeprefix("flow-") for f in result.findings if f.severity == "fail"]
 
 
+class Rescaled(nn.Module):
+    """Every other layer times a factor and the next one over it: the same function."""
+
+    def __init__(self, model, factor):
+        super().__init__()
+        self.model = model
+        layers = [part for part in model if isinstance(part, nn.Linear)]
+        with torch.no_grad():
+            for one, other in zip(layers[:-1:2], layers[1::2], strict=False):
+                one.weight.mul_(factor)
+                one.bias.mul_(factor)
+                other.weight.div_(factor)
+
+    def forward(self, x):
+        return self.model(x)
+
+
+@pytest.mark.parametrize("factor", [30.0, 1 / 30])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU])
+def test_a_last_layer_that_is_small_by_scale_alone_excuses_nothing(act, factor):
+    make = net(10, act, 0.3)
+    plain, result = check(make), check(lambda: Rescaled(make(), factor))
+    assert fails(result)[:1] == fails(plain)[:1] == ["vanishing"]
+
+
 @pytest.mark.parametrize("offset", [-1e5, -3.0, 3.0, 1e5])
 def test_an_offset_of_the_loss_changes_nothing(offset):
     for make in (net(), net(10, gain=SMALL), net(10, nn.Sigmoid)):
