@@ -89,12 +89,12 @@ def _carried(value: Any) -> list[Any]:
     opened = _OPENED.get(type(value))
     if opened is not None:
         return opened(value)
-    for kind in (functools.partial, list, tuple, set, dict):  # a subclass
-        if isinstance(value, kind):
-            return _OPENED[kind](value)
+    if isinstance(value, _KINDS):  # a subclass
+        return next(_OPENED[kind](value) for kind in _KINDS if isinstance(value, kind))
     return list(vars(value).values())[:WIDTH] if hasattr(value, "__dict__") else []
 
 
+_KINDS = (functools.partial, list, tuple, set, dict)
 WIDTH = 100  # items of one container
 
 
@@ -156,6 +156,5 @@ def _of_function(function: FunctionType) -> list[Any]:
             found.append(cell.cell_contents)
         except ValueError:  # a name that is bound later
             continue
-    names = names_of(function.__code__)
-    found += [function.__globals__[name] for name in names if name in function.__globals__]
-    return found
+    space = function.__globals__
+    return found + [space[name] for name in names_of(function.__code__) if name in space]

@@ -149,11 +149,12 @@ class TorchBackend:
         wanted: Any = getattr(torch, dtype) if dtype else None
         if not isinstance(x, Tensor):
             return torch.as_tensor(x, dtype=wanted, device=device or None).clone()
-        with torch.inference_mode(False):
-            x = x.detach()
-            if not (dtype or device):
-                return x.clone()
-            return x.to(dtype=wanted, device=device or None, copy=True)
+        if torch.is_inference_mode_enabled():  # what is made there cannot be differentiated
+            with torch.inference_mode(False):
+                return self.convert(x, dtype, device)
+        if not (dtype or device):
+            return x.detach().clone()
+        return x.detach().to(dtype=wanted, device=device or None, copy=True)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """The numbers on the CPU, in float64 where NumPy lacks the precision."""
