@@ -100,6 +100,7 @@ class Survey(Sight):
         first: tuple[int, ...] = (),
         enough: float = 0.0,
         steps: str = "",
+        known: dict[int, growth.Differences] | None = None,
     ) -> Look:
         """Measure and compare along a direction, with the options of ``Probe.along``."""
         plan = self.plan
@@ -111,10 +112,20 @@ class Survey(Sight):
             first=first,
             enough=enough,
             steps=steps or self.steps,
+            known=known,
         )
         if line.estimate.exponent is None:
             line = edges.one_sided(plan.probe, direction, plan.cotangents, plan.floor) or line
         return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
+
+    def again(
+        self, look: Look, *, rungs: int = 3, first: tuple[int, ...] = (), steps: str = ""
+    ) -> Look:
+        """Measure along the direction of a look with other steps, none of them twice."""
+        line = look.line
+        return self.measured(
+            look.shares, line.direction, rungs=rungs, first=first, steps=steps, known=line.known
+        )
 
     def relax(self, resolution: float, arithmetic: str) -> None:
         """Ask for less from now on, along other directions, since the function rounds so much."""
