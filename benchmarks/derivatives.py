@@ -147,7 +147,7 @@ def true_gradients(cases: list[Case], rivals: bool, listing: bool) -> list[Case]
     for name, count in counts.items():
         cells = " | ".join(str(count[word]) for word in words)
         print(
-            f"| {name} | {cells} | {seconds[name]:.1f} | {1e3 * seconds[name] / len(cases):.1f} |"
+            f"| {name} | {cells} | {seconds[name]:.1f} | {1e3 * seconds[name] / len(cases):.2f} |"
         )
     if listing:
         print("\nnot a pass of ours:", *sorted(news), sep="\n")

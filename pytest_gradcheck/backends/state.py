@@ -179,10 +179,12 @@ class StateGuard:
     ) -> None:
         self._silence.__exit__(kind, error, trace)
         failures: list[BaseException] = []
-        for restore in reversed(self._on_exit):
-            _attempt(restore, failures)
-        for generator, state in reversed(self._held):
-            _attempt(functools.partial(generator.set, state), failures)
+        rest = [functools.partial(generator.set, state) for generator, state in self._held]
+        for restore in (*reversed(self._on_exit), *reversed(rest)):
+            try:  # whatever others raised
+                restore()
+            except BaseException as error:
+                failures.append(error)
         if failures:
             raise failures[0]
 
@@ -201,11 +203,3 @@ class StateGuard:
             self._moving = [(g, old) for g, old in self._held if g.has_moved(old)]
         for generator, state in self._moving:
             generator.set(state)
-
-
-def _attempt(restore: Callable[[], None], failures: list[BaseException]) -> None:
-    """Restore, whatever others raised; what it raises itself is raised when all have run."""
-    try:
-        restore()
-    except BaseException as error:
-        failures.append(error)

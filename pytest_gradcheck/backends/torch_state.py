@@ -146,11 +146,10 @@ def _kept(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
 def _restore(
     tensor: Tensor, value: Tensor, requires_grad: bool, grad: Tensor | None, kept: Tensor | None
 ) -> None:
-    with torch.no_grad():
-        if not _identical(tensor, value):
-            tensor.detach().copy_(value)
-        if grad is not None and kept is not None and not _identical(grad, kept):
-            grad.copy_(kept)
+    if not _identical(tensor, value):
+        tensor.detach().copy_(value)
+    if grad is not None and kept is not None and not _identical(grad, kept):
+        grad.detach().copy_(kept)
     if tensor.is_leaf:
         tensor.grad = grad
         tensor.requires_grad_(requires_grad)

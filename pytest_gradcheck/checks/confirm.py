@@ -40,14 +40,21 @@ def holds(survey: Survey, suspect: Look) -> bool:
         return False
     if suspect.line.ladder.stands and survey.again(suspect, first=LARGE).off is None:
         return False
-    unit = precision.epsilon(survey.plan.probe.precision)
-    finer = survey.again(suspect, first=around(round(math.log2(unit) * FINE_SHARE)))
-    if finer.refutes(suspect) or _is_right_close_by(survey, suspect):
-        return False
-    if _is_right_relatively(survey, suspect):
+    if suspect.claims and _is_right_elsewhere(survey, suspect):
         return False
     fresh = (survey.look(suspect.inputs, f"confirm {k}").off is not None for k in range(DIRECTIONS))
     return any(fresh) if suspect.is_plain else all(fresh)
+
+
+def _is_right_elsewhere(survey: Survey, suspect: Look) -> bool:
+    """Whether smaller steps or other directions side with the claim."""
+    unit = precision.epsilon(survey.plan.probe.precision)
+    finer = survey.again(suspect, first=around(round(math.log2(unit) * FINE_SHARE)))
+    return (
+        finer.refutes(suspect)
+        or _is_right_close_by(survey, suspect)
+        or _is_right_relatively(survey, suspect)
+    )
 
 
 def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
@@ -100,7 +107,8 @@ def _is_right_close_by(survey: Survey, suspect: Look) -> bool:
     lowest = round(math.log2(precision.epsilon(survey.plan.probe.precision)))
     if not lowest < exponent - RATIO_EXPONENT or exponent >= min(suspect.line.ladder.exponents):
         return False
-    return survey.again(suspect, first=around(exponent)).refutes(suspect)
+    look = survey.again(suspect, first=around(exponent), enough=suspect.decisive)
+    return look.refutes(suspect)
 
 
 def _is_right_relatively(survey: Survey, suspect: Look) -> bool:

@@ -46,6 +46,18 @@ class Look:
         allowed = ((c.difference, c.bound + c.slack) for c in self.comparisons if c.is_known)
         return any(abs(gap) > PLAIN * room for gap, room in allowed)
 
+    @property
+    def claims(self) -> bool:
+        """Whether no claim is zero: differences tell zero from nothing below their bound."""
+        return all(c.claimed for c in self.comparisons)
+
+    @property
+    def decisive(self) -> float:
+        """A bound at which another look along the same direction refutes this one, or does not."""
+        claimed = min(abs(c.claimed) for c in self.comparisons)
+        difference = min((abs(c.difference) for c in self.comparisons if c.is_off), default=0.0)
+        return min(claimed / 4, difference / (2 * SHARP))
+
     def refutes(self, suspect: Look) -> bool:
         """Whether it sides with the claim and would have seen what a suspect sees."""
         pairs = zip(self.comparisons, suspect.comparisons, strict=True)

@@ -119,12 +119,24 @@ class Survey(Sight):
         return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
 
     def again(
-        self, look: Look, *, rungs: int = 3, first: tuple[int, ...] = (), steps: str = ""
+        self,
+        look: Look,
+        *,
+        rungs: int = 3,
+        first: tuple[int, ...] = (),
+        enough: float = 0.0,
+        steps: str = "",
     ) -> Look:
         """Measure along the direction of a look with other steps, none of them twice."""
         line = look.line
         return self.measured(
-            look.shares, line.direction, rungs=rungs, first=first, steps=steps, known=line.known
+            look.shares,
+            line.direction,
+            rungs=rungs,
+            first=first,
+            enough=enough,
+            steps=steps,
+            known=line.known,
         )
 
     def relax(self, resolution: float, arithmetic: str) -> None:
