@@ -179,8 +179,9 @@ class StateGuard:
     ) -> None:
         self._silence.__exit__(kind, error, trace)
         failures: list[BaseException] = []
-        rest = [functools.partial(generator.set, state) for generator, state in self._held]
-        for restore in (*reversed(self._on_exit), *reversed(rest)):
+        states = [functools.partial(generator.set, state) for generator, state in self._held]
+        restorers: list[Callable[[], None]] = [*states, *self._on_exit]
+        for restore in reversed(restorers):
             try:  # whatever others raised
                 restore()
             except BaseException as error:

@@ -196,12 +196,18 @@ class Survey(Sight):
         miss = self.demand.miss_probability
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
         return any(
-            len(looks) == 1
+            (len(looks) == 1 and self._may_show(i))
             or visible_error([min(look.hidden(i) for look in looks)] * most, miss)
             <= self.goal(i) * self.gradient_size(i)
             for i in inputs
             if not self.resolution(i) <= self.goal(i)
         )
+
+    def _may_show(self, index: int) -> bool:
+        """Whether rounding would leave enough of an input's gradient at some step."""
+        least = [2 * self.plan.lowest_bound] * MOST_DIRECTIONS
+        visible = visible_error(least, self.demand.miss_probability)
+        return visible <= self.goal(index) * self.gradient_size(index)
 
     def _alone(self, live: Sequence[int]) -> bool:
         pending = self._open(live)
@@ -225,6 +231,8 @@ class Survey(Sight):
         if not blurred or self.plan.probe.cost.is_spent:
             return False
         self._goal, self._few = COARSE_RESOLUTION, MOST_DIRECTIONS
+        if not any(map(self._may_show, blurred)):
+            return False
         return self._along_enough(blurred, "coarse", MOST_DIRECTIONS)
 
 

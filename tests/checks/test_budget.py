@@ -104,3 +104,24 @@ def test_the_slopes_at_a_jump_are_asked_for_only_where_a_pass_depends_on_them(mo
         vjp=lambda w, x, labels: (w * (labels == 1), 0 * labels),
     )
     assert (result.verdict, result.findings[0].code) == ("undecided", "jump")
+
+
+def rounded(influence):
+    """A function that an input moves by so much, and whose claim for it is rounding alone."""
+    x, bias = np.linspace(0.3, 1.1, 50), np.ones(4)
+    return check_gradient(
+        lambda x, bias: np.sin(x) + influence * bias.sum(),
+        x,
+        bias,
+        vjp=lambda w, x, bias: (w * np.cos(x), 1e-19 * w.sum() * bias),
+    )
+
+
+def test_an_input_that_no_step_could_show_is_looked_at_once_by_itself():
+    result = rounded(0.0)
+    assert [f.code for f in result.findings] == ["below-noise"]
+    assert result.context.evaluations < 50
+
+
+def test_one_look_at_it_shows_what_is_far_more_than_rounding():
+    assert rounded(1e-9).verdict == "fail"
