@@ -2,7 +2,9 @@
 
 Run: ``python benchmarks/derivatives.py [--list]``; one thread, default arguments for everyone, all
 checkers on the same functions in one run. Each function runs once, forward and backward, before
-anyone is timed on it. True gradients of every case first; then mutants of every ``--every``-th case
+anyone is timed on it, and what was loaded by then is left out of garbage collections: one of all
+that torch and JAX hold takes longer than a hundred checks, and would fall on whoever has the turn.
+True gradients of every case first; then mutants of every ``--every``-th case
 that we pass, in seventeen kinds: errors of a relative size of 1e-5 and more of an input's gradient
 in float64, of 1 % and more in float32.
 
@@ -18,6 +20,7 @@ costs, one wrong element among a million); ``--part`` picks some.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
 import warnings
@@ -144,7 +147,7 @@ def true_gradients(cases: list[Case], rivals: bool, listing: bool) -> list[Case]
     for name, count in counts.items():
         cells = " | ".join(str(count[word]) for word in words)
         print(
-            f"| {name} | {cells} | {seconds[name]:.1f} | {1e3 * seconds[name] / len(cases):.1f} |"
+            f"| {name} | {cells} | {seconds[name]:.1f} | {1e3 * seconds[name] / len(cases):.2f} |"
         )
     if listing:
         print("\nnot a pass of ours:", *sorted(news), sep="\n")
@@ -259,6 +262,8 @@ def _corpus(name: str, dtype: str, asked: argparse.Namespace) -> None:
     if not cases:
         return
     ours(cases[0], cases[0].function, cases[0].vjp)  # imports are not what is compared
+    gc.collect()
+    gc.freeze()
     print(f"\n### {name}, {dtype}: {len(cases)} true gradients\n")
     passed = true_gradients(cases, not asked.no_rivals, asked.list)
     if asked.no_mutants:

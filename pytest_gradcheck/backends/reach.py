@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -23,20 +25,30 @@ _CONTAINERS = frozenset(
 
 
 def reachable(roots: Iterable[Any], depth: int = 4) -> list[Any]:
-    """Objects that functions carry along, each once: roots, closures, instances, named globals."""
-    seen: set[int] = set()
-    found: list[Any] = []
-    pending = [(root, depth) for root in roots]
-    while pending and len(found) < REACH:
-        value, left = pending.pop()
-        if type(value) in _PLAIN or id(value) in seen or isinstance(value, (type, ModuleType)):
-            continue
-        seen.add(id(value))
-        found.append(value)
-        if left:
-            left -= 1
-            pending += [(child, left) for child in _carried(value) if type(child) not in _PLAIN]
-    return found
+    """Objects that functions carry along, each once: roots, closures, instances, named globals.
+
+    The nearest come first, and the furthest are left out where there are too many.
+    """
+    found = _fresh(roots, {})
+    level = found
+    for _ in range(depth):
+        children = [child for value in level.values() for child in _carried(value)]
+        level = _fresh(children, found)
+        found |= level
+    return list(found.values())
+
+
+def _fresh(values: Iterable[Any], found: Mapping[int, Any]) -> dict[int, Any]:
+    """Those of the values that were not found before, by identity, as many as there is room for."""
+    values = list(values)
+    others = {kind for kind in set(map(type, values)) if not _may_carry(kind)}
+    fresh = {id(v): v for v in values if type(v) not in others and id(v) not in found}
+    return dict(islice(fresh.items(), REACH - len(found)))
+
+
+def _may_carry(kind: type) -> bool:
+    # By the type: isinstance asks proxies what they are, and some answer with an import.
+    return kind not in _PLAIN and not issubclass(kind, (type, ModuleType))
 
 
 def holders(roots: Iterable[Any]) -> list[Any]:
@@ -77,12 +89,12 @@ def _carried(value: Any) -> list[Any]:
     opened = _OPENED.get(type(value))
     if opened is not None:
         return opened(value)
-    for kind in (functools.partial, list, tuple, set, dict):  # a subclass
-        if isinstance(value, kind):
-            return _OPENED[kind](value)
+    if isinstance(value, _KINDS):  # a subclass
+        return next(_OPENED[kind](value) for kind in _KINDS if isinstance(value, kind))
     return list(vars(value).values())[:WIDTH] if hasattr(value, "__dict__") else []
 
 
+_KINDS = (functools.partial, list, tuple, set, dict)
 WIDTH = 100  # items of one container
 
 
@@ -107,13 +119,28 @@ def names_of(code: CodeType) -> tuple[str, ...]:
 
     Names of attributes stand beside them in ``co_names``, and a global may be called the same.
     """
-    own = [each.argval for each in dis.get_instructions(code) if _is_global(each.opname)]
+    own = [code.co_names[index] for index in _indices_of_globals(code)]
     inner = [names_of(part) for part in code.co_consts if isinstance(part, CodeType)]
     return tuple(dict.fromkeys([*own, *(name for names in inner for name in names)]))
 
 
-def _is_global(operation: str) -> bool:
-    return "GLOBAL" in operation or operation in ("LOAD_NAME", "STORE_NAME")  # in a class body
+def _indices_of_globals(code: CodeType) -> Iterator[int]:
+    # Instructions of two bytes, as ``dis`` reads them; it takes twenty times as long.
+    extended = 0
+    for operation, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+        argument |= extended
+        extended = argument << 8 if operation == dis.EXTENDED_ARG else 0
+        if operation in _SHIFT_OF:
+            yield argument >> _SHIFT_OF[operation]
+
+
+# Instructions with a global, by number; since Python 3.11 the last bit of an argument of
+# LOAD_GLOBAL tells something else. LOAD_NAME and STORE_NAME stand in the body of a class.
+_SHIFT_OF = {
+    number: int(name == "LOAD_GLOBAL" and sys.version_info >= (3, 11))
+    for name, number in dis.opmap.items()
+    if "GLOBAL" in name or name in ("LOAD_NAME", "STORE_NAME")
+}
 
 
 def attributes_of(code: CodeType) -> set[str]:
@@ -129,6 +156,5 @@ def _of_function(function: FunctionType) -> list[Any]:
             found.append(cell.cell_contents)
         except ValueError:  # a name that is bound later
             continue
-    names = names_of(function.__code__)
-    found += [function.__globals__[name] for name in names if name in function.__globals__]
-    return found
+    space = function.__globals__
+    return found + [space[name] for name in names_of(function.__code__) if name in space]

@@ -179,10 +179,13 @@ class StateGuard:
     ) -> None:
         self._silence.__exit__(kind, error, trace)
         failures: list[BaseException] = []
-        for restore in reversed(self._on_exit):
-            _attempt(restore, failures)
-        for generator, state in reversed(self._held):
-            _attempt(functools.partial(generator.set, state), failures)
+        states = [functools.partial(generator.set, state) for generator, state in self._held]
+        restorers: list[Callable[[], None]] = [*states, *self._on_exit]
+        for restore in reversed(restorers):
+            try:  # whatever others raised
+                restore()
+            except BaseException as error:
+                failures.append(error)
         if failures:
             raise failures[0]
 
@@ -201,11 +204,3 @@ class StateGuard:
             self._moving = [(g, old) for g, old in self._held if g.has_moved(old)]
         for generator, state in self._moving:
             generator.set(state)
-
-
-def _attempt(restore: Callable[[], None], failures: list[BaseException]) -> None:
-    """Restore, whatever others raised; what it raises itself is raised when all have run."""
-    try:
-        restore()
-    except BaseException as error:
-        failures.append(error)

@@ -136,7 +136,7 @@ class TorchBackend:
     def inner(self, a: Array, b: Array) -> float:
         """Real part of ``sum(conj(a) * b)`` in float64, on the device; one scalar comes back."""
         if type(a) is type(b) is Tensor and a.dtype is b.dtype is torch.float64:
-            return float(torch.dot(a.reshape(-1), b.reshape(-1)))  # by far the most frequent
+            return float(torch.dot(a.flatten(), b.flatten()))  # by far the most frequent
         with torch.no_grad():
             left, right = _wide(a).reshape(-1), _wide(b).reshape(-1)
             if left.is_complex() or right.is_complex():
@@ -149,8 +149,12 @@ class TorchBackend:
         wanted: Any = getattr(torch, dtype) if dtype else None
         if not isinstance(x, Tensor):
             return torch.as_tensor(x, dtype=wanted, device=device or None).clone()
-        with torch.inference_mode(False), torch.no_grad():
-            return x.detach().to(dtype=wanted, device=device or None, copy=True)
+        if torch.is_inference_mode_enabled():  # what is made there cannot be differentiated
+            with torch.inference_mode(False):
+                return self.convert(x, dtype, device)
+        if not (dtype or device):
+            return x.detach().clone()
+        return x.detach().to(dtype=wanted, device=device or None, copy=True)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """The numbers on the CPU, in float64 where NumPy lacks the precision."""

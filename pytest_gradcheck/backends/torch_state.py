@@ -27,7 +27,7 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     modules = [value for value in carried if isinstance(value, nn.Module)]
     generators: list[Generator] = [*global_generators(), Flags(), *_generators()]
     generators += private_generators(carried)
-    generators += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
+    generators += _private(carried)
     parts = list({id(part): part for module in modules for part in module.modules()}.values())
     own = {id(tensor): tensor for part in parts for tensor in _tensors_of(part)}
     loose = {id(v): v for v in carried if isinstance(v, Tensor) and _holdable(v)}
@@ -59,8 +59,7 @@ def swapped(parts: Sequence[nn.Module], tensors: dict[int, Any]) -> Iterator[Non
 def generators_of(carried: Sequence[Any]) -> list[Generator]:
     """Every generator: Python's, NumPy's, torch's own and those that functions carry along."""
     found: list[Generator] = [*global_generators(), *_generators(), *private_generators(carried)]
-    found += [_Private(value) for value in carried if isinstance(value, torch.Generator)]
-    return found
+    return found + _private(carried)
 
 
 class _CpuGenerator:
@@ -104,6 +103,11 @@ class _CudaGenerator(_CpuGenerator):
         torch.cuda.set_rng_state(state, self._index)
 
 
+def _private(carried: Iterable[Any]) -> list[Generator]:
+    # By the type: torch answers isinstance with Python code.
+    return [_Private(value) for value in carried if issubclass(type(value), torch.Generator)]
+
+
 def _generators() -> list[_CpuGenerator]:
     # An uninitialised CUDA context has no state to lose, and asking would create it.
     count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
@@ -142,11 +146,10 @@ def _kept(tensor: Tensor) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
 def _restore(
     tensor: Tensor, value: Tensor, requires_grad: bool, grad: Tensor | None, kept: Tensor | None
 ) -> None:
-    with torch.no_grad():
-        if not _identical(tensor, value):
-            tensor.detach().copy_(value)
-        if grad is not None and kept is not None and not _identical(grad, kept):
-            grad.copy_(kept)
+    if not _identical(tensor, value):
+        tensor.detach().copy_(value)
+    if grad is not None and kept is not None and not _identical(grad, kept):
+        grad.detach().copy_(kept)
     if tensor.is_leaf:
         tensor.grad = grad
         tensor.requires_grad_(requires_grad)
@@ -159,9 +162,9 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-    return flat.view(_INTEGERS.get(flat.element_size(), torch.uint8))
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    plain = torch.view_as_real(plain) if plain.is_complex() else plain
+    return plain.view(_INTEGERS[plain.element_size()])
 
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

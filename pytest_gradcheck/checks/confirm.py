@@ -33,22 +33,28 @@ def holds(survey: Survey, suspect: Look) -> bool:
     and others with steps in proportion to each element; at last a fresh one must show it too, or
     each of some where the contradiction is not far beyond what was allowed.
     """
-    direction, shares = suspect.line.direction, suspect.shares
     own = survey.steps or survey.plan.probe.precision
     if _is_right_carefully(survey, suspect, own):
         return False
-    if survey.measured(shares, direction, rungs=RUNGS, steps=own).off is None:
+    if survey.again(suspect, rungs=RUNGS, steps=own).off is None:
         return False
-    if suspect.line.ladder.stands and survey.measured(shares, direction, first=LARGE).off is None:
+    if suspect.line.ladder.stands and survey.again(suspect, first=LARGE).off is None:
         return False
-    unit = precision.epsilon(survey.plan.probe.precision)
-    finer = survey.measured(shares, direction, first=around(round(math.log2(unit) * FINE_SHARE)))
-    if finer.refutes(suspect) or _is_right_close_by(survey, suspect):
-        return False
-    if _is_right_relatively(survey, suspect):
+    if suspect.claims and _is_right_elsewhere(survey, suspect):
         return False
     fresh = (survey.look(suspect.inputs, f"confirm {k}").off is not None for k in range(DIRECTIONS))
     return any(fresh) if suspect.is_plain else all(fresh)
+
+
+def _is_right_elsewhere(survey: Survey, suspect: Look) -> bool:
+    """Whether smaller steps or other directions side with the claim."""
+    unit = precision.epsilon(survey.plan.probe.precision)
+    finer = survey.again(suspect, first=around(round(math.log2(unit) * FINE_SHARE)))
+    return (
+        finer.refutes(suspect)
+        or _is_right_close_by(survey, suspect)
+        or _is_right_relatively(survey, suspect)
+    )
 
 
 def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
@@ -63,7 +69,7 @@ def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:
         return True
     # Where casts are not seen, 16 bits are not thought of: their steps are too large to judge.
     for steps in (own, *(lower if seen else lower[:1])):
-        look = survey.measured(suspect.shares, suspect.line.direction, steps=steps)
+        look = survey.again(suspect, steps=steps)
         if look.refutes(suspect):
             survey.restart(steps)
             return True
@@ -101,8 +107,8 @@ def _is_right_close_by(survey: Survey, suspect: Look) -> bool:
     lowest = round(math.log2(precision.epsilon(survey.plan.probe.precision)))
     if not lowest < exponent - RATIO_EXPONENT or exponent >= min(suspect.line.ladder.exponents):
         return False
-    first = around(exponent)
-    return survey.measured(suspect.shares, suspect.line.direction, first=first).refutes(suspect)
+    look = survey.again(suspect, first=around(exponent), enough=suspect.decisive)
+    return look.refutes(suspect)
 
 
 def _is_right_relatively(survey: Survey, suspect: Look) -> bool:

@@ -84,16 +84,16 @@ def _look(survey: Survey, group: Sequence[int], attempt: int) -> Look:
 
 
 def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
+    if all(row[index] is None for row in survey.plan.claim.gradients):
+        return Culprit(index, (look,), Diagnosis("missing", factor=0.0))
+    if survey.gradient_size(index) == 0:
+        return Culprit(index, (look,), Diagnosis("zero", factor=0.0))
     looks = (look, *(survey.look([index], f"again {index} {k}") for k in range(1, LOOKS)))
     return Culprit(index, looks, _diagnosis(survey, index, looks))
 
 
 def _diagnosis(survey: Survey, index: int, looks: Sequence[Look]) -> Diagnosis:
     """What is wrong by the looks that there are."""
-    if all(row[index] is None for row in survey.plan.claim.gradients):
-        return Diagnosis("missing", factor=0.0)
-    if survey.gradient_size(index) == 0:
-        return Diagnosis("zero", factor=0.0)
     factor = patterns.common_factor([c for look in looks for c in look.comparisons if c.is_known])
     if not math.isnan(factor):
         return Diagnosis("sign" if abs(factor + 1) < 1e-3 else "factor", factor=factor)

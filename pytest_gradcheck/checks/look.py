@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ SHARP = 2.0
 PLAIN = 4.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Look:
     """One direction: which inputs moved, what was measured, and the comparison.
 
@@ -45,6 +46,18 @@ class Look:
         allowed = ((c.difference, c.bound + c.slack) for c in self.comparisons if c.is_known)
         return any(abs(gap) > PLAIN * room for gap, room in allowed)
 
+    @property
+    def claims(self) -> bool:
+        """Whether no claim is zero: differences tell zero from nothing below their bound."""
+        return all(c.claimed for c in self.comparisons)
+
+    @property
+    def decisive(self) -> float:
+        """A bound at which another look along the same direction refutes this one, or does not."""
+        claimed = min(abs(c.claimed) for c in self.comparisons)
+        difference = min((abs(c.difference) for c in self.comparisons if c.is_off), default=0.0)
+        return min(claimed / 4, difference / (2 * SHARP))
+
     def refutes(self, suspect: Look) -> bool:
         """Whether it sides with the claim and would have seen what a suspect sees."""
         pairs = zip(self.comparisons, suspect.comparisons, strict=True)
@@ -56,12 +69,12 @@ class Look:
         )
         return seen and sharp and self.off is None
 
-    @property
+    @functools.cached_property
     def bound(self) -> float:
         """Root mean square over the sets of cotangents of the bounds; infinite where unknown."""
         return math.sqrt(sum(c.bound**2 for c in self.comparisons) / len(self.comparisons))
 
-    @property
+    @functools.cached_property
     def obscure(self) -> float:
         """What could hide however inputs share, root mean square over the cotangents."""
         return math.sqrt(sum(c.obscure**2 for c in self.comparisons) / len(self.comparisons))
@@ -73,13 +86,16 @@ class Look:
 
     def hidden(self, index: int) -> float:
         """What could hide in an input's scaled gradient, root mean square over the cotangents."""
-        hidden = sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons)
-        return math.sqrt(hidden) / self.shares[index]
+        return self._hidden / self.shares[index]
+
+    @functools.cached_property
+    def _hidden(self) -> float:
+        return math.sqrt(sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons))
 
     @property
     def stood_still(self) -> bool:
         """Whether the function did not change at all along the line, not in the last bit."""
-        return not self.line.ladder.moved().any()
+        return not self.line.ladder.moves
 
     @property
     def climbs_stairs(self) -> bool:

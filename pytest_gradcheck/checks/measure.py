@@ -61,9 +61,11 @@ def measure(
         return seen
     besides = (_beside(moved, asked, guard, cost, limits, seed) for moved in _nudged(seen.survey))
     told = [beside for beside in _until_smooth(besides) if beside is not None]
-    if limits.use("at_kink").value == "accept":
+    beside = told[-1] if told else None
+    may_pass = beside is not None and beside.suspect is None and bool(beside.survey.live)
+    if may_pass and limits.use("at_kink").value == "accept":
         seen = replace(seen, outside=kinks.outside_slope(seen.survey))
-    return replace(seen, beside=told[-1] if told else None)
+    return replace(seen, beside=beside)
 
 
 def _at(

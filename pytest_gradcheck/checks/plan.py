@@ -27,6 +27,7 @@ from pytest_gradcheck.limits import PROMOTED
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
 from pytest_gradcheck.numerics.differences import central_exponent, first_exponents
+from pytest_gradcheck.numerics.growth import HIGHEST
 from pytest_gradcheck.numerics.ladder import Floats
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -95,6 +96,11 @@ class Plan:
     def first_bound(self) -> float:
         """The same at the middle of the steps that are tried first."""
         return self._rounding_at(first_exponents(precision.epsilon(self.probe.precision))[1])
+
+    @property
+    def lowest_bound(self) -> float:
+        """What rounding leaves of the bound of any set of cotangents at the largest step of all."""
+        return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.min()) / 2.0**HIGHEST
 
     def _rounding_at(self, exponent: int) -> float:
         return NOISE_FACTOR * ROUNDING_UNITS * float(self.floor.max()) / 2.0**exponent

@@ -24,8 +24,7 @@ def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) ->
         UsageError: The function raises, returns nothing differentiable or non-finite numbers, or
             the inputs hold non-finite numbers.
     """
-    _require_finite_inputs(problem)
-    scales = tuple(_scale(problem, leaf.value, leaf.size) for leaf in problem.inputs)
+    scales = _scales(problem)
     blank = Probe(problem, derivative, guard, cost, Flat((), list), (), scales)
     first = _first_run(blank)
     _require_differentiable(problem, first)
@@ -52,8 +51,22 @@ def _first_run(blank: Probe) -> Flat:
         ) from of_user(error)
 
 
-def _scale(problem: Problem, x: Array, size: int) -> float:
-    return precision.power_of_two(norm(problem.backend, x) / math.sqrt(size))
+def _scales(problem: Problem) -> tuple[float, ...]:
+    """Of each input, the power of two near its root mean square.
+
+    Raises:
+        UsageError: An input holds numbers that are not finite.
+    """
+    scales = []
+    for name, leaf in zip(problem.names, problem.inputs, strict=True):
+        size = norm(problem.backend, leaf.value)
+        if not math.isfinite(size) and not _is_finite(problem, leaf.value):
+            raise UsageError(
+                f"input {name} holds NaN or infinite numbers; a derivative needs a finite point "
+                f"(leave a mask or a constant out with wrt=)"
+            )
+        scales.append(precision.power_of_two(size / math.sqrt(leaf.size)))
+    return tuple(scales)
 
 
 def _differences(problem: Problem, first: Flat, second: Flat) -> tuple[float, ...]:
@@ -61,15 +74,6 @@ def _differences(problem: Problem, first: Flat, second: Flat) -> tuple[float, ..
         norm(problem.backend, a.value - b.value) / math.sqrt(a.size) if a.dtype and a.size else 0.0
         for a, b in zip(first.leaves, second.leaves, strict=True)
     )
-
-
-def _require_finite_inputs(problem: Problem) -> None:
-    for name, leaf in zip(problem.names, problem.inputs, strict=True):
-        if not _is_finite(problem, leaf.value):
-            raise UsageError(
-                f"input {name} holds NaN or infinite numbers; a derivative needs a finite point "
-                f"(leave a mask or a constant out with wrt=)"
-            )
 
 
 def _is_finite(problem: Problem, x: Array) -> bool:

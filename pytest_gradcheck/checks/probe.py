@@ -43,11 +43,14 @@ class Line:
         direction: One array for each input, None where the input stays.
         ladder: The differences.
         estimate: Derivative and bound, one for each set of cotangents.
+        known: Differences along the direction by the exponent of their step, those of other
+            ladders too; filled as it is measured again.
     """
 
     direction: Sequence[Array | None]
     ladder: Ladder
     estimate: Estimate
+    known: dict[int, Differences] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +194,7 @@ class Probe:
         first: tuple[int, ...] = (),
         enough: float = 0.0,
         steps: str = "",
+        known: dict[int, Differences] | None = None,
     ) -> Line:
         """Differences along a direction; the ladder grows where its own bound asks for it.
 
@@ -203,20 +207,30 @@ class Probe:
             enough: A bound that is not worth improving.
             steps: A precision whose steps are taken, beginning with careful ones; by default those
                 of the probe, beginning with quick ones.
+            known: Differences along the same direction that were measured before; filled.
         """
+        known = {} if known is None else known
+
+        def rung(exponent: int) -> Differences:
+            if exponent not in known:
+                known[exponent] = self._rung(direction, cotangents, exponent)
+            return known[exponent]
+
         unit = precision.epsilon(steps or self.precision)
         if steps and not first:
             first = careful_exponents(unit)
-        ladder, found = grown(
-            lambda exponent: self._rung(direction, cotangents, exponent),
-            floor,
-            unit,
-            rungs=rungs,
-            first=first,
-            enough=enough,
-            is_spent=lambda: self.cost.is_spent,
-        )
-        return Line(direction, ladder, found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a probe off the point warns is not news
+            ladder, found = grown(
+                rung,
+                floor,
+                unit,
+                rungs=rungs,
+                first=first,
+                enough=enough,
+                is_spent=lambda: self.cost.is_spent,
+            )
+        return Line(direction, ladder, found, known)
 
     def pairing(self, gradient: Sequence[Array | None], direction: Sequence[Array | None]) -> float:
         """Inner product of a gradient with a direction, over all inputs that both have."""
@@ -232,10 +246,8 @@ class Probe:
     ) -> Differences:
         step = 2.0**exponent
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what a probe off the point warns is not news
-                plus = self.rerun(self.shifted(direction, step))
-                minus = self.rerun(self.shifted(direction, -step))
+            plus = self.rerun(self.shifted(direction, step))
+            minus = self.rerun(self.shifted(direction, -step))
             self.require_same_shapes(plus)
             self.require_same_shapes(minus)
         except (*OUTSIDE_DOMAIN, UsageError):

@@ -58,9 +58,11 @@ def rounding_of(
     # Independent rounding of each output element, added in quadrature over the projection.
     floor = np.zeros(len(cotangents))
     for m, leaf in enumerate(outputs.leaves):
+        if not leaf.dtype:
+            continue
+        unit = max(map(precision.epsilon, (leaf.dtype, inside or leaf.dtype)))
         for j, weights in enumerate(cotangents):
-            if leaf.dtype and (weight := weights[m]) is not None:
-                unit = max(map(precision.epsilon, (leaf.dtype, inside or leaf.dtype)))
+            if (weight := weights[m]) is not None:
                 floor[j] += unit * norm(backend, weight * leaf.value)
                 floor[j] += differences[m] * norm(backend, weight) if differences[m] else 0.0
     return floor

@@ -100,6 +100,7 @@ class Survey(Sight):
         first: tuple[int, ...] = (),
         enough: float = 0.0,
         steps: str = "",
+        known: dict[int, growth.Differences] | None = None,
     ) -> Look:
         """Measure and compare along a direction, with the options of ``Probe.along``."""
         plan = self.plan
@@ -111,10 +112,32 @@ class Survey(Sight):
             first=first,
             enough=enough,
             steps=steps or self.steps,
+            known=known,
         )
         if line.estimate.exponent is None:
             line = edges.one_sided(plan.probe, direction, plan.cotangents, plan.floor) or line
         return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
+
+    def again(
+        self,
+        look: Look,
+        *,
+        rungs: int = 3,
+        first: tuple[int, ...] = (),
+        enough: float = 0.0,
+        steps: str = "",
+    ) -> Look:
+        """Measure along the direction of a look with other steps, none of them twice."""
+        line = look.line
+        return self.measured(
+            look.shares,
+            line.direction,
+            rungs=rungs,
+            first=first,
+            enough=enough,
+            steps=steps,
+            known=line.known,
+        )
 
     def relax(self, resolution: float, arithmetic: str) -> None:
         """Ask for less from now on, along other directions, since the function rounds so much."""
@@ -173,12 +196,18 @@ class Survey(Sight):
         miss = self.demand.miss_probability
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
         return any(
-            len(looks) == 1
+            (len(looks) == 1 and self._may_show(i))
             or visible_error([min(look.hidden(i) for look in looks)] * most, miss)
             <= self.goal(i) * self.gradient_size(i)
             for i in inputs
             if not self.resolution(i) <= self.goal(i)
         )
+
+    def _may_show(self, index: int) -> bool:
+        """Whether rounding would leave enough of an input's gradient at some step."""
+        least = [2 * self.plan.lowest_bound] * MOST_DIRECTIONS
+        visible = visible_error(least, self.demand.miss_probability)
+        return visible <= self.goal(index) * self.gradient_size(index)
 
     def _alone(self, live: Sequence[int]) -> bool:
         pending = self._open(live)
@@ -202,6 +231,8 @@ class Survey(Sight):
         if not blurred or self.plan.probe.cost.is_spent:
             return False
         self._goal, self._few = COARSE_RESOLUTION, MOST_DIRECTIONS
+        if not any(map(self._may_show, blurred)):
+            return False
         return self._along_enough(blurred, "coarse", MOST_DIRECTIONS)
 
 

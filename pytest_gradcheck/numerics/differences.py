@@ -7,6 +7,7 @@ Nothing here has seen the derivative under test.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Estimate:
     settles: bool = False
 
 
+@functools.cache
 def central_exponent(precision: float) -> int:
     """Exponent of the step that balances rounding and truncation of an order-4 difference.
 
@@ -57,6 +59,7 @@ def central_exponent(precision: float) -> int:
     return round(math.log2(precision) / 5)
 
 
+@functools.cache
 def first_exponents(precision: float) -> tuple[int, ...]:
     """The rungs to start with.
 
@@ -69,6 +72,7 @@ def first_exponents(precision: float) -> tuple[int, ...]:
     return careful_exponents(precision)
 
 
+@functools.cache
 def careful_exponents(precision: float) -> tuple[int, ...]:
     """Four rungs with room to extrapolate: one above the balance and two below it."""
     return around(central_exponent(precision) - RATIO_EXPONENT)
@@ -121,7 +125,7 @@ def _nothing(floor: Floats) -> Estimate:
 
 
 def _extension(ladder: Ladder, column: Column) -> int:
-    if ladder.stands and ladder.moved().any():
+    if ladder.stands and ladder.moves:
         return 1  # the smallest steps are too small already
     down, up = column.may_gain_below, column.may_gain_above
     if not (down and up):

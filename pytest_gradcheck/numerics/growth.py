@@ -57,6 +57,8 @@ def grown(
         found = estimate(ladder)
         is_sharp = is_good(found, ladder, unit)
         if missing and not is_sharp:
+            if _stands(ladder, rung):
+                return ladder, found
             # Small steps alone may mislead where a function rounds inside.
             measured |= {e: rung(e) for e in missing}
             few, missing = len(measured), []
@@ -82,7 +84,7 @@ def grown(
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
     """Whether the function stands still on its first steps and far away as well."""
-    if ladder.moved().any():
+    if ladder.moves:
         return False
     return not any(any(first) or any(second) for first, second in map(rung, FAR))
 
@@ -98,10 +100,10 @@ def ladder_of(measured: Mapping[int, Differences], floor: Floats) -> Ladder:
 def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
     """Whether two directions would see an error of 1 % with this bound."""
     # eps**0.4 (5e-7 in float64) leaves two directions enough for an error of 1 %.
-    if not np.isfinite(found.bound).all() or not ladder.moved().any():
+    bound = float(found.bound.max())
+    if not (math.isfinite(bound) and ladder.moves):
         return False
-    size = float(np.abs(found.value).max())
-    return bool((found.bound <= unit**0.4 * size).all())
+    return bool(bound <= unit**0.4 * np.abs(found.value).max())
 
 
 def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
@@ -126,7 +128,7 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
 
 def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:
     """Steps to add on one side, or on the other where none is left; larger ones to a still one."""
-    if not ladder.moved().any():  # what stands still does so at every smaller step
+    if not ladder.moves:  # what stands still does so at every smaller step
         return extension(exponents, 1, unit)
     return extension(exponents, heading, unit) or extension(exponents, -heading, unit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ LAST_BITS = 4.0  # units in the last place of the value, which moves so at last,
 HIGH_STAIRS = 2.0**-9  # those of bfloat16 are half as high beside their own value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ladder:
     """Differences along one line, for several projections of the output.
 
@@ -51,9 +52,9 @@ class Ladder:
 
     def finite(self) -> Ladder:
         """The rungs below every step at which some projection was not finite."""
-        bad = ~np.isfinite(self.first).all(axis=1)
-        if not bad.any():
+        if np.isfinite(self.first).all():
             return self
+        bad = ~np.isfinite(self.first).all(axis=1)
         start = int(np.flatnonzero(bad)[-1]) + 1
         return Ladder(self.exponents[start:], self.first[start:], self.second[start:], self.floor)
 
@@ -97,13 +98,12 @@ class Ladder:
             self.exponents[:moving], self.first[:moving], self.second[:moving], self.floor
         )
 
-    @property
+    @functools.cached_property
     def stands(self) -> bool:
         """Whether the function does not change at all at the smallest step."""
         return bool(len(self.first)) and not (self.first[-1].any() or self.second[-1].any())
 
-    def moved(self) -> Floats:
-        """(p,) largest first or second difference: zero exactly where the function stood still."""
-        if not len(self.exponents):
-            return np.zeros(self.floor.shape)
-        return np.maximum(np.abs(self.first), np.abs(self.second)).max(axis=0)  # type: ignore[no-any-return]
+    @functools.cached_property
+    def moves(self) -> bool:
+        """Whether the function changes at all along the line, be it in the last bit."""
+        return bool(self.first.any() or self.second.any())
