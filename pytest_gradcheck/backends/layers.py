@@ -115,6 +115,7 @@ class Pass:
         plain_loss: The loss of a model that answers zero; NaN where that cannot be had.
         constant: What the best constant answer costs; None where that is not certain.
         source: Size of what the first product with weights is given; NaN where that is not known.
+        is_learned: Whether parameters have a part in that, as those of a table.
         fades: Log10 of the gradient that reaches the first time step over the last, by layer name.
         turns: What layers put out in loops that have no gradient.
         contrast: Spread of the answers over the samples, over their size; NaN where not known.
@@ -127,6 +128,7 @@ class Pass:
     plain_loss: float = math.nan
     constant: Constant | None = None
     source: float = math.nan
+    is_learned: bool = False
     fades: tuple[tuple[str, float], ...] = ()
     turns: tuple[Turn, ...] = ()
     contrast: float = math.nan

@@ -93,28 +93,35 @@ def _factor(loss: float, each: np.ndarray) -> float:
 
 def _labels(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     """Cross entropies of labels, in the forms in which answers are given."""
-    is_deep = scores.ndim > 1 and scores.shape[-1] > 1
-    if target.dtype.kind in "iu" and is_deep and target.shape == scores.shape[:-1]:
-        rows, y = scores.reshape(-1, scores.shape[-1]).astype(np.float64), target.ravel()
-        used = y >= 0  # a negative label is one to be left out
-        rows, y = rows[used], y[used]
-        if len(y) and y.max() < rows.shape[-1]:
-            shares = np.bincount(y) / len(y)
-            least = len(y) * _entropy(shares)
-            even = len(y) * math.log(rows.shape[-1])
-            spots, logs = (np.arange(len(y)), y), _log_softmax(rows)
-            is_squashed = bool(np.all(rows >= 0) and _is_one(rows.sum(axis=-1)))
-            yield Found(-logs[spots], least, "labels", even, is_squashed)
-            yield Found(-np.log(rows)[spots], least, "labels", even)
-            if not _is_one(np.exp(rows).sum(axis=-1)):
-                yield Found(-rows[spots], math.nan, "unlogged")
-            yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
-    elif _is_alike(scores, target) and set(np.unique(target)) <= {0, 1}:
+    if target.dtype.kind in "iu" and scores.ndim > 1 and scores.shape[-1] > 1:
+        if target.shape == scores.shape[:-1]:
+            yield from _classes(scores, target)
+        if scores.ndim > 2 and target.shape == (len(scores), *scores.shape[2:]):
+            yield from _classes(np.moveaxis(scores, 1, -1), target)  # before places, as in torch
+    if _is_alike(scores, target) and set(np.unique(target)) <= {0, 1}:
         on = target.ravel().astype(np.float64)
         # Of several labels to a sample each has odds of its own, and in a batch few are ever on.
         is_one = target.size == len(scores)
         least = len(on) * _entropy(np.array([on.mean(), 1 - on.mean()])) if is_one else math.nan
         yield from _binary(scores.ravel().astype(np.float64), on, least)
+
+
+def _classes(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
+    """Those of one label among several, scores of the classes along the last axis."""
+    rows, y = scores.reshape(-1, scores.shape[-1]).astype(np.float64), target.ravel()
+    used = y >= 0  # a negative label is one to be left out
+    rows, y = rows[used], y[used]
+    if not len(y) or y.max() >= rows.shape[-1]:
+        return
+    least, even = len(y) * _entropy(np.bincount(y) / len(y)), len(y) * math.log(rows.shape[-1])
+    spots = np.arange(len(y)), y
+    is_squashed = bool(np.all(rows >= 0) and _is_one(rows.sum(axis=-1)))
+    yield Found(-_log_softmax(rows)[spots], least, "labels", even, is_squashed)
+    yield Found(-np.log(rows)[spots], least, "labels", even)
+    if np.any(rows > 0):  # else they are logarithms of something below 1
+        is_bounded = bool(np.all((rows >= 0) & (rows <= 1)))
+        yield Found(-rows[spots], math.nan, "unlogged", is_squashed=is_bounded)
+    yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
 
 
 def _binary(z: np.ndarray, on: np.ndarray, least: float) -> Iterator[Found]:
@@ -135,9 +142,15 @@ def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     if scores.size == target.size == len(scores) <= CROSSED:
         gaps = scores.ravel()[:, None].astype(np.float64) - target.ravel()
         # Where all answers lie on one side, the mean distance of all pairs is that of the pairs.
-        yield Found(np.abs(scores.ravel() - wide.ravel()), math.nan, "distances")
-        yield Found(np.square(gaps), math.nan, "crossed")
-        yield Found(np.abs(gaps), math.nan, "crossed")
+        pairs = scores.ravel() - wide.ravel()
+        for distance in (np.abs, np.square, _huber):
+            yield Found(distance(pairs), math.nan, "distances")
+            yield Found(distance(gaps), math.nan, "crossed")
+
+
+def _huber(gaps: np.ndarray) -> np.ndarray:
+    sizes = np.abs(gaps)
+    return np.asarray(np.where(sizes < 1, np.square(sizes) / 2, sizes - 0.5))
 
 
 def _is_one(sums: np.ndarray) -> bool:

@@ -57,6 +57,7 @@ class Watch:
         self._has_compiled = any(hasattr(part, "_orig_mod") for part in model.modules())
         self._change = change
         self.source: Tensor | None = None
+        self.is_learned = False
         self.is_half = False
         self._answer: tuple[Tensor, int] | None = None  # of the last product, and axis of units
         self.times = Times()
@@ -149,6 +150,7 @@ class Watch:
                 fed_by = self.seen[-1].activation if is_latest else size(given)
             if (kind, index) == ("linear", 0) and self.source is None:
                 self.source = fed_by
+                self.is_learned = given.requires_grad and not given.is_leaf
         path = self._path[-1][0] if self._path else ""
         is_leaf = bool(self._path) and self._path[-1][1]
         fed = bool(self.seen) and (given is self._latest or self.seen[-1].kind == "linear")
@@ -240,6 +242,7 @@ def _measured(
         contrast=watch.contrast,
         is_half=watch.is_half,
         source=math.nan if watch.source is None else float(watch.source),
+        is_learned=watch.is_learned,
     ), by_name
 
 

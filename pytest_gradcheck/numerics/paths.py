@@ -92,10 +92,16 @@ def graph(parents: Sequence[Sequence[int]], kept: Sequence[bool], ends: Sequence
     return Graph(nodes, last, reach)
 
 
-def kept(nodes: Graph, logs: Mapping[int, float]) -> dict[int, float]:
+def kept(nodes: Graph, logs: Mapping[int, float], joined: Collection[int] = ()) -> dict[int, float]:
     """Log10 of what arrives at each node of the flow at the ends, by the best of its paths.
 
     In a chain, the ratio of the flow to that at the end.
+
+    Args:
+        nodes: The nodes.
+        logs: Log10 of the flow of each.
+        joined: Nodes that something which is no node feeds as well, with most of what they get:
+            the best of their parents, which loses nothing.
     """
     strongest: dict[int, float] = {}
     for n, fed_by in nodes.parents.items():
@@ -105,6 +111,7 @@ def kept(nodes: Graph, logs: Mapping[int, float]) -> dict[int, float]:
     for n in reversed(list(nodes.parents)):
         own = nodes.parents[n]
         step = max((_difference(logs[p], strongest[p]) for p in own), default=0.0)
+        step = max(step, 0.0) if n in joined else step
         for p in own:
             found[p] = max(found[p], found[n] + step)
     return found

@@ -49,7 +49,6 @@ WRONG = {
         "flow-crossed",
     ),
     "scores for logarithms": (F.nll_loss, LABELS, K, None, "flow-unlogged"),
-    "probabilities for logarithms": (F.nll_loss, LABELS, K, softmax, "flow-unlogged"),
 }
 
 
@@ -58,6 +57,11 @@ def test_a_loss_that_is_wrong_by_its_value_fails(name):
     loss, y, out, end, code = WRONG[name]
     verdict, found = codes(loss, y, out, end)
     assert (verdict, found) == ("fail", [code])
+
+
+def test_probabilities_for_logarithms_may_be_meant():
+    """As an expected reward, which is no mistake."""
+    assert codes(F.nll_loss, LABELS, K, softmax) == ("pass", ["flow-unlogged"])
 
 
 def test_a_softmax_taken_twice_is_a_warning():
@@ -105,3 +109,44 @@ def test_many_samples_are_not_crossed():
     many = RNG.normal(size=targets.CROSSED + 1)
     loss = np.mean((many[:, None] - many[::-1]) ** 2)
     assert targets.constant(loss, many[:, None], [many[::-1].copy()]) is None
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("loss", [F.huber_loss, F.smooth_l1_loss])
+def test_robust_losses_are_told_too(loss):
+    assert codes(loss, NUMBERS, 1) == ("fail", ["flow-crossed"])
+    assert codes(loss, NUMBERS[:, None], 1) == ("pass", [])
+    far = NUMBERS[:, None] + 9  # all answers on one side
+    assert "flow-crossed" not in codes(loss, far, 1)[1]
+
+
+def test_classes_may_stand_before_places():
+    class Pixels(nn.Module):
+        def __init__(self, end):
+            super().__init__()
+            self.one, self.two, self.end = nn.Conv2d(3, 16, 3), nn.Conv2d(16, K, 3), end
+
+        def forward(self, x):
+            return self.end(2.0 * self.two(torch.relu(self.one(x))))
+
+    generator = torch.Generator().manual_seed(0)
+    batch = (
+        torch.randn(8, 3, 8, 8, generator=generator),
+        torch.randint(0, K, (8, 4, 4), generator=generator),
+    )
+    for end, loss, expected in (
+        (nn.Identity(), F.cross_entropy, []),
+        (nn.LogSoftmax(1), F.nll_loss, []),
+        (nn.Softmax(1), F.cross_entropy, ["flow-squashed"]),
+        (nn.Softmax(1), F.nll_loss, ["flow-unlogged"]),
+        (nn.Identity(), F.nll_loss, ["flow-unlogged"]),
+    ):
+        run = lambda m, b, f=loss: f(m(b[0]), b[1])  # noqa: E731  # of answer and target
+        result = check_flow(None, run, batch, make=lambda e=end: Pixels(e), seed=0)
+        assert [f.code for f in result.findings] == expected
+        is_wrong = expected == ["flow-unlogged"] and isinstance(end, nn.Identity)
+        assert result.verdict == ("fail" if is_wrong else "pass")
+
+
+def test_logarithms_of_what_is_no_distribution_are_logarithms():
+    assert codes(F.nll_loss, LABELS, K, nn.LogSigmoid) == ("pass", [])

@@ -18,6 +18,8 @@ from pytest_gradcheck.numerics.intervals import Interval, of_mean
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+JOINED = 5.0  # times what layers before it put out, for a sum with something else
+
 Rows = dict[str, tuple[float, float]]  # what arrives at each layer of a branch, and its gain
 
 
@@ -108,12 +110,18 @@ def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
     if nodes is None:
         return _chain(one.layers, _may_end(one))
     logs = {n: log_flow(one.layers[n]) for n in nodes.parents}
-    kept, grown = paths.kept(nodes, logs), paths.grown(nodes, logs)
+    kept, grown = paths.kept(nodes, logs, _joined(one, nodes)), paths.grown(nodes, logs)
     if all(logs[n] == -math.inf for n in nodes.ends):  # nothing leaves, so nothing can arrive
         kept = grown = logs
     names = {n: base(one.layers[n].name) for n in nodes.parents}
     made = {key: _put(some, names, kept, grown) for key, some in _sections(nodes, names).items()}
     return made, {names[n] for n in nodes.ends}
+
+
+def _joined(one: Pass, nodes: paths.Graph) -> set[int]:
+    """Layers that are given far more than those before them put out: inputs go round these."""
+    fed = {n: [one.layers[p].activation for p in own] for n, own in nodes.parents.items() if own}
+    return {n for n, sizes in fed.items() if one.layers[n].given > JOINED * max(sizes)}
 
 
 def graph(one: Pass) -> paths.Graph | None:
@@ -180,12 +188,14 @@ def _put(
     kept: Mapping[int, float],
     grown: Mapping[int, float],
 ) -> Rows:
-    """The largest of all calls of each layer."""
-    found: Rows = {}
+    """What arrives at all calls of each layer, in squares, and the largest that comes on top."""
+    calls: dict[str, list[int]] = {}
     for n in some:
-        a, b = found.get(names[n], (-math.inf, -math.inf))
-        found[names[n]] = max(a, kept[n]), max(b, grown[n])
-    return found
+        calls.setdefault(names[n], []).append(n)
+    return {
+        name: (in_squares([kept[n] for n in those]), max(grown[n] for n in those))
+        for name, those in calls.items()
+    }
 
 
 def _chain(layers: Sequence[Layer], may_end: Sequence[bool]) -> tuple[dict[str, Rows], set[str]]:

@@ -17,7 +17,7 @@ from pytest_gradcheck.checks.flow.gates import shut
 from pytest_gradcheck.checks.flow.inputs import inputs
 from pytest_gradcheck.checks.flow.more import more
 from pytest_gradcheck.checks.flow.outputs import attention, outputs
-from pytest_gradcheck.checks.flow.parameters import blank, trainable
+from pytest_gradcheck.checks.flow.parameters import blank, is_feeble, trainable
 from pytest_gradcheck.checks.flow.passes import MORE, MOST, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.question import FlowQuestion, probe
 from pytest_gradcheck.checks.flow.small import is_meant, small
@@ -198,7 +198,9 @@ def _woken(
             break
     if "zero" in woken and reached.is_rounding(passes, states[0], tuple(question.frozen)):
         woken.clear()
-    return tuple(_asleep(s, woken[s.kind]) if s.kind in woken else s for s in found)
+    # Beside a start that wakes, a first step that is small says nothing about the learning rate.
+    kept = [s for s in found if not (woken and is_feeble(s))]
+    return tuple(_asleep(s, woken[s.kind]) if s.kind in woken else s for s in kept)
 
 
 def _cured(after: Sequence[Symptom], moves: bool) -> set[str]:

@@ -31,7 +31,8 @@ def _mistaken(passes: Passes) -> list[Symptom]:
         return [Symptom("crossed", "", told)]
     if kinds == {"unlogged"}:
         told = "the loss adds up the scores of the labels, where their log probabilities belong"
-        return [Symptom("unlogged", "", told)]
+        is_bounded = all(each is not None and each.is_squashed for each in known)
+        return [Symptom("unlogged", "", told, (), "warn" if is_bounded else "fail")]
     if known and all(each is not None and each.is_squashed for each in known):
         told = "the loss takes the softmax of answers that have been through one already"
         return [Symptom("squashed", "", told, (), "warn")]

@@ -30,10 +30,10 @@ def inputs(passes: Passes) -> tuple[tuple[Symptom, ...], tuple[Trial, ...]]:
     plain = passes.finite
     contrasts = sorted(one.contrast for one in plain if not math.isnan(one.contrast))
     is_alike = len(contrasts) == len(plain) and contrasts[len(plain) // 2 :][:1] < [ALIKE]
-    is_unfelt = all(one.source < SMALL and _felt(one, one) < UNFELT for one in plain)
+    is_unfelt = all(one.source < SMALL and _varied(one) < UNFELT for one in plain)
     starts = plain[0].layers[:1] if plain else ()
-    is_table = any(y.op in TABLES for y in starts)  # learned, and no input
-    if is_table or not plain or not (is_alike or is_unfelt):
+    is_learned = any(one.is_learned for one in plain) or any(y.op in TABLES for y in starts)
+    if is_learned or not plain or not (is_alike or is_unfelt):
         return (), ()
     if "input" not in passes.probe.changes:
         return (), ()
@@ -73,6 +73,11 @@ def _is_felt(pairs: Sequence[tuple[Pass, Pass]]) -> bool:
         plain.source < FAINT and moved > max(UNFELT, LIFTED * _felt(plain, plain))
         for moved, (_, plain) in zip(after, pairs, strict=True)
     )
+
+
+def _varied(one: Pass) -> float:
+    """The part of that by which the answers vary over the samples, which biases alone do not do."""
+    return _felt(one, one) * (1.0 if math.isnan(one.contrast) else min(1.0, one.contrast))
 
 
 def _felt(one: Pass, plain: Pass) -> float:

@@ -131,6 +131,11 @@ def updates(passes: Passes, limits: Limits, frozen: Sequence[str]) -> list[Sympt
     return found[:1]
 
 
+def is_feeble(symptom: Symptom) -> bool:
+    """Whether it is that of an update which is too small."""
+    return symptom.kind == "update" and 0 < dict(symptom.numbers)["ratio"] < FEEBLE
+
+
 def several(names: list[str], verb: str = "is") -> str:
     """The first of some names and how many more there are, with a verb that fits."""
     more = len(names) - 1

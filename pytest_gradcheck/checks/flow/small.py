@@ -10,7 +10,8 @@ with them at size 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from pytest_gradcheck.backends.layers import Parameter
@@ -24,6 +25,7 @@ from pytest_gradcheck.limits import Limits
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 SMALL = 0.1  # size of what is small beside a size of 1
+MARGIN = 1.0  # decades
 TABLES = ("Embedding", "EmbeddingBag", "gather")
 
 
@@ -43,6 +45,8 @@ def small(
     large = Passes(passes.probe, seen=finite, is_single=passes.is_single)
     after = symptoms(large, statistics(finite), limits, frozen)
     if any(s.kind == "vanishing" and s.severity == "fail" for s in after):
+        return tuple(found)
+    if _lost(statistics(passes.finite)) < _lost(statistics(finite)) + _once(sizes):
         return tuple(found)
     first, *others = sizes
     and_more = f" and {len(others)} more" if others else ""
@@ -66,6 +70,17 @@ def _chosen(passes: Passes) -> dict[str, float]:
     }
 
 
+def _lost(seen: Statistics) -> float:
+    """Decades by which the gradient fades in the worst branch; 0 where it does not."""
+    known = [b.attenuation.mean for b in seen.branches if not math.isnan(b.attenuation.mean)]
+    return min([0.0, *known])
+
+
+def _once(sizes: Mapping[str, float]) -> float:
+    """Decades that the smallest takes once; what several in a row take is no choice."""
+    return math.log10(min(sizes.values())) - MARGIN
+
+
 def _is_gate(p: Parameter, norms: AbstractSet[str]) -> bool:
     return p.uniform and p.name.rpartition(".")[0] not in norms
 
@@ -86,5 +101,6 @@ def is_meant(passes: Passes, seen: Statistics, where: str) -> bool:
     one = passes.finite[0]
     owners = {p.name.rpartition(".")[0] for p in one.parameters if p.trainable}
     learns = [base(y.name) for y in one.layers if y.kind == "linear" and base(y.name) in owners]
-    is_last = odd is not None and learns[-1:] == [name]
-    return is_last or (odd is not None and all(has_way_round(p, name) for p in passes.finite))
+    if odd is None or learns[-1:] == [name]:
+        return odd is not None
+    return all(has_way_round(p, name) for p in passes.finite)

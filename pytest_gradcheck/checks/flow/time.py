@@ -19,6 +19,7 @@ from pytest_gradcheck.checks.flow.passes import Passes
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.numerics import depth
 from pytest_gradcheck.numerics.intervals import of_mean
+from pytest_gradcheck.results import Severity
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -35,14 +36,17 @@ def symptoms(passes: Passes) -> list[Symptom]:
         if not values:
             continue
         change = of_mean(values, 0.5)
-        if change.low > GROWN:
-            placed = _placed(passes, name)
+        placed = _placed(passes, name) if change.low > GROWN else 0.0
+        if placed > 0:
             change = of_mean([value - placed for value in values], 0.5)
         numbers: Numbers = (("attenuation", 10.0 ** max(-300.0, min(300.0, change.mean))),)
         factor = f"{10**change.mean:.1e}"
         told = f"from the last time step to the first, the gradient changes by {factor}"
         if change.low > GROWN:
-            found.setdefault("growing", Symptom("growing", name, told, numbers))
+            if math.isnan(placed):
+                told += ", unless the loss itself counts the first ones for more"
+            severity: Severity = "warn" if math.isnan(placed) else "fail"
+            found.setdefault("growing", Symptom("growing", name, told, numbers, severity))
         elif change.high < FADED:
             found.setdefault("fading", Symptom("fading", name, told, numbers, "note"))
     return list(found.values())
@@ -64,13 +68,16 @@ def _changes(one: Pass) -> dict[str, float]:
 
 
 def _placed(passes: Passes, name: str) -> float:
-    """Decades by which the loss itself puts more on some time step than on the last; at least 0."""
+    """Decades by which the loss itself puts more on some time step than on the last; at least 0.
+
+    NaN where that cannot be asked.
+    """
     found = []
     pairs = zip(passes.states, passes.seen, strict=False)
     for state, one in ((state, one) for state, one in pairs if one.is_finite):
         made = passes.probe.forgetful(state, name)
         if made is None or len(made.layers) != len(one.layers):
-            return 0.0
+            return 0.0 if name in dict(one.fades) else math.nan
         if name in dict(made.fades):
             found.append(dict(made.fades)[name])
             continue
