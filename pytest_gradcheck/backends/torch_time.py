@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from pytest_gradcheck.backends import torch_input
 from pytest_gradcheck.errors import UsageError
@@ -36,6 +37,7 @@ class _Seen:
         axis, width: Axis of time, and number of features that each direction puts out.
         given: With respect to the input.
         part, args: The layer, and what it was called with.
+        counts: Samples at each step of a packed batch; None where all have as many.
         placed: Squares of those with respect to what each direction puts out.
         pulled: Those with respect to output and states, by their number.
     """
@@ -44,6 +46,7 @@ class _Seen:
     width: int
     part: nn.RNNBase
     args: tuple[Any, ...]
+    counts: Tensor | None = None
     given: Tensor | None = None
     placed: dict[int, Tensor] = field(default_factory=dict)
     pulled: dict[int, Tensor] = field(default_factory=dict)
@@ -60,16 +63,22 @@ class Times:
         """Look at a layer's input and output until what is returned is called."""
 
         def enter(module: nn.Module, args: Any) -> Any:
-            x = args[0]
-            if not isinstance(x, Tensor) or x.ndim != 3 or not torch.is_grad_enabled():
+            packed = args[0] if isinstance(args[0], PackedSequence) else None
+            x = args[0] if packed is None else packed.data
+            if not isinstance(x, Tensor) or x.ndim != (3 if packed is None else 2):
+                return None
+            if not torch.is_grad_enabled():
                 return None
             x = x if x.requires_grad else self._recorded(x)
-            axis = 1 if part.batch_first else 0
-            if x.shape[axis] >= LEAST and name not in self._seen:
+            axis = 1 if part.batch_first and packed is None else 0
+            counts = None if packed is None else packed.batch_sizes
+            given = (x if packed is None else packed._replace(data=x), *args[1:])
+            steps = x.shape[axis] if counts is None else len(counts)
+            if steps >= LEAST and name not in self._seen:
                 width = part.proj_size or part.hidden_size
-                seen = self._seen[name] = _Seen(axis, width, part, (x, *args[1:]))
+                seen = self._seen[name] = _Seen(axis, width, part, given, counts)
                 x.register_hook(lambda g: _given(seen, g))
-            return (x, *args[1:])
+            return given
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             seen = self._seen.get(name)
@@ -101,38 +110,52 @@ class Times:
 
 
 def _given(seen: _Seen, gradient: Tensor) -> None:
-    seen.given = _squares(gradient, seen.axis).sqrt()
+    seen.given = _squares(gradient, seen).sqrt()
 
 
-def _squares(gradient: Tensor, axis: int) -> Tensor:
-    """Sum of squares at each step."""
+def _squares(gradient: Tensor, seen: _Seen) -> Tensor:
+    """Sum of squares at each step; of packed samples their mean, since fewer and fewer are left."""
     wide = gradient.detach().double().square()
-    return wide.sum([n for n in range(wide.ndim) if n != axis])
+    if seen.counts is None:
+        return wide.sum([n for n in range(wide.ndim) if n != seen.axis])
+    parts = wide.sum(1).split(seen.counts.tolist())
+    return torch.stack([part.mean() for part in parts])
 
 
 def _outputs(seen: _Seen, output: Any, directions: int) -> None:
     """Look at what the loss places on the output at each step, and on the states at the end."""
     out, states = output
-    steps = out.shape[seen.axis]
+    out = out.data if seen.counts is not None else out
+    lasts = _lasts(seen, out)
 
     def placed(gradient: Tensor) -> None:
         _keep(seen, 0, gradient)
         for n, part in enumerate(gradient.split(seen.width, -1)):
-            _add(seen, n, _squares(part, seen.axis))
+            _add(seen, n, _squares(part, seen))
 
     def left(number: int, gradient: Tensor) -> None:
         _keep(seen, number, gradient)
         for n in range(directions):
-            square = gradient.detach()[n::directions].double().square().sum()
-            ends = torch.zeros(steps, dtype=square.dtype, device=square.device)
-            ends[0 if n else -1] = square
-            _add(seen, n, ends)
+            squares = gradient.detach()[n::directions].double().square().sum((0, -1))
+            ends = torch.zeros(int(lasts.max()) + 1, dtype=squares.dtype, device=squares.device)
+            ends.index_add_(0, torch.zeros_like(lasts) if n else lasts, squares.reshape(-1))
+            _add(seen, n, ends if seen.counts is None else ends / seen.counts.to(ends.device))
 
     if out.requires_grad:
         out.register_hook(placed)
     for number, state in enumerate(states if isinstance(states, tuple) else (states,), 1):
         if state.requires_grad:
             state.register_hook(functools.partial(left, number))
+
+
+def _lasts(seen: _Seen, out: Tensor) -> Tensor:
+    """The last step of each sample."""
+    if seen.counts is None:
+        return torch.full((out.shape[1 - seen.axis],), out.shape[seen.axis] - 1, device=out.device)
+    samples = torch.arange(int(seen.counts[0]))
+    lasts = (seen.counts[None] > samples[:, None]).sum(1) - 1
+    order = seen.args[0].unsorted_indices
+    return lasts.to(out.device) if order is None else lasts.to(out.device)[order]
 
 
 def _keep(seen: _Seen, number: int, gradient: Tensor) -> None:
@@ -153,7 +176,8 @@ def _changes(seen: _Seen) -> Iterator[float]:
     if seen.given is None or not seen.placed:
         return
     both = seen.given.tolist(), sum(seen.placed.values()).sqrt().tolist()
-    is_even = not seen.part.bidirectional or max(both[0]) <= EVEN * min(both[0])
+    is_one = not seen.part.bidirectional or seen.counts is not None
+    is_even = is_one or max(both[0]) <= EVEN * min(both[0])
     for direction, squares in seen.placed.items():
         given, total = both if is_even else _alone(seen, direction) or both
         order = list(range(len(given)))[:: -1 if direction else 1]
@@ -190,7 +214,7 @@ def _alone(seen: _Seen, direction: int) -> tuple[list[float], list[float]] | Non
         pulled = [_of(direction, seen.width, n, g) for n, g in seen.pulled.items()]
         (gradient,) = torch.autograd.grad([ends[n] for n in seen.pulled], x, pulled)
     placed = seen.placed[direction].sqrt().tolist()
-    return _squares(gradient, seen.axis).sqrt().tolist(), placed
+    return _squares(gradient, seen).sqrt().tolist(), placed
 
 
 def _of(direction: int, width: int, number: int, gradient: Tensor) -> Tensor:

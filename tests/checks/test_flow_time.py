@@ -223,3 +223,32 @@ def test_a_layer_of_two_directions_that_has_no_copies_is_read_as_it_is():
             self.body.lock = threading.Lock()
 
     assert check_flow(Kept(), at_each_step, (STEPS, TAGS)).check == "flow"
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("reads", ["states", "each step"])
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+def test_packed_samples_are_read_as_padded_ones(gain, reads, is_sorted):
+    lengths = torch.randint(12, 21, (32,), generator=torch.Generator().manual_seed(1))
+    lengths = lengths.sort(descending=True)[0] if is_sorted else lengths
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.RNN(8, 32, batch_first=True, nonlinearity="relu")
+            self.head = nn.Linear(32, 5)
+            nn.init.orthogonal_(self.body.weight_hh_l0, gain)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(
+                x, lengths, batch_first=True, enforce_sorted=is_sorted
+            )
+            told, states = self.body(packed)
+            if reads == "states":
+                return self.head(states[-1])
+            padded, _ = nn.utils.rnn.pad_packed_sequence(told, batch_first=True, total_length=20)
+            return self.head(padded.sum(1) / lengths[:, None])
+
+    result = check(Packed, of_sample, (STEPS, LABELS))
+    assert ("flow-time-growing" in codes(result)) is (gain > 2)
+    assert (result.verdict == "fail") is (gain > 2)
