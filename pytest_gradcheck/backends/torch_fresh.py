@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends import torch_loss, torch_scene
+from pytest_gradcheck.backends.handed import takes
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import Stopped, Training, takes
+from pytest_gradcheck.backends.steps import Stopped, Training
 from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene

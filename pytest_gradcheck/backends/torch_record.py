@@ -28,6 +28,7 @@ class Record:
         self._loop = loop
         self.moments = Moments(loop, batch, mark)
         self._lay = self._lying()
+        self.lying = loop.received() if loop.looks_inside else []
         self._flags = [p.requires_grad for p in loop.tensors]  # before
         self.trained = list(self._flags)
         self.start = loop.now()  # parameters at which a gradient is right: those of the last update

@@ -36,12 +36,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 
 class TorchLoop:
-    """A model, its optimizers and the user's step.
-
-    Args:
-        training: The parts.
-        others: Optimizers of the same step with losses of their own.
-    """
+    """A model, its optimizers (``others`` have losses of their own) and the user's step."""
 
     name = "torch"
     can_see = True
@@ -62,6 +57,7 @@ class TorchLoop:
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]
+        self.is_heard = torch_heard.must_be(self._optimizers)
         self._roots = (training.step, training.loss, self._model, *self._all)
         self.scene = Scene(self._model)
         self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)
@@ -144,6 +140,8 @@ class TorchLoop:
             is_idle=record.is_idle,
             fresh=record.fresh,
             replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
+            added=torch_tracked.added(self._model, self.tensors, self._optimizers),
+            lying=record.lying,
         )
 
     @contextmanager
@@ -228,9 +226,9 @@ class TorchLoop:
         """Batches put together along their first axis; None where their form does not allow it."""
         return torch_values.joined(batches)
 
-    def ragged(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in more than their number of rows."""
-        return torch_values.ragged(batches)
+    def differ(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in their forms, or have none that can be seen."""
+        return torch_values.differ(batches)
 
     def tokens(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float | None:
         """By what a cross entropy divides: tokens that are not ignored; None where none is."""

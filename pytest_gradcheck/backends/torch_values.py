@@ -106,11 +106,11 @@ def joined(batches: Sequence[Any]) -> Any:
         return None
 
 
-def ragged(batches: Sequence[Any]) -> bool:
-    """Whether some tensors differ in other axes than their first."""
+def differ(batches: Sequence[Any]) -> bool:
+    """Whether batches differ in the shapes of their tensors, or have no tensors."""
     flats = [tree.flatten(b, leaf, closed).leaves for b in batches]
-    forms = [[tuple(getattr(item.value, "shape", ()))[1:] for item in flat] for flat in flats]
-    return any(form != forms[0] for form in forms)
+    forms = [[tuple(getattr(item.value, "shape", ())) for item in flat] for flat in flats]
+    return any(form != forms[0] or not any(form) for form in forms)
 
 
 def size(batch: Any) -> int:

@@ -11,10 +11,10 @@ from pytest_gradcheck.checks.steps import expected as expecting
 from pytest_gradcheck.checks.steps import suspects, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
-from pytest_gradcheck.checks.steps.guesses import Suspect
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.checks.steps.retaking import held_by
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision

@@ -10,10 +10,10 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps import held, rates, unclaimed
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.guesses import Suspect
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.optimizers import DEFAULTS, Hyper

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import order, partial
+from pytest_gradcheck.checks.steps import order, partial, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
+from pytest_gradcheck.checks.steps.guesses import guesses
 from pytest_gradcheck.checks.steps.measure import Run, some_of
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
@@ -82,6 +83,14 @@ def _factor(
         message = f"the optimizer received a gradient that {told}"
         return Suspect("step-clip-scaled", message, "unscale, then clip")
     told, advice = _named(run, wrong, ratios, contract)
+    sizes = [clipping.norm([g for g in p.got or () if g is not None], 2) for p in wrong]
+    if "other factors" in told and max(sizes) - min(sizes) <= EXACT * max(sizes):
+        message = f"the optimizer received a gradient of the norm {sizes[0]:.4g} each time"
+        return Suspect(
+            "step-gradient-scale",
+            f"{message}, whatever the right one has ({ratios[0]:.4g} times that at first)",
+            "look for what normalises it; a clip has min(1, max_norm / norm)",
+        )
     message = f"the optimizer received {told} the right gradient"
     return Suspect("step-gradient-scale", message, advice, is_varied="other factors" in told)
 
@@ -104,13 +113,13 @@ def _named(
 
 def _factors(run: Run, contract: Contract) -> dict[str, tuple[Callable[[Pair], float], str]]:
     """Numbers that gradients are multiplied by, and what to try."""
-    claimed = contract.accumulate or 0
+    full = weighing.full(run, contract)
     scale = contract.loss_scale or 65536.0
     return {
         "the loss scale": (lambda p: scale, "unscale the gradients"),
         "1 over the loss scale": (lambda p: 1 / scale, "unscale the gradients once"),
-        "the micro-batches of a short window over the claimed number": (
-            lambda p: len(p.window.batches) / claimed if claimed else 0.0,
+        "the micro-batches of a short window over those of a full one": (
+            lambda p: len(p.window.batches) / full,
             "divide by the micro-batches that the window has",
         ),
         "the number of micro-batches": (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+Shares = tuple[float, ...]
+Gradient = Callable[[Any, Sequence[np.ndarray], Any], Grads | None]
+
 FIT = 1e-3  # relative residual of a sum, and how far from 1 its weights may add up
 
 
@@ -30,7 +33,7 @@ def shares(run: Run, window: Window, contract: Contract) -> tuple[float, ...]:
     """
     count = len(window.batches)
     if contract.weights == "window":
-        return (1 / _full(run, contract),) * count
+        return (1 / full(run, contract),) * count
     if contract.weights == "batches":
         return (1 / count,) * count
     if callable(contract.weights):
@@ -54,7 +57,7 @@ def _claimed(weight: object) -> float:
     return found
 
 
-def _full(run: Run, contract: Contract) -> int:
+def full(run: Run, contract: Contract) -> int:
     """Calls in a full window: as claimed, or as most windows have."""
     counts = [len(w.batches) for w in run.windows]
     return contract.accumulate or max(set(counts), key=counts.count, default=1)
@@ -71,8 +74,41 @@ def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
     return tuple(n / total for n in counts) if total and None not in counts else None
 
 
+def of_joined(run: Run, window: Window, gradient: Gradient) -> Grads | None:
+    """The gradient of all batches as one; None where they cannot be put together."""
+    joined = run.loop.joined(window.batches)
+    if joined is None:
+        return None
+    try:
+        return gradient(joined, window.at, window.marks[0])
+    except Exception:  # not every part of a batch is one row a sample: a random key, say
+        return None
+
+
+def parts(micro: Sequence[Grads], whole: Grads, like: Sequence[np.ndarray]) -> Shares | None:
+    """With which weights the gradients of micro-batches make that of all; None where none do."""
+    rows, target = np.stack([_row(g, like) for g in micro], axis=1), _row(whole, like)
+    weights, *_ = np.linalg.lstsq(rows, target, rcond=None)
+    size = float(np.linalg.norm(target))
+    if not size or np.linalg.norm(rows @ weights - target) > FIT * size:
+        return None
+    return tuple(float(w) for w in weights)
+
+
+def in_other_mode(run: Run, window: Window) -> Shares | None:
+    """Shares by the loss without batch norm and dropout, under which no batch is a sum of parts."""
+    flipped = getattr(run.loop, "flipped", None)
+    if flipped is None:
+        return None
+    whole = of_joined(run, window, flipped)
+    if whole is None:
+        return None
+    pairs = zip(window.batches, window.marks, strict=True)
+    return parts([flipped(batch, window.at, mark) for batch, mark in pairs], whole, window.at)
+
+
 def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
-    """Weights that nobody can hold against a loop: batches that cannot be put together by rows."""
+    """Weights that nobody can hold against a loop: which axis counts samples is not known."""
     if not all(p.expected.is_guess for p in wrong):
         return None
     found = [_mean(p) for p in wrong]
@@ -85,23 +121,22 @@ def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
         code="step-weights",
         severity="warn",
         message=f"micro-batches count {shown} in a window, where by their rows it were {rows}, and "
-        f"batches of such forms cannot be put together to see which is right (update "
-        f"{pair.window.number}); claim weights=, a function that gives the weight of a batch",
+        f"no gradient of both together shows which is right (update {pair.window.number}); claim "
+        f"weights=, a function that gives the weight of a batch",
         numbers=(("update", pair.window.number),),
     )
 
 
 def unseen(pairs: Sequence[Pair]) -> list[Finding]:
     """Weights that agree with a guess."""
-    if not any(p.expected.is_guess for p in pairs):
+    if not any(p.expected.is_guess and not p.wrong for p in pairs):
         return []
     return [
         Finding(
             code="step-weights",
             severity="warn",
-            message="micro-batches count by their rows, and batches of such forms cannot be put "
-            "together to see whether that is right; claim weights=, a function that gives the "
-            "weight of a batch",
+            message="micro-batches count by their rows, and no gradient of all together shows "
+            "whether that is right; claim weights=, a function that gives the weight of a batch",
         )
     ]
 
