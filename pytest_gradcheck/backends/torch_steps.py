@@ -77,6 +77,7 @@ class TorchLoop:
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
+        self.written = self._fresh.written
 
     # --- what is there ----------------------------------------------------------------------
 

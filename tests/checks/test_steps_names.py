@@ -120,3 +120,16 @@ def test_tensors_that_are_left_out_of_a_clip(kind):
     assert check_step(lambda: training(("w", "b", "c")), **claims).verdict == "pass"
     result = check_step(training, **claims)
     assert "c is left out of the clip by the norm" in result.headline
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("p.grad.round_(decimals=2)", "another gradient than that of the loss for"),
+        ("p.grad.mul_(1.001)", "1.001 times the right gradient"),
+        ("p.grad.mul_(1.01)", "1.01 times the right gradient"),
+    ],
+)
+def test_what_is_nearly_right_is_called_a_multiple_only_where_it_is(change, told):
+    steps = f"opt.zero_grad(); loss(batch).backward(); [{change} for p in params]; opt.step()"
+    assert told in loop(steps).headline

@@ -59,6 +59,11 @@ def some_of(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
+def percent(share: float) -> str:
+    """A share in percent, whole where it is large."""
+    return f"{share:.0%}" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def batches_of(batches: Any) -> list[Any]:
     """The batches of an epoch.
 

@@ -24,6 +24,7 @@ FIT = 10.0  # how many tolerances a prediction may be off
 MOST = 0.1  # or anything would be explained by anything
 LEAST = 1e-4  # and at least this: the mistakes differ by far more
 APART = 0.1  # of what is wrong, by which a mistake must differ from what is right
+LEFT = 0.5  # of what is wrong, that a factor may not explain
 EXACT = 1e-3  # how close a factor must be to a number to be called by its name
 
 
@@ -67,6 +68,13 @@ def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
     return float(np.linalg.norm(a - b)) <= tolerance * size
 
 
+def is_multiple(got: np.ndarray, right: np.ndarray) -> bool:
+    """Whether a factor explains most of what is wrong, or all: what is small otherwise is not."""
+    ratio, _ = clipping.ratio(got, right)
+    off = float(np.linalg.norm(got - right))
+    return float(np.linalg.norm(got - ratio * right)) <= LEFT * off
+
+
 def _factor(
     run: Run, wrong: Sequence[Pair], contract: Contract, tolerance: float
 ) -> Suspect | None:
@@ -74,8 +82,9 @@ def _factor(
     ratios = []
     for p in wrong:
         base = flat(p.expected.clipped, p.window.at)
-        ratio, cosine = clipping.ratio(flat(p.got or (), p.window.at), base)
-        if not cosine > 1 - tolerance:
+        got = flat(p.got or (), p.window.at)
+        ratio, cosine = clipping.ratio(got, base)
+        if not cosine > 1 - tolerance or not is_multiple(got, base):
             return None
         ratios.append(ratio)
     if all(order.clip_is_scaled(p.window) for p in wrong):
