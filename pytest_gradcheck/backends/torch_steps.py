@@ -103,7 +103,7 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed, mark = copied(batch), self.mark()
         before = self.now()
-        record = Record(self, batch, mark)
+        record = Record(self, batch, mark, before)
         error = ""
         with ExitStack() as stack:
             stack.enter_context(self._listening(record))

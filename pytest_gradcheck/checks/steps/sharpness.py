@@ -72,7 +72,9 @@ def _eigenvalue(run: Run, window: Window) -> float:
         parts = clipping.split(direction, window.at)
         moved = [x + h * v for x, v in zip(window.at, parts, strict=True)]
         _, grads = run.loop.gradient(window.batches[0], moved, window.marks[0])
-        found: np.ndarray = (flat(grads, window.at) - start) / h
+        found: np.ndarray = flat(grads, window.at)  # a row of its own
+        found -= start
+        found /= h
         return found
 
     return largest(product, start, PRODUCTS if start.size < LARGE else LARGE_PRODUCTS)
