@@ -67,6 +67,56 @@ def test_a_gradient_that_another_loss_left_there(is_random):
     assert "on top of the ones before: they are not zeroed" in wrong.headline
 
 
+def delayed(fault):
+    """An actor that is trained in every second call."""
+
+    def training():
+        torch.manual_seed(0)
+        critic, actor = layers(6, 1), nn.Linear(4, 2)
+        opts = [torch.optim.Adam(m.parameters(), 1e-3) for m in (critic, actor)]
+        count = [0]
+
+        def of_critic(batch):
+            return F.mse_loss(critic(torch.cat(batch[:2], 1)), batch[2])
+
+        def of_actor(batch):
+            return -critic(torch.cat([batch[0], actor(batch[0])], 1)).mean()
+
+        def step(batch):
+            opts[0].zero_grad()
+            of_critic(batch).backward()
+            opts[0].step()
+            count[0] += 1
+            if count[0] % 2 == 0:
+                if fault != "not zeroed":
+                    opts[1].zero_grad()
+                (of_actor(batch) / (2 if fault == "half" else 1)).backward()
+                opts[1].step()
+
+        def draw(n):
+            return torch.randn(n, 4), torch.randn(n, 2), torch.randn(n, 1)
+
+        return Training(
+            step=step,
+            loss=[of_critic, of_actor],
+            batches=[draw(n) for n in (16, 16, 5)],
+            model=nn.ModuleList([critic, actor]),
+            optimizer=opts,
+        )
+
+    return training
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("", ""), ("not zeroed", "are not zeroed"), ("half", "received 0.5 times the right gradient")],
+)
+def test_a_gradient_at_its_own_moment_is_named_exactly(fault, said):
+    result = check_step(delayed(fault))
+    assert (result.verdict == "pass") == (not fault), result.headline
+    assert said in result.headline
+
+
 # --- targets and averages ------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 Told = tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]
 UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
+ROUGH = ("step-gradient-sum", "step-gradient-scale")  # by about a factor, which may be exact inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +142,10 @@ def _looked_inside(
     if is_right and getattr(loop, "is_shifted", False):
         # What a step does at other parameters has no name but this one, or it is a mistake.
         return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
-    is_named = codes[0] in UNNAMED and again and again[0] not in UNNAMED
+    is_same = again[:1] == codes[:1]  # and told by the gradient at its own moment
+    is_named = codes[0] in (*UNNAMED, *ROUGH) and again and again[0] not in UNNAMED
     is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
-    return (seen, told) if is_right or is_named or is_decided else first
+    return (seen, told) if is_right or is_same or is_named or is_decided else first
 
 
 def _perturbed() -> Finding:

@@ -15,11 +15,11 @@ from pytest_gradcheck.results import Finding
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Another number of micro-batches than claimed; a short last window that is left."""
     windows = [p.window for p in pairs]
-    counts = [len(w.batches) for w in windows]
+    counts = [w.count for w in windows]
     full = weighing.full(run, contract)
     if contract.weights == "window" and min(counts) < full:
-        return [_short(min(windows, key=lambda w: len(w.batches)), full)]
-    odd = [w for w in windows if len(w.batches) > full]
+        return [_short(min(windows, key=lambda w: w.count), full)]
+    odd = [w for w in windows if w.count > full]
     if not odd and contract.accumulate and max(counts) < full:
         odd = windows[:1]
     if odd:
@@ -31,7 +31,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
 
 
 def _from_zero(pair: Pair, full: int, contract: Contract) -> Finding:
-    count = len(pair.window.batches)
+    count = pair.window.count
     is_fault = contract.accumulate is not None or bool(pair.wrong)
     return Finding(
         code="step-window",
@@ -46,7 +46,7 @@ def _other(window: Window, full: int, contract: Contract) -> Finding:
     return Finding(
         code="step-window",
         severity="fail" if contract.accumulate else "warn",
-        message=f"update {window.number} comes after {len(window.batches)} calls of the step, "
+        message=f"update {window.number} comes after {window.count} calls of the step, "
         f"where {full} {'are' if contract.accumulate else 'were'} "
         f"{'claimed' if contract.accumulate else 'usual'}; count calls, and step when the "
         f"window is full",
@@ -54,7 +54,7 @@ def _other(window: Window, full: int, contract: Contract) -> Finding:
 
 
 def _short(window: Window, full: int) -> Finding:
-    count = len(window.batches)
+    count = window.count
     return Finding(
         code="step-window",
         severity="note",

@@ -63,6 +63,14 @@ def of_clipping(run: Run, contract: Contract) -> Iterator[Guess]:
         ),
     )
     yield (
+        Suspect(
+            "step-clip-micro",
+            "each micro-batch is clipped, with its share of the window, before the sum",
+            early,
+        ),
+        bites(lambda p: _shares_clipped(run, p, contract)),
+    )
+    yield (
         Suspect("step-clip-micro", "the sum is clipped after every micro-batch", early),
         bites(lambda p: _running(run, p, contract)),
     )
@@ -95,6 +103,12 @@ def _at_threshold(pair: Pair) -> Grads | None:
 
 def _scaled(run: Run, contract: Contract, scale: float, pair: Pair) -> Grads:
     return times(again(run, pair, contract, times(pair.expected.raw, scale)), 1 / scale)
+
+
+def _shares_clipped(run: Run, pair: Pair, contract: Contract) -> Grads:
+    parts = zip(pair.expected.shares, pair.window.micro, strict=True)
+    cut = [again(run, pair, contract, times(grads, share)) for share, grads in parts]
+    return combined(cut, (1.0,) * len(cut))
 
 
 def _running(run: Run, pair: Pair, contract: Contract) -> Grads:

@@ -93,7 +93,7 @@ def _factor(
         return Suspect("step-clip-scaled", message, "unscale, then clip")
     told, advice = _named(run, wrong, ratios, contract)
     sizes = [clipping.norm([g for g in p.got or () if g is not None], 2) for p in wrong]
-    if "other factors" in told and max(sizes) - min(sizes) <= EXACT * max(sizes):
+    if len(wrong) > 1 and "other factors" in told and max(sizes) - min(sizes) <= EXACT * max(sizes):
         message = f"the optimizer received a gradient of the norm {sizes[0]:.4g} each time"
         return Suspect(
             "step-gradient-scale",

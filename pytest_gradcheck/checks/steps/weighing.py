@@ -58,8 +58,8 @@ def _claimed(weight: object) -> float:
 
 
 def full(run: Run, contract: Contract) -> int:
-    """Calls in a full window: as claimed, or as most windows have."""
-    counts = [len(w.batches) for w in run.windows]
+    """Calls in a full window, of those that do something: as claimed, or as most windows have."""
+    counts = [w.count for w in run.windows]
     return contract.accumulate or max(set(counts), key=counts.count, default=1)
 
 

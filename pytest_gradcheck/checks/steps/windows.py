@@ -58,6 +58,11 @@ class Window:
     lying: Grads = ()
 
     @property
+    def count(self) -> int:
+        """Calls that do something."""
+        return len(self.batches) - len(self.idle)
+
+    @property
     def last(self) -> int:
         """Number of the last call."""
         return self.first + len(self.batches) - 1
