@@ -320,3 +320,35 @@ def test_a_window_that_is_counted_from_zero(claims):
     assert "the first update comes after 1 call of the step" in wrong.headline
     right = check_step(lambda: training(1), **claims)
     assert right.verdict == "pass", right.headline
+
+
+@pytest.mark.parametrize("claims", [{}, {"accumulate": 2}, {"accumulate": 4}])
+def test_batches_that_a_step_gathers_first_are_calls_of_its_window(claims):
+    def training():
+        torch.manual_seed(0)
+        model = layers(8, 1)
+        opt = torch.optim.AdamW(model.parameters(), 1e-3)
+        waiting = []
+
+        def loss(batch):
+            return F.mse_loss(model(batch[0]), batch[1])
+
+        def step(batch):
+            waiting.append(batch)
+            if len(waiting) == 2:
+                opt.zero_grad()
+                rows = sum(len(x) for x, _ in waiting)
+                for each in waiting:
+                    (loss(each) * len(each[0]) / rows).backward()
+                opt.step()
+                waiting.clear()
+
+        batches = [(torch.randn(n, 8), torch.randn(n, 1)) for n in (16, 5, 16, 7)]
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=opt)
+
+    result = check_step(training, **claims)
+    if claims == {"accumulate": 4}:
+        assert "update 1 comes after 2 calls of the step, where 4 are claimed" in result.headline
+    else:
+        assert result.verdict == "pass", result.headline
+        assert told(result, "step-window") is None

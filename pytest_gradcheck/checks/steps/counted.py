@@ -8,31 +8,27 @@ from pytest_gradcheck.checks.steps import weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
-from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.results import Finding
 
 
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Another number of micro-batches than claimed; a short last window that is left."""
-    windows = [p.window for p in pairs]
-    counts = [w.count for w in windows]
-    full = weighing.full(run, contract)
+    counts, full = weighing.calls(run, pairs, contract)
     if contract.weights == "window" and min(counts) < full:
-        return [_short(min(windows, key=lambda w: w.count), full)]
-    odd = [w for w in windows if w.count > full]
+        return [_short(counts.index(min(counts)) + 1, min(counts), full)]
+    odd = [k for k, count in enumerate(counts) if count > full]
     if not odd and contract.accumulate and max(counts) < full:
-        odd = windows[:1]
+        odd = [0]
     if odd:
-        return [_other(odd[0], full, contract)]
+        return [_other(odd[0] + 1, counts[odd[0]], full, contract)]
     # At the end of an epoch a window may be short; the first one begins with the run.
     if counts[0] < full and counts[1:2] == [full]:
-        return [_from_zero(pairs[0], full, contract)]
+        is_fault = contract.accumulate is not None or bool(pairs[0].wrong)
+        return [_from_zero(counts[0], full, is_fault)]
     return []
 
 
-def _from_zero(pair: Pair, full: int, contract: Contract) -> Finding:
-    count = pair.window.count
-    is_fault = contract.accumulate is not None or bool(pair.wrong)
+def _from_zero(count: int, full: int, is_fault: bool) -> Finding:
     return Finding(
         code="step-window",
         severity="fail" if is_fault else "warn",
@@ -42,22 +38,21 @@ def _from_zero(pair: Pair, full: int, contract: Contract) -> Finding:
     )
 
 
-def _other(window: Window, full: int, contract: Contract) -> Finding:
+def _other(number: int, count: int, full: int, contract: Contract) -> Finding:
     return Finding(
         code="step-window",
         severity="fail" if contract.accumulate else "warn",
-        message=f"update {window.number} comes after {window.count} calls of the step, "
+        message=f"update {number} comes after {count} call{'s' if count > 1 else ''} of the step, "
         f"where {full} {'are' if contract.accumulate else 'were'} "
         f"{'claimed' if contract.accumulate else 'usual'}; count calls, and step when the "
         f"window is full",
     )
 
 
-def _short(window: Window, full: int) -> Finding:
-    count = window.count
+def _short(number: int, count: int, full: int) -> Finding:
     return Finding(
         code="step-window",
         severity="note",
-        message=f"update {window.number} comes after {count} of {full} calls, and its gradient is "
+        message=f"update {number} comes after {count} of {full} calls, and its gradient is "
         f"divided by {full} all the same, as weights='window' says",
     )

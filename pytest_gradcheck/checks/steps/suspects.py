@@ -43,7 +43,7 @@ def recognised(
     )
     if partly is not None:
         return partly
-    factor = _factor(run, wrong, contract, tolerance)
+    factor = _factor(run, pairs, wrong, contract, tolerance)
     if factor is not None:
         return factor
     missing = _missing(run, wrong, tolerance)
@@ -76,7 +76,11 @@ def is_multiple(got: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _factor(
-    run: Run, wrong: Sequence[Pair], contract: Contract, tolerance: float
+    run: Run,
+    pairs: Sequence[Pair],
+    wrong: Sequence[Pair],
+    contract: Contract,
+    tolerance: float,
 ) -> Suspect | None:
     """One number times the right gradient."""
     ratios = []
@@ -91,7 +95,7 @@ def _factor(
         told = f"was clipped before the loss scale was removed: {ratios[0]:.4g} times the right one"
         message = f"the optimizer received a gradient that {told}"
         return Suspect("step-clip-scaled", message, "unscale, then clip")
-    told, advice = _named(run, wrong, ratios, contract)
+    told, advice = _named(run, pairs, wrong, ratios, contract)
     sizes = [clipping.norm([g for g in p.got or () if g is not None], 2) for p in wrong]
     if len(wrong) > 1 and "other factors" in told and max(sizes) - min(sizes) <= EXACT * max(sizes):
         message = f"the optimizer received a gradient of the norm {sizes[0]:.4g} each time"
@@ -105,11 +109,15 @@ def _factor(
 
 
 def _named(
-    run: Run, wrong: Sequence[Pair], ratios: Sequence[float], contract: Contract
+    run: Run,
+    pairs: Sequence[Pair],
+    wrong: Sequence[Pair],
+    ratios: Sequence[float],
+    contract: Contract,
 ) -> tuple[str, str]:
     """The factor in digits, with what it is where that explains it in every window."""
     plain = f"{ratios[0]:.4g} times"
-    for name, (value, advice) in _factors(run, contract).items():
+    for name, (value, advice) in _factors(run, pairs, contract).items():
         values = [value(p) for p in wrong]
         if all(v not in (0.0, 1.0) for v in values) and all(
             abs(r / v - 1) < EXACT for r, v in zip(ratios, values, strict=True)
@@ -120,15 +128,17 @@ def _named(
     return plain, "look for a loss scale, a sum for a mean, or a second division"
 
 
-def _factors(run: Run, contract: Contract) -> dict[str, tuple[Callable[[Pair], float], str]]:
+def _factors(
+    run: Run, pairs: Sequence[Pair], contract: Contract
+) -> dict[str, tuple[Callable[[Pair], float], str]]:
     """Numbers that gradients are multiplied by, and what to try."""
-    full = weighing.full(run, contract)
+    counts, full = weighing.calls(run, pairs, contract)
     scale = contract.loss_scale or 65536.0
     return {
         "the loss scale": (lambda p: scale, "unscale the gradients"),
         "1 over the loss scale": (lambda p: 1 / scale, "unscale the gradients once"),
         "the micro-batches of a short window over those of a full one": (
-            lambda p: len(p.window.batches) / full,
+            lambda p: counts[p.window.number - 1] / full,
             "divide by the micro-batches that the window has",
         ),
         "the number of micro-batches": (

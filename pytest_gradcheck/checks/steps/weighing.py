@@ -33,7 +33,7 @@ def shares(run: Run, window: Window, contract: Contract) -> tuple[float, ...]:
     """
     count = len(window.batches)
     if contract.weights == "window":
-        return (1 / full(run, contract),) * count
+        return (1 / _full(run, contract),) * count
     if contract.weights == "batches":
         return (1 / count,) * count
     if callable(contract.weights):
@@ -57,10 +57,27 @@ def _claimed(weight: object) -> float:
     return found
 
 
-def full(run: Run, contract: Contract) -> int:
-    """Calls in a full window, of those that do something: as claimed, or as most windows have."""
-    counts = [w.count for w in run.windows]
-    return contract.accumulate or max(set(counts), key=counts.count, default=1)
+def _full(run: Run, contract: Contract) -> int:
+    """Calls in a full window: as claimed, or as most windows have."""
+    return contract.accumulate or _usual([len(w.batches) for w in run.windows])
+
+
+def _usual(counts: Sequence[int]) -> int:
+    return max(set(counts), key=counts.count, default=1)
+
+
+def calls(run: Run, pairs: Sequence[Pair], contract: Contract) -> tuple[list[int], int]:
+    """The calls of each window, and of a full one: as claimed, or as most have.
+
+    A call that does nothing is one where the step gathers its batches, and none where it leaves
+    them out: as those windows say in which the gradient is right, or else the claim.
+    """
+    every = [len(w.batches) for w in run.windows]
+    some = [w.count for w in run.windows]
+    right = [p.window for p in pairs if not p.wrong]
+    gathers = any(w.idle for w in right) if right else contract.accumulate in every
+    counts = every if gathers else some
+    return counts, contract.accumulate or _usual(counts)
 
 
 def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
