@@ -46,6 +46,7 @@ class TorchLoop:
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     heard = torch_heard.heard
+    aligned = staticmethod(torch_values.aligned)
 
     def __init__(self, training: Training, others: Sequence[Any] = ()) -> None:
         self._training = training

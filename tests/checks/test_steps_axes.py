@@ -55,11 +55,31 @@ TIMES = [(5, 8, 4), (3, 8, 4)]
 @pytest.mark.parametrize("claims", [{}, {"accumulate": 2}])
 @pytest.mark.parametrize(
     ("shapes", "weight"),
-    [(SAMPLES, lambda x: x.shape[1] / 11), (TIMES, lambda x: 0.5), (TIMES, lambda x: len(x) / 8)],
-    ids=["by samples", "samples alike", "by times"],
+    [(TIMES, lambda x: 0.5), (TIMES, lambda x: len(x) / 8)],
+    ids=["samples alike", "by times"],
 )
 def test_nobody_is_accused_by_a_guess_at_the_axis(shapes, weight, claims):
     result = check_step(accumulated(shapes, weight), **claims)
+    assert result.verdict == "pass", result.headline
+    assert codes(result, "warn").count("step-weights") == 1
+
+
+def test_samples_along_another_axis_are_found():
+    right = check_step(accumulated(SAMPLES, lambda x: x.shape[1] / 11), accumulate=2)
+    assert right.verdict == "pass", right.headline
+    assert not codes(right, "warn")
+    wrong = check_step(accumulated(SAMPLES, lambda x: 0.5), accumulate=2)
+    assert (wrong.verdict, wrong.findings[0].code) == ("fail", "step-weights")
+
+
+@pytest.mark.parametrize(
+    "weight", [lambda x: 0.5, lambda x: x.shape[1] / 11], ids=["rows", "columns"]
+)
+def test_two_axes_that_could_both_be_samples_accuse_nobody(weight):
+    def model():
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    result = check_step(accumulated(SAMPLES, weight, model=model), accumulate=2)
     assert result.verdict == "pass", result.headline
     assert codes(result, "warn").count("step-weights") == 1
 

@@ -67,9 +67,7 @@ def expected(run: Run, window: Window, contract: Contract) -> Expected:
     whole = _whole(run, window)
     if whole is not None:
         return finished(run, window, contract, *whole)
-    known = weighing.by_tokens(run, window)
-    if known is None and run.loop.differ(window.batches):
-        known = weighing.in_other_mode(run, window)
+    known = weighing.known(run, window)
     if known is not None:
         return finished(run, window, contract, combined(window.micro, known), known)
     found = finished(run, window, contract, raw, shares)

@@ -91,9 +91,38 @@ def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
     return tuple(n / total for n in counts) if total and None not in counts else None
 
 
+def known(run: Run, window: Window) -> Shares | None:
+    """Shares that something shows: tokens, the loss in its other mode, or its samples' own axis."""
+    found = by_tokens(run, window)
+    if found is None and run.loop.differ(window.batches):
+        found = in_other_mode(run, window) or in_columns(run, window)
+    return found
+
+
+def in_columns(run: Run, window: Window) -> Shares | None:
+    """Shares by the axis in which batches differ, where the first one counts no samples: time."""
+    aligned = getattr(run.loop, "aligned", None)
+    if aligned is None:
+        return None
+    whole = _of_one(window, aligned(window.batches), _plain(run))
+    found = None if whole is None else parts(window.micro, whole, window.at)
+    first = run.loop.joined([window.batches[0]] * 2)
+    twice = None if found is None else _of_one(window, first, _plain(run))
+    # The same batch twice is the same loss along samples, and a longer sequence along time.
+    is_time = twice is not None and parts(window.micro[:1], twice, window.at) is None
+    return found if is_time else None
+
+
+def _plain(run: Run) -> Gradient:
+    return lambda *given: run.loop.gradient(*given)[1]
+
+
 def of_joined(run: Run, window: Window, gradient: Gradient) -> Grads | None:
     """The gradient of all batches as one; None where they cannot be put together."""
-    joined = run.loop.joined(window.batches)
+    return _of_one(window, run.loop.joined(window.batches), gradient)
+
+
+def _of_one(window: Window, joined: Any, gradient: Gradient) -> Grads | None:
     if joined is None:
         return None
     try:
