@@ -59,6 +59,7 @@ class TorchLoop:
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]
         self.is_heard = torch_heard.must_be(self._optimizers)
+        self.is_beside = bool(others)
         self._roots = (training.step, training.loss, self._model, *self._all)
         self.scene = Scene(self._model)
         self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)

@@ -142,8 +142,11 @@ def _looked_inside(
     if is_right and getattr(loop, "is_shifted", False):
         # What a step does at other parameters has no name but this one, or it is a mistake.
         return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
-    is_same = again[:1] == codes[:1]  # and told by the gradient at its own moment
-    is_named = codes[0] in (*UNNAMED, *ROUGH) and again and again[0] not in UNNAMED
+    # Beside other losses a gradient from before the call is of another moment, and a rough guide.
+    is_beside = getattr(loop, "is_beside", False)
+    is_same = is_beside and again[:1] == codes[:1]
+    unsure = (*UNNAMED, *ROUGH) if is_beside else UNNAMED
+    is_named = codes[0] in unsure and again and again[0] not in UNNAMED
     is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
     return (seen, told) if is_right or is_same or is_named or is_decided else first
 

@@ -70,13 +70,15 @@ def calls(run: Run, pairs: Sequence[Pair], contract: Contract) -> tuple[list[int
     """The calls of each window, and of a full one: as claimed, or as most have.
 
     A call that does nothing is one where the step gathers its batches, and none where it leaves
-    them out: as those windows say in which the gradient is right, or else the claim.
+    them out: as those windows say in which the gradient is right, or else each as it is likeliest.
     """
-    every = [len(w.batches) for w in run.windows]
-    some = [w.count for w in run.windows]
     right = [p.window for p in pairs if not p.wrong]
-    gathers = any(w.idle for w in right) if right else contract.accumulate in every
-    counts = every if gathers else some
+    if not right:
+        counts = [len(p.window.batches) for p in pairs]
+    elif any(w.idle for w in right):
+        counts = [len(w.batches) for w in run.windows]
+    else:
+        counts = [w.count for w in run.windows]
     return counts, contract.accumulate or _usual(counts)
 
 
