@@ -291,9 +291,9 @@ CLIPS = {
     "clip missing": "not clipped",
     "clip per tensor": "each tensor by itself",
     "clip by value": "by value",
-    "clip another norm": "times",
+    "clip another norm": "norm of order 1",
     "clip twice the threshold": "times",
-    "clip by the squared norm": "times",
+    "clip by the squared norm": "square of the norm",
     "clip always": "at the threshold",
 }
 WINDOWS = {

@@ -101,14 +101,15 @@ def find(clip: Any, params: Any, backend: str | None) -> str:
 
 
 def _means_torch(clip: Any) -> bool:
-    """Whether a clip by hand takes a model, or reads ``.grad``, which arrays do not have."""
+    """Whether a clip by hand takes a model, or uses what arrays lack: ``.grad``, ``mul_``."""
     if importlib.util.find_spec("torch") is None:
         return False
     while isinstance(clip, functools.partial):
         clip = clip.func
     own = clip if hasattr(clip, "__code__") else inspect.getattr_static(type(clip), "__call__", 0)
     code = getattr(own, "__code__", None)
-    reads = code is not None and "grad" in attributes_of(code)
+    names = attributes_of(code) if code is not None else ()
+    reads = any(name == "grad" or (name[-1] == "_" != name[0]) for name in names)
     return reads or bool(set(signature(clip).free[:1]) & set(MODULES))
 
 

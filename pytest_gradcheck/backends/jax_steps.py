@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places
+from pytest_gradcheck.backends.handed import scalar
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_places import replaced, with_update
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
-from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update, scalar
+from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 

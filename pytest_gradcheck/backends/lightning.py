@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_gradcheck.backends.steps import Training, scalar, takes
+from pytest_gradcheck.backends.handed import scalar, takes
+from pytest_gradcheck.backends.steps import Training
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -27,10 +27,10 @@ def joined(batches: Sequence[Any], concatenated: Callable[[Sequence[Any]], Any])
         return None
 
 
-def ragged(batches: Sequence[Any]) -> bool:
-    """Whether some arrays differ in other axes than their first."""
-    forms = [[np.shape(leaf.value)[1:] for leaf in _opened(batch).leaves] for batch in batches]
-    return any(form != forms[0] for form in forms)
+def differ(batches: Sequence[Any]) -> bool:
+    """Whether batches differ in the shapes of their arrays, or have no arrays."""
+    forms = [[np.shape(leaf.value) for leaf in _opened(batch).leaves] for batch in batches]
+    return any(form != forms[0] or not any(form) for form in forms)
 
 
 def size(batch: Any) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends import numpy_batches
+from pytest_gradcheck.backends import numpy_batches, slots
+from pytest_gradcheck.backends.handed import scalar
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.state import global_generators, private_generators
-from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update, scalar
+from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update
 from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -59,7 +60,7 @@ class NumpyLoop:
         leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
         if not leaves:
             raise UsageError("Training.params holds no array of floating-point type")
-        self.parameters: Sequence[Tracked] = [Tracked(leaf.path, leaf.dtype) for leaf in leaves]
+        self.parameters: Sequence[Tracked] = [Tracked(x.path or "params", x.dtype) for x in leaves]
 
     # --- nested values ----------------------------------------------------------------------
 
@@ -222,9 +223,9 @@ class NumpyLoop:
         """Arrays along their first axis."""
         return np.concatenate(column)
 
-    def ragged(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in more than their number of rows."""
-        return numpy_batches.ragged(batches)
+    def differ(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in their forms, or have none that can be seen."""
+        return numpy_batches.differ(batches)
 
     def size(self, batch: Any) -> int:
         """Number of samples in a batch."""
@@ -276,21 +277,7 @@ class NumpyLoop:
     def slots(self) -> list[list[np.ndarray]]:
         """Groups of arrays in the state, in order, that have the shapes of the parameters."""
         shapes = [x.shape for x in self._arrays(self._params)]
-        leaves = [
-            np.array(leaf.value, dtype=np.float64)
-            for leaf in self.flatten(self._state).leaves
-            if leaf.dtype
-        ]
-        found = []
-        start = 0
-        while start + len(shapes) <= len(leaves):
-            group = leaves[start : start + len(shapes)]
-            if [x.shape for x in group] == shapes:
-                found.append(group)
-                start += len(shapes)
-            else:
-                start += 1
-        return found
+        return slots.grouped(list(slots.arrays(self._state, self.flatten)), shapes)
 
 
 def loop(training: Training) -> NumpyLoop:

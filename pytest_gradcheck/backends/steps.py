@@ -5,19 +5,14 @@ Everything that a check measures comes out as NumPy arrays of float64.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_gradcheck.errors import UsageError
-
 if TYPE_CHECKING:
     import numpy as np
-
-__tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Values = "tuple[np.ndarray, ...]"
 
@@ -127,6 +122,8 @@ class Call:
         is_idle: Whether it left the gradients and the parameters alone.
         fresh: Loss and fresh gradient at its last backward pass; None where none was taken.
         replaced: Names of parameters that are other objects afterwards, which nobody trains.
+        added: Names of those that an optimizer holds, and that were not there before it.
+        lying: The gradients that lay at the parameters before it; empty where nobody looked.
     """
 
     before: Sequence[np.ndarray]
@@ -141,6 +138,8 @@ class Call:
     is_idle: bool = False
     fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
     replaced: Sequence[str] = ()
+    added: Sequence[str] = ()
+    lying: Sequence[np.ndarray | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +234,8 @@ class Loop(Protocol):
     def joined(self, batches: Sequence[Any]) -> Any:
         """Several batches as one; None where they cannot be put together."""
 
-    def ragged(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in more than their number of rows."""
+    def differ(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in their forms, or have none that can be seen."""
 
     def size(self, batch: Any) -> int:
         """Number of samples in a batch."""
@@ -258,43 +257,3 @@ class Loop(Protocol):
 
     def slots(self) -> Sequence[Sequence[np.ndarray]]:
         """Groups of arrays in the state of the optimizer that are shaped like the parameters."""
-
-
-def built(training: Any) -> Training:
-    """The training itself, or what a factory builds.
-
-    Raises:
-        UsageError: Neither came out.
-    """
-    is_factory = callable(training) and not isinstance(training, Training)
-    if is_factory and takes(getattr(training, "forward", training), 0):
-        name = getattr(training, "__name__", type(training).__name__)
-        raise UsageError(
-            f"a Training is wanted, or a function without arguments that returns one; {name} takes "
-            f"arguments: return Training(step=..., loss=..., batches=...) from a function"
-        )
-    made = training() if is_factory else training
-    if not isinstance(made, Training):
-        raise UsageError(
-            f"a Training is wanted, or a function that returns one; got {type(made).__name__}"
-        )
-    losses = made.loss if isinstance(made.loss, (list, tuple)) and made.loss else [made.loss]
-    for part, value in (("step", made.step), *(("loss", loss) for loss in losses)):
-        if not callable(value):
-            raise UsageError(f"Training.{part} must be callable, got {value!r}")
-    return made
-
-
-def takes(function: Callable[..., Any], default: int) -> int:
-    """How many positional arguments a function must be given."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return default
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
-
-
-def scalar(value: Any) -> Any:
-    """The loss in what a loss function returns: the first of a tuple."""
-    return value[0] if isinstance(value, (tuple, list)) and value else value

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends import torch_loss, torch_scene
+from pytest_gradcheck.backends.handed import takes
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import Stopped, Training, takes
+from pytest_gradcheck.backends.steps import Stopped, Training
 from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
@@ -52,6 +53,7 @@ class Fresh:
         self._contents = Contents(self._carried, (*tensors, *training.model.buffers()))
         self._end = self.mark()
         self.casts_itself = False
+        self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
         self.dtype = "float64"
 
     def mark(self) -> list[Any]:
@@ -96,8 +98,11 @@ class Fresh:
             for p, value in zip(self._tensors, at or (), strict=False):
                 p.data.copy_(torch.from_numpy(np.asarray(value)))
             self.rewind(mark)
+            before = [p._version for p in self._tensors]
             with self._contents.held(), self._scene.placed(self._scene.modes):
                 yield
+            pairs = enumerate(zip(before, self._tensors, strict=True))
+            self.written |= {i for i, (old, p) in pairs if p._version != old}
         finally:
             for restore in restorers:
                 restore()

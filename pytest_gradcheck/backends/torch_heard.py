@@ -1,4 +1,4 @@
-"""PyTorch: the optimizer that a step calls, where none was handed over."""
+"""PyTorch: the optimizer that a step calls, where none was handed over, or one around it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ from pytest_gradcheck.backends import torch_optimizers
 from pytest_gradcheck.backends.torch_state import guard
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def must_be(optimizers: Sequence[Any]) -> bool:
+    """Whether the step says which optimizer it calls: none is known, or one with another inside.
+
+    One that is written around another (SAM) may leave it to the step to call that one.
+    """
+    kind = torch.optim.Optimizer
+    inside = [x for o in optimizers for x in getattr(o, "__dict__", {}).values()]
+    return not optimizers or any(issubclass(type(x), kind) for x in inside)
 
 
 def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_gradcheck.backends.handed import takes
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import takes
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -22,15 +22,17 @@ class Record:
         loop: The training.
         batch: What the call is given.
         mark: The state of the generators before it.
+        start: The parameters before it.
     """
 
-    def __init__(self, loop: Any, batch: Any, mark: Any) -> None:
+    def __init__(self, loop: Any, batch: Any, mark: Any, start: list[np.ndarray]) -> None:
         self._loop = loop
         self.moments = Moments(loop, batch, mark)
         self._lay = self._lying()
+        self.lying = loop.received() if loop.looks_inside else []
         self._flags = [p.requires_grad for p in loop.tensors]  # before
         self.trained = list(self._flags)
-        self.start = loop.now()  # parameters at which a gradient is right: those of the last update
+        self.start = start  # parameters at which a gradient is right: those of the last update
         self.is_stepping = False  # inside of an optimizer, which may look elsewhere (SAM)
         self.updates: list[Update] = []
         self.events: list[tuple[str, float]] = []

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends import torch_optimizers
+from pytest_gradcheck.backends.handed import takes
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import held_arrays
 from pytest_gradcheck.backends.reach import reachable
-from pytest_gradcheck.backends.steps import takes
 
 AHEAD = 64  # steps of a scheduler: what it leaves out shows once the rate changes
 _PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau

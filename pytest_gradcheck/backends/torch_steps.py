@@ -36,12 +36,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 
 class TorchLoop:
-    """A model, its optimizers and the user's step.
-
-    Args:
-        training: The parts.
-        others: Optimizers of the same step with losses of their own.
-    """
+    """A model, its optimizers (``others`` have losses of their own) and the user's step."""
 
     name = "torch"
     can_see = True
@@ -51,6 +46,7 @@ class TorchLoop:
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     heard = torch_heard.heard
+    aligned = staticmethod(torch_values.aligned)
 
     def __init__(self, training: Training, others: Sequence[Any] = ()) -> None:
         self._training = training
@@ -62,6 +58,8 @@ class TorchLoop:
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]
+        self.is_heard = torch_heard.must_be(self._optimizers)
+        self.is_beside = bool(others)
         self._roots = (training.step, training.loss, self._model, *self._all)
         self.scene = Scene(self._model)
         self.fresh_optimizers = torch_optimizers.fresh(self._optimizers)
@@ -81,6 +79,7 @@ class TorchLoop:
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
+        self.written = self._fresh.written
 
     # --- what is there ----------------------------------------------------------------------
 
@@ -106,7 +105,7 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed, mark = copied(batch), self.mark()
         before = self.now()
-        record = Record(self, batch, mark)
+        record = Record(self, batch, mark, before)
         error = ""
         with ExitStack() as stack:
             stack.enter_context(self._listening(record))
@@ -144,6 +143,8 @@ class TorchLoop:
             is_idle=record.is_idle,
             fresh=record.fresh,
             replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
+            added=torch_tracked.added(self._model, self.tensors, self._optimizers),
+            lying=record.lying,
         )
 
     @contextmanager
@@ -228,9 +229,9 @@ class TorchLoop:
         """Batches put together along their first axis; None where their form does not allow it."""
         return torch_values.joined(batches)
 
-    def ragged(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in more than their number of rows."""
-        return torch_values.ragged(batches)
+    def differ(self, batches: Sequence[Any]) -> bool:
+        """Whether batches differ in their forms, or have none that can be seen."""
+        return torch_values.differ(batches)
 
     def tokens(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float | None:
         """By what a cross entropy divides: tokens that are not ignored; None where none is."""

@@ -69,9 +69,22 @@ def replaced(
     model: nn.Module, tensors: Sequence[Tensor], optimizers: Sequence[Any]
 ) -> tuple[str, ...]:
     """Names of trainable parameters that are other tensors now, which no optimizer holds."""
-    known = {id(p) for p in tensors} | set(torch_optimizers.holders(optimizers))
+    held = torch_optimizers.holders(optimizers)
+    return tuple(name for name, p in _new(model, tensors) if id(p) not in held)
+
+
+def added(
+    model: nn.Module, tensors: Sequence[Tensor], optimizers: Sequence[Any]
+) -> tuple[str, ...]:
+    """Names of trainable parameters that are other tensors now, which an optimizer holds."""
+    held = torch_optimizers.holders(optimizers)
+    return tuple(name for name, p in _new(model, tensors) if id(p) in held)
+
+
+def _new(model: nn.Module, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    known = {id(p) for p in tensors}
     named = model.named_parameters()
-    return tuple(name for name, p in named if id(p) not in known and p.requires_grad)
+    return [(name, p) for name, p in named if id(p) not in known and p.requires_grad]
 
 
 @contextmanager

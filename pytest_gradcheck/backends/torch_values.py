@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,23 +94,45 @@ def _equal(a: Any, b: Any) -> bool:
 
 def joined(batches: Sequence[Any]) -> Any:
     """Batches put together along their first axis; None where their form does not allow it."""
+    return _joined(batches, lambda column: 0)
+
+
+def aligned(batches: Sequence[Any]) -> Any:
+    """Batches put together along the axis in which they differ; None where that is not one."""
+    return _joined(batches, _unlike)
+
+
+def _unlike(column: Sequence[Tensor]) -> int | None:
+    """The only axis in which some tensors differ."""
+    if len({x.ndim for x in column}) > 1:
+        return None
+    shapes = zip(*(x.shape for x in column), strict=True)
+    axes = [axis for axis, sizes in enumerate(shapes) if len({*sizes}) > 1]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _joined(batches: Sequence[Any], axis_of: Callable[[Sequence[Tensor]], int | None]) -> Any:
     flats = [tree.flatten(b, leaf, closed) for b in batches]
     columns = list(zip(*([item.value for item in f.leaves] for f in flats), strict=False))
     if not columns or len({len(f.leaves) for f in flats}) > 1:
         return None
     if not all(all(isinstance(v, Tensor) and v.ndim for v in column) for column in columns):
         return None
+    axes = [axis_of(column) for column in columns]
+    if None in axes:
+        return None
     try:
-        return flats[0].rebuild([torch.cat(list(column)) for column in columns])
+        pairs = zip(columns, axes, strict=True)
+        return flats[0].rebuild([torch.cat(list(column), axis or 0) for column, axis in pairs])
     except RuntimeError:  # other axes differ
         return None
 
 
-def ragged(batches: Sequence[Any]) -> bool:
-    """Whether some tensors differ in other axes than their first."""
+def differ(batches: Sequence[Any]) -> bool:
+    """Whether batches differ in the shapes of their tensors, or have no tensors."""
     flats = [tree.flatten(b, leaf, closed).leaves for b in batches]
-    forms = [[tuple(getattr(item.value, "shape", ()))[1:] for item in flat] for flat in flats]
-    return any(form != forms[0] for form in forms)
+    forms = [[tuple(getattr(item.value, "shape", ())) for item in flat] for flat in flats]
+    return any(form != forms[0] or not any(form) for form in forms)
 
 
 def size(batch: Any) -> int:

@@ -37,7 +37,9 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
     small = np.array([[float(np.vdot(v, w)) for w in images] for v in directions])
     values, vectors = np.linalg.eigh((small + small.T) / 2)
     best = int(np.argmax(np.abs(values)))
-    image = np.sum([c * w for c, w in zip(vectors[:, best], images, strict=True)], axis=0)
+    image = vectors[0, best] * images[0]
+    for c, w in zip(vectors[1:, best], images[1:], strict=True):
+        image += c * w
     return float(np.copysign(np.linalg.norm(image), values[best]))
 
 

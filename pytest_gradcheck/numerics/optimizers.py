@@ -37,9 +37,10 @@ def _moments(
     g: np.ndarray, s: State, h: Hyper, power: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     b1, b2 = h["betas"]
-    old_m, old_v = s.get("m", np.zeros_like(g)), s.get("v", np.zeros_like(g))
-    m = b1 * old_m + (h.get("weight", 1 - b1)) * g
-    v = b2 * old_v + (1 - b2) * (g * g if power is None else power)
+    m = h.get("weight", 1 - b1) * g
+    v = (1 - b2) * (g * g if power is None else power)
+    if "m" in s and "v" in s:
+        m, v = b1 * s["m"] + m, b2 * s["v"] + v
     return m, v
 
 
@@ -92,7 +93,7 @@ def adam(g: np.ndarray, x: np.ndarray, s: State, t: int, h: Hyper) -> tuple[np.n
         b1 = h["betas"][0]
         m_hat = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
         return -h["lr"] * m_hat / _root(v_used, c2, h), state
-    return -h["lr"] * (m_used / c1) / _root(v_used, c2, h), state
+    return (-h["lr"] / c1) * m_used / _root(v_used, c2, h), state
 
 
 def adamax(g: np.ndarray, x: np.ndarray, s: State, t: int, h: Hyper) -> tuple[np.ndarray, State]:
@@ -245,6 +246,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lars": {"lr": 1e-3, "momentum": 0.9},
     "muon": {"lr": 1e-3, "momentum": 0.95},
 }
+# Rules that look at a tensor as a whole; the others take each element by itself.
+WHOLE = frozenset({"lamb", "lars", "muon"})
 # Muon orthogonalises in bfloat16, of which each machine sums and rounds a little otherwise.
 COARSE = {"muon": 0.15}
 
@@ -271,7 +274,7 @@ def replayed(
     if decay == "inner":
         h = {**h, "inner_decay": rate}
     update, state = RULES[name](g, x, s, t, h)
-    update = update * h.get("times", 1.0)
+    update = update * h["times"] if "times" in h else update
     if decay == "decoupled":
         update = update - h["lr"] * rate * x
     elif decay == "after":

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.numerics import optimizers
-from pytest_gradcheck.numerics.optimizers import COARSE, Hyper
+from pytest_gradcheck.numerics.optimizers import COARSE, WHOLE, Hyper
 from pytest_gradcheck.numerics.variants import Change
+
+CHUNK = 1 << 15  # elements
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,47 +93,96 @@ def followed(
     name = str(change.get("rule", name))
     tolerance = max(tolerance, COARSE.get(name, 0.0))
     tolerance = max(tolerance, change.get("float32", 0.0) if epsilon > 1e-10 else 0.0)
-    state: optimizers.State = dict(moves[0].start) if moves else {}
-    shaken: optimizers.State = dict(state)
+    parts = _parts(name, moves)
     count = moves[0].count if moves else 0
     lost = total = 0
     for number, move in enumerate(moves, start=1):
-        actual = move.after - move.before
         if move.gradient is None:
-            if np.any(actual != 0):
+            if np.any(move.after != move.before):
                 return Followed(Misfit(number, 1.0, np.inf, np.nan), lost, total)
             continue
         count += 1
         hyper = {**move.hyper, **change}
-        t = 1 if change.get("stuck") else count
-        if change.get("forget"):
-            state = {}
-        expected, state = optimizers.replayed(name, move.gradient, move.before, state, t, hyper)
-        error = float(np.linalg.norm(actual - expected))
-        sizes = float(np.linalg.norm(expected)), float(np.linalg.norm(actual))
-        rounding = 2 * epsilon * float(np.linalg.norm(move.before))
-        bound = tolerance * max(sizes) + rounding
-        if move.slack:
-            nudge = move.slack / np.sqrt(move.gradient.size)
-            nudged = move.gradient + nudge * (move.gradient != 0)
-            other, shaken = optimizers.replayed(name, nudged, move.before, shaken, t, hyper)
-            bound += 2 * float(np.linalg.norm(other - expected))
+        sums = _Sums(epsilon)
+        for part in parts:
+            part.move(name, move, 1 if change.get("stuck") else count, hyper, sums)
+        error, expected, actual, before, other = np.sqrt(sums.squares)
+        rounding = 2 * epsilon * before
+        bound = tolerance * max(expected, actual) + rounding + 2 * other
         if not error <= bound:
-            size = float(np.vdot(expected, expected))
-            ratio = float(np.vdot(actual, expected)) / size if size else np.inf
-            cosine = ratio * sizes[0] / sizes[1] if sizes[1] and size else np.nan
-            off = Misfit(number, error / max(max(sizes), 1e-300), ratio, cosine)
+            ratio = sums.inner / expected**2 if expected else np.inf
+            cosine = ratio * expected / actual if actual and expected else np.nan
+            off = Misfit(number, float(error / max(expected, actual, 1e-300)), ratio, cosine)
             return Followed(off, lost, total)
-        total += int(np.count_nonzero(expected))
-        lost += _lost(expected, actual, move.before, epsilon)
+        total += sums.total
+        lost += sums.lost
     return Followed(None, lost, total)
+
+
+class _Sums:
+    """What an update and its replay add up to, part by part.
+
+    Args:
+        epsilon: Unit in the last place of the parameter.
+    """
+
+    def __init__(self, epsilon: float) -> None:
+        self._epsilon = epsilon
+        self.squares = np.zeros(5)  # of error, replayed and actual update, parameter, and slack
+        self.inner = 0.0
+        self.lost = self.total = 0
+
+    def add(
+        self, expected: np.ndarray, actual: np.ndarray, before: np.ndarray, other: np.ndarray | None
+    ) -> None:
+        """A part of the tensor; ``other`` is the replay with another gradient."""
+        rows = [actual - expected, expected, actual, before]
+        rows += [] if other is None else [other - expected]
+        self.squares[: len(rows)] += [float(np.vdot(row, row)) for row in rows]
+        self.inner += float(np.vdot(actual, expected))
+        self.total += int(np.count_nonzero(expected))
+        self.lost += _lost(expected, actual, before, self._epsilon)
+
+
+class _Part:
+    """Some elements of a tensor and their state: what a rule makes of few stays in the cache."""
+
+    def __init__(self, start: Mapping[str, np.ndarray], size: int, place: slice | None) -> None:
+        self._place = place
+        taken = {k: self._of(x) if np.size(x) == size else x for k, x in start.items()}
+        self._state: optimizers.State = taken
+        self._shaken: optimizers.State = dict(taken)
+
+    def _of(self, x: np.ndarray) -> np.ndarray:
+        return x if self._place is None else x.reshape(-1)[self._place]
+
+    def move(self, name: str, move: Move, t: int, hyper: Hyper, sums: _Sums) -> None:
+        """One update."""
+        if hyper.get("forget"):
+            self._state = {}
+        g, before, after = (self._of(x) for x in (move.gradient, move.before, move.after))  # type: ignore[arg-type]  # there is a gradient
+        expected, self._state = optimizers.replayed(name, g, before, self._state, t, hyper)
+        other = None
+        if move.slack:
+            nudged = g + move.slack / np.sqrt(move.before.size) * (g != 0)
+            other, self._shaken = optimizers.replayed(name, nudged, before, self._shaken, t, hyper)
+        sums.add(expected, after - before, before, other)
+
+
+def _parts(name: str, moves: Sequence[Move]) -> list[_Part]:
+    """All elements, or so many at a time where a rule takes each by itself."""
+    size = moves[0].before.size if moves else 0
+    start: Mapping[str, np.ndarray] = moves[0].start if moves else {}
+    if size <= CHUNK or name in WHOLE:
+        return [_Part(start, size, None)]
+    return [_Part(start, size, slice(k, k + CHUNK)) for k in range(0, size, CHUNK)]
 
 
 def _lost(expected: np.ndarray, actual: np.ndarray, before: np.ndarray, epsilon: float) -> int:
     """Elements that stand still though they should move, by less than a unit in the last place."""
-    still = (actual == 0) & (expected != 0)
-    if not np.any(still):
+    if np.count_nonzero(actual) == actual.size:
         return 0
+    still = (actual == 0) & (expected != 0)
     return int(np.sum(np.abs(expected[still]) < epsilon * np.abs(before[still])))
 
 

@@ -121,3 +121,90 @@ def test_gradients_of_zero_say_nothing():
         return Training(**{**vars(made), "batches": zeros, "loss": lambda p, b: 0.0 * loss(p, b)})
 
     assert check_step(still, **CLAIMS).verdict == "vacuous"
+
+
+class Adam:
+    """As many write it: moments in attributes, one pair for each parameter or two dictionaries."""
+
+    def __init__(self, params, is_paired):
+        self.count, self.is_paired = 0, is_paired
+        zeros = np.zeros_like
+        if is_paired:
+            self.moments = {k: [zeros(x), zeros(x)] for k, x in params.items()}
+        else:
+            self.m, self.v = ({k: zeros(x) for k, x in params.items()} for _ in range(2))
+
+    def moved(self, params, grads):
+        self.count += 1
+        for k, g in grads.items():
+            m, v = self.moments[k] if self.is_paired else (self.m[k], self.v[k])
+            m[:], v[:] = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            root = np.sqrt(v / (1 - 0.999**self.count)) + 1e-8
+            params[k] -= 1e-2 * m / (1 - 0.9**self.count) / root
+
+
+class Momentum:
+    """With the learning rate in the velocity."""
+
+    def __init__(self, params):
+        self.velocity = {k: np.zeros_like(x) for k, x in params.items()}
+
+    def moved(self, params, grads):
+        for k, g in grads.items():
+            self.velocity[k] = 0.9 * self.velocity[k] - 0.05 * g
+            params[k] += self.velocity[k]
+
+
+OBJECTS = {
+    "two dictionaries": (lambda p: Adam(p, False), {"optimizer": "adam", "lr": 1e-2}),
+    "in pairs": (lambda p: Adam(p, True), {"optimizer": "adam", "lr": 1e-2}),
+    "velocity": (Momentum, {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}),
+}
+MISTAKES = {
+    "": (lambda g: g, ""),
+    "sign": (lambda g: {**g, "b": -g["b"]}, "b received the negative of the right gradient"),
+    "missing": (lambda g: {**g, "v": 0 * g["v"]}, "v received no gradient"),
+    "a row": (lambda g: {**g, "w": g["w"] * (np.arange(4) > 0)[:, None]}, "another gradient"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_what_an_optimizer_of_a_class_of_its_own_received(kind, mistake):
+    make, claims = OBJECTS[kind]
+    change, told = MISTAKES[mistake]
+
+    def built():
+        made = training()
+        params = {k: x.copy() for k, x in made.params.items()}
+
+        def step(p, state, batch):
+            state.moved(p, change(gradient(p, batch)))
+            return p, state
+
+        return Training(
+            step=step, loss=loss, batches=made.batches, params=params, opt_state=make(params)
+        )
+
+    result = check_step(built, **claims)
+    assert (result.verdict == "pass") == (not mistake), result.headline
+    assert told in result.headline
+
+
+def test_parameters_without_a_name_are_called_so():
+    def built():
+        rng = np.random.default_rng(0)
+        batches = [(rng.normal(size=(n, 3)), rng.normal(size=n)) for n in (8, 8, 5)]
+
+        def of(w, batch):
+            return np.mean((batch[0] @ w - batch[1]) ** 2)
+
+        def step(w, state, batch):
+            residual = batch[0] @ w - batch[1]
+            return w - 0.1 * batch[0].T @ residual / len(residual), state
+
+        return Training(step=step, loss=of, batches=batches, params=rng.normal(size=3))
+
+    result = check_step(built, optimizer="sgd", lr=0.1)
+    assert "0.05, not the claimed 0.1, or the gradient is 0.5 times the right" in result.headline
+    assert "in params" in result.headline

@@ -120,3 +120,30 @@ def test_tensors_that_are_left_out_of_a_clip(kind):
     assert check_step(lambda: training(("w", "b", "c")), **claims).verdict == "pass"
     result = check_step(training, **claims)
     assert "c is left out of the clip by the norm" in result.headline
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("p.grad.round_(decimals=2)", "another gradient than that of the loss for"),
+        ("p.grad.mul_(1.001)", "1.001 times the right gradient"),
+        ("p.grad.mul_(1.01)", "1.01 times the right gradient"),
+    ],
+)
+def test_what_is_nearly_right_is_called_a_multiple_only_where_it_is(change, told):
+    steps = f"opt.zero_grad(); loss(batch).backward(); [{change} for p in params]; opt.step()"
+    assert told in loop(steps).headline
+
+
+def test_micro_batches_that_are_clipped_with_their_share():
+    body = """
+for p, g in zip(params, torch.autograd.grad(loss(batch) * share(2), params)):
+    memory.setdefault('new', []).append(g)
+size = sum(g.pow(2).sum() for g in memory['new']) ** 0.5
+for p, g in zip(params, memory.pop('new')):
+    p.grad = g * min(1, 0.1 / size) + (0 if p.grad is None else p.grad)
+if number % 2 == 0: opt.step(); opt.zero_grad()
+"""
+    result = loop(body, accumulate=2, max_norm=0.1)
+    assert result.findings[0].code == "step-clip-micro"
+    assert "with its share of the window" in result.headline

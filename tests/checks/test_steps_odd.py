@@ -103,7 +103,7 @@ def test_weights_that_nobody_knows_are_a_warning(is_mean):
     assert result.verdict == "pass", result.headline
     told = next(f for f in result.findings if f.code == "step-weights")
     assert told.severity == "warn"
-    assert "cannot be put together" in told.message
+    assert "together shows" in told.message
 
 
 @pytest.mark.parametrize("weights", [3, "rows"])
@@ -155,7 +155,7 @@ def test_what_is_claimed_frozen_and_follows_nobody():
         optimizer="SGD(params[1:], 1e-2)",
         frozen="0.weight",
     )
-    assert "0.weight is frozen and moves" in result.headline
+    assert "0.weight is claimed as frozen, and moves outside" in result.headline
 
 
 def test_a_weak_claim_stands_beside_what_was_not_seen():
@@ -209,7 +209,8 @@ def test_a_parameter_that_is_another_object_on_the_way():
     assert "0.weight is another tensor after call 2" in result.headline
     rebuilt = "opt.param_groups[0]['params'].append(model[0].weight)"
     result = loop(f"number == 2 and ({new}, {rebuilt}); {STEP}")
-    assert "step-replaced" not in codes(result)
+    (told,) = (f for f in result.findings if f.code == "step-replaced")
+    assert (told.severity, result.verdict) == ("warn", "pass")
 
 
 class Counting(torch.optim.Optimizer):

@@ -194,3 +194,14 @@ def test_too_long_a_step_of_an_ascent_is_told_as_such():
 def test_an_ascent_is_told():
     assert found(loop(STEP, **RISING), "step-maximizes").severity == "note"
     assert found(loop(STEP), "step-maximizes") is None
+
+
+def test_what_a_loss_writes_itself_is_not_held_against_its_slope():
+    result = loop(
+        STEP,
+        first="model[0] = nn.Embedding(9, 6, max_norm=0.5); model[0].weight.data.mul_(3)",
+        forward="model((x[:, 0] > 0).long())",
+        optimizer="SGD(model.parameters(), 1e-2)",
+    )
+    assert result.verdict == "pass", result.headline
+    assert found(result, "step-written").severity == "warn"

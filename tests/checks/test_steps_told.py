@@ -120,3 +120,9 @@ def test_a_clip_of_parameters_that_raises_is_one_of_torch():
 
     result = check_clipping(clip, max_norm=1.0)
     assert result.context.backend == "torch"
+
+
+def test_a_clip_that_works_in_place_as_torch_does_is_one_of_torch():
+    result = check_clipping(lambda ps: [p.data.mul_(0.5) for p in ps] and None, max_norm=1.0)
+    assert result.context.backend == "torch"
+    assert result.findings[0].code == "clip-not-applied"

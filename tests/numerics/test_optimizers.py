@@ -1,10 +1,13 @@
 """Update rules against PyTorch's own, and mistakes that a replay tells apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from pytest_gradcheck.numerics import replay
 from pytest_gradcheck.numerics.optimizers import COARSE, DECAY, DEFAULTS, RULES, replayed
-from pytest_gradcheck.numerics.replay import Move, misfit, states
+from pytest_gradcheck.numerics.replay import Followed, Move, followed, misfit, states
 from pytest_gradcheck.numerics.variants import dialects, variants
 
 torch = pytest.importorskip("torch")
@@ -139,3 +142,30 @@ def test_muon_is_rounded_as_in_torch(shape):
     hyper = {"lr": 1.0, "bfloat16": "fused"}
     found, _ = replayed("muon", g.double().numpy(), np.zeros(shape), {}, 1, hyper)
     assert np.linalg.norm(found - p.detach().double().numpy()) < 0.02 * np.linalg.norm(found)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "nadam", "rmsprop", "lamb"])
+def test_a_large_tensor_is_replayed_like_its_parts(name, monkeypatch):
+    rng = np.random.default_rng(0)
+    hyper = {**DEFAULTS[name], "weight_decay": 0.1}
+    x, state, seen = rng.normal(size=(30, 5)), {}, []
+    for t in range(1, 5):
+        g = rng.normal(size=x.shape)
+        update, state = replayed(name, g, x, state, t, hyper)
+        seen.append(Move(x, x + update, g, hyper))
+        x = x + update
+    assert followed(name, seen, {}, 1e-12, 2.0**-52) == Followed(None, 0, 4 * x.size)
+    off = [replace(move, after=move.after + 1e-3 * (t == 2)) for t, move in enumerate(seen)]
+    whole = followed(name, off, {}, 1e-6, 2.0**-52).misfit
+    late = followed(name, seen[2:], {}, 1e-6, 2.0**-52)  # from another state
+    monkeypatch.setattr(replay, "CHUNK", 16)
+    assert followed(name, seen, {}, 1e-12, 2.0**-52) == Followed(None, 0, 4 * x.size)
+    parted = followed(name, off, {}, 1e-6, 2.0**-52).misfit
+    assert (parted.update, whole.update) == (3, 3)
+    np.testing.assert_allclose(
+        [parted.error, parted.ratio, parted.cosine], [whole.error, whole.ratio, whole.cosine]
+    )
+    assert (followed(name, seen[2:], {}, 1e-6, 2.0**-52).misfit is None) == (late.misfit is None)
+    start = states(name, seen[:2], {})
+    begun = [replace(seen[2], start=start, count=2), seen[3]]
+    assert followed(name, begun, {}, 1e-12, 2.0**-52).misfit is None

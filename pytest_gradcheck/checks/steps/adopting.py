@@ -1,4 +1,4 @@
-"""The optimizers that a step calls, taken for handed over where none was."""
+"""The optimizers that a step calls, taken for handed over where none was, or one around them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loaded(part: Part, backend: str, batches: list[Any]) -> Loop:
     """
     loop = load(backend, part.training, part.others)
     listen = getattr(loop, "heard", None)
-    if listen is None or part.training.optimizer is not None:
+    if listen is None or not loop.is_heard:  # type: ignore[attr-defined]  # of torch, as heard is
         return loop
     with warnings.catch_warnings(), loop.held():
         warnings.simplefilter("ignore")

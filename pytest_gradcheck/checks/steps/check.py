@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from pytest_gradcheck.backends.handed import built
 from pytest_gradcheck.backends.loading import framework
-from pytest_gradcheck.backends.steps import Loop, Training, built
+from pytest_gradcheck.backends.steps import Loop, Training
 from pytest_gradcheck.checks.steps import (
     adopting,
     claims,
     counted,
     coverage,
     following,
+    handmade,
     inferred,
     ladder,
     order,
@@ -44,6 +46,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 Told = tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]
 UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
+ROUGH = ("step-gradient-sum", "step-gradient-scale")  # by about a factor, which may be exact inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +128,7 @@ def _looked_inside(
     """Nobody is accused by a gradient of another moment: a step may move what its loss depends on.
 
     So the training runs once more, its fresh gradients taken inside of the step, right after each
-    backward pass. That counts if nothing is wrong then, or if what is wrong has a name at last.
+    backward pass. That counts if they are right then, or if what is wrong has a name at last.
     """
     codes = [f.code for f in ordered(first[1][0]) if f.severity == "fail"]
     if not hasattr(loop, "looks_inside") or not received.CODES & {*codes}:
@@ -135,12 +138,17 @@ def _looked_inside(
         seen = run(loop, batches, contract, int(limits.number("step_calls")))
         told = _judged(seen, contract, limits)
     again = [f.code for f in ordered(told[0]) if f.severity == "fail"]
-    if not again and getattr(loop, "is_shifted", False):
+    is_right = not received.CODES & {*again}
+    if is_right and getattr(loop, "is_shifted", False):
         # What a step does at other parameters has no name but this one, or it is a mistake.
         return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
-    is_named = codes[0] in UNNAMED and again and again[0] not in UNNAMED
+    # Beside other losses a gradient from before the call is of another moment, and a rough guide.
+    is_beside = getattr(loop, "is_beside", False)
+    is_same = is_beside and again[:1] == codes[:1]
+    unsure = (*UNNAMED, *ROUGH) if is_beside else UNNAMED
+    is_named = codes[0] in unsure and again and again[0] not in UNNAMED
     is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
-    return (seen, told) if not again or is_named or is_decided else first
+    return (seen, told) if is_right or is_same or is_named or is_decided else first
 
 
 def _perturbed() -> Finding:
@@ -194,6 +202,8 @@ def _no_step(seen: Run) -> Finding:
 def _all(
     seen: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
 ) -> tuple[list[Finding], tuple[Evidence, ...]]:
+    by_hand = handmade.adopted(seen, pairs, contract, limits)
+    pairs = by_hand[0] if by_hand else pairs
     is_random = any(p.wrong for p in pairs) and _is_random(seen, pairs[0])
     wrong = received.findings(seen, pairs, contract, limits, is_random)
     replay = replaying.judged(seen, pairs, contract, limits)
@@ -206,7 +216,7 @@ def _all(
             if not (is_named and told[0].code == "step-gradient-scale"):
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
-    found = [*wrong, *counted.findings(pairs, contract), *order.findings(seen, contract)]
+    found = [*wrong, *counted.findings(seen, pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
@@ -222,6 +232,7 @@ def _all(
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed
         evidence.append(ladder.evidence(climbed))
+    found += [by_hand[1]] if by_hand else []
     if all(f.code in UNDECIDED for f in found if f.severity == "fail"):
         found += claims.findings(seen, pairs, contract)
     if not any(f.severity == "fail" for f in found):

@@ -27,19 +27,22 @@ def findings(
     replays: Mapping[int, Followed],
 ) -> list[Finding]:
     """What is wrong with who is trained."""
-    found = [*_registered(run, contract), *_replaced(run), *_frozen(run, contract)]
+    found = [*_registered(run, pairs, contract), *_replaced(run), *_added(run)]
+    found += _frozen(run, contract)
     if run.windows:
         found += still.findings(run, pairs, contract)
         found += _lost(run, limits, replays)
     return found
 
 
-def _registered(run: Run, contract: Contract) -> list[Finding]:
-    found = []
+def _registered(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
+    found, left = [], []
     for i, tracked in enumerate(run.loop.parameters):
         if tracked.owners is None or still.is_frozen(run, i, contract):
             continue
-        if tracked.owners == 0:
+        if tracked.owners == 0 and pairs and all(p.expected.raw[i] is None for p in pairs):
+            left.append(_of_no_use(tracked.name))
+        elif tracked.owners == 0:
             found.append(
                 Finding(
                     code="step-not-registered",
@@ -59,7 +62,17 @@ def _registered(run: Run, contract: Contract) -> list[Finding]:
                     f"give each parameter to one of them",
                 )
             )
-    return _one(found)
+    return _one(found) + _one(left)
+
+
+def _of_no_use(name: str) -> Finding:
+    return Finding(
+        code="step-not-registered",
+        severity="warn",
+        where=name,
+        message=f"{name} is trainable, no optimizer holds it, and the loss has no gradient for it, "
+        f"as with the target of a network; freeze it, or claim it with frozen=",
+    )
 
 
 def _replaced(run: Run) -> list[Finding]:
@@ -80,6 +93,23 @@ def _replaced(run: Run) -> list[Finding]:
     )
 
 
+def _added(run: Run) -> list[Finding]:
+    """Parameters that are made on the way, and that an optimizer holds."""
+    number = next((k for k, call in enumerate(run.calls, start=1) if call.added), 0)
+    return _one(
+        [
+            Finding(
+                code="step-replaced",
+                severity="warn",
+                where=name,
+                message=f"{name} is another tensor after call {number} of the step: the optimizer "
+                f"holds it, and nothing of it is checked; hand over a training that begins with it",
+            )
+            for name in (run.calls[number - 1].added if number else ())
+        ]
+    )
+
+
 def _one(found: list[Finding]) -> list[Finding]:
     """The first of several findings alike, which names the others."""
     if len(found) < 2:
@@ -93,10 +123,14 @@ def _one(found: list[Finding]) -> list[Finding]:
 
 def _frozen(run: Run, contract: Contract) -> list[Finding]:
     moved = [i for i in range(len(run.names)) if _moves_frozen(run, i, contract)]
-    by_hand = [i for i in moved if _is_left_alone(run, i, contract) or _is_average(run, i)]
-    return _one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]) + _one(
-        [_of_step(run.names[i]) for i in by_hand]
-    )
+    by_hand = [i for i in moved if not _is_optimized(run, i)]
+    claimed = [i for i in by_hand if matches(run.names[i], contract.frozen)]
+    denied = [i for i in claimed if not _is_average(run, i)]
+    return [
+        *_one([_of_optimizer(run.names[i]) for i in moved if i not in by_hand]),
+        *_one([_denied(run, i) for i in denied]),
+        *_one([_of_step(run.names[i]) for i in by_hand if i not in denied]),
+    ]
 
 
 def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
@@ -107,13 +141,21 @@ def _moves_frozen(run: Run, i: int, contract: Contract) -> bool:
     return any(not np.array_equal(c.before[i], c.after[i], equal_nan=True) for c in frozen)
 
 
-def _is_left_alone(run: Run, i: int, contract: Contract) -> bool:
-    """Whether no optimizer holds a parameter that nobody said must not move: an average, say."""
-    return run.loop.parameters[i].owners == 0 and not matches(run.names[i], contract.frozen)
+def _is_optimized(run: Run, i: int) -> bool:
+    """Whether an optimizer moves a parameter, or what moves it was not seen.
+
+    One that holds it and leaves it alone, since it has no gradient, does not: an average moves.
+    """
+    tracked = run.loop.parameters[i]
+    if tracked.owners != 0 and not any(c.updates for c in run.calls):
+        return True
+    pairs = [(u.before[i], u.after[i]) for c in run.calls for u in c.updates]
+    is_held = tracked.owners is None or tracked.owners > 0
+    return is_held and any(not np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _is_average(run: Run, i: int) -> bool:
-    """Whether no optimizer holds a parameter, and it only goes towards another that is trained.
+    """Whether a parameter that no optimizer moves only goes towards another that is trained.
 
     As the target of a network does by Polyak's average, or by a copy of it once in a while. One
     that takes no gradient needs no claim to be left alone: there the claim denies just that.
@@ -123,7 +165,7 @@ def _is_average(run: Run, i: int) -> bool:
     shape = run.calls[0].before[i].shape
     trained = [k for k, p in enumerate(run.loop.parameters) if p.owners and p.trainable]
     moved = [c for c in run.calls if not np.array_equal(c.before[i], c.after[i], equal_nan=True)]
-    return run.loop.parameters[i].owners == 0 and any(
+    return any(
         all(_goes_towards(c.before[i], c.after[i], (c.before[k], c.after[k])) for c in moved)
         for k in trained
         if run.calls[0].before[k].shape == shape
@@ -148,13 +190,27 @@ def _of_optimizer(name: str) -> Finding:
     )
 
 
+def _denied(run: Run, i: int) -> Finding:
+    """What is claimed not to move is moved by the step itself: as an average of weights, maybe."""
+    name = run.names[i]
+    advice = "look at what writes into it; leave it out of frozen= if it is an average of weights"
+    if not run.loop.parameters[i].trainable:
+        advice += ", since what takes no gradient needs no claim to be left alone"
+    return Finding(
+        code="step-frozen-moved",
+        severity="fail",
+        where=name,
+        message=f"{name} is claimed as frozen, and moves outside of every optimizer; {advice}",
+    )
+
+
 def _of_step(name: str) -> Finding:
     return Finding(
         code="step-frozen-moved",
         severity="warn",
         where=name,
-        message=f"{name} is in no optimizer and moves, as an average of weights does; if it must "
-        f"not, claim it with frozen=",
+        message=f"{name} takes no gradient, and moves outside of every optimizer, as an average "
+        f"of weights does; if it must not, claim it with frozen=",
     )
 
 

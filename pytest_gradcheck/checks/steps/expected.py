@@ -15,7 +15,6 @@ from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics import clipping
 
-SEPARABLE = 1e-3  # relative residual below which a whole gradient is a sum of its parts
 TORCH_FLOOR = 1e-6
 NEAR = 1e-2  # of a norm that is given in the precision of its gradients
 
@@ -31,7 +30,7 @@ class Expected:
         norm: Norm of ``raw``, over what the optimizers hold.
         bites: Whether clipping changed anything.
         shares: Share of each micro-batch in the whole.
-        is_guess: Whether nothing but rows tells these shares, of batches that are no rows alike.
+        is_guess: Whether nothing but their rows tells these shares, of batches of other shapes.
     """
 
     raw: Grads
@@ -68,11 +67,11 @@ def expected(run: Run, window: Window, contract: Contract) -> Expected:
     whole = _whole(run, window)
     if whole is not None:
         return finished(run, window, contract, *whole)
-    by_tokens = weighing.by_tokens(run, window)
-    if by_tokens is not None:
-        return finished(run, window, contract, combined(window.micro, by_tokens), by_tokens)
+    known = weighing.known(run, window)
+    if known is not None:
+        return finished(run, window, contract, combined(window.micro, known), known)
     found = finished(run, window, contract, raw, shares)
-    return replace(found, is_guess=run.loop.ragged(window.batches))
+    return replace(found, is_guess=run.loop.differ(window.batches))
 
 
 def finished(
@@ -110,24 +109,10 @@ def _given_norm(run: Run, clip: Clip, parts: Grads, raw: Grads) -> float:
 
 
 def _whole(run: Run, window: Window) -> tuple[Grads, tuple[float, ...]] | None:
-    """The gradient of all batches as one, where the loss is a weighted mean over them.
-
-    Where it is not (batch norm, dropout), samples count the same.
-    """
-    joined = run.loop.joined(window.batches)
-    if joined is None:
-        return None
-    try:
-        _, grads = run.loop.gradient(joined, window.at, window.marks[0])
-    except Exception:  # not every part of a batch is one row a sample: a random key, say
-        return None
-    rows = np.stack([flat(g, window.at) for g in window.micro], axis=1)
-    target = flat(grads, window.at)
-    weights, *_ = np.linalg.lstsq(rows, target, rcond=None)
-    size = float(np.linalg.norm(target))
-    if not size or np.linalg.norm(rows @ weights - target) > SEPARABLE * size:
-        return None
-    return list(grads), tuple(float(w) for w in weights)
+    """The gradient of all batches as one, where the loss is a weighted mean over them."""
+    grads = weighing.of_joined(run, window, lambda *given: run.loop.gradient(*given)[1])
+    weights = None if grads is None else weighing.parts(window.micro, grads, window.at)
+    return None if weights is None or grads is None else (list(grads), weights)
 
 
 def _claimed(contract: Contract) -> tuple[float, bool]:

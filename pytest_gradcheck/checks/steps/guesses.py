@@ -1,46 +1,22 @@
-"""The mistakes that predict a wrong gradient, each as a function of the window.
-
-More than 300 lines: a table of mistakes, with the words for each.
-"""
+"""The mistakes that predict a wrong gradient, each as a function of the window."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.expected import clipped, combined, flat
+from pytest_gradcheck.checks.steps.cuts import again, of_clipping, times
+from pytest_gradcheck.checks.steps.expected import combined, flat
 from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.suspect import Guess, Suspect
 from pytest_gradcheck.checks.steps.windows import Grads
 
 if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.received import Pair
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Suspect:
-    """A mistake that explains what was seen.
-
-    Args:
-        code: Code of the finding.
-        message: What happened.
-        advice: What to try.
-        where: Path of a tensor, where one is to blame.
-        is_varied: Whether it needs another number for each window, as a random loss would too.
-    """
-
-    code: str
-    message: str
-    advice: str
-    where: str = ""
-    is_varied: bool = False
-
-
-Guess = tuple[Suspect, Callable[["Pair"], "Grads | None"]]
 
 
 def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Guess]:
@@ -65,7 +41,7 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
             "look for a minus in the loss, or an update that subtracts twice; with maximize=True, "
             "Training.loss is what must rise",
         ),
-        lambda p: _times(p.expected.clipped, -1.0),
+        lambda p: times(p.expected.clipped, -1.0),
     )
     yield (
         Suspect(
@@ -75,7 +51,7 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
         ),
         lambda p: p.expected.raw if p.expected.bites else None,
     )
-    yield from _of_clipping(run, contract)
+    yield from of_clipping(run, contract)
     yield from _of_windows(run, contract)
     yield (
         Suspect(
@@ -135,100 +111,6 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
     )
 
 
-def _of_clipping(run: Run, contract: Contract) -> Iterator[Guess]:
-    early = "clip after the last backward (and after unscaling), before the step"
-
-    def bites(predict: Callable[[Pair], Grads | None]) -> Callable[[Pair], Grads | None]:
-        return lambda p: predict(p) if p.expected.threshold == p.expected.threshold else None
-
-    if contract.max_value is not None:
-        return
-    yield (
-        Suspect(
-            "step-clip-kind",
-            "the optimizer received a gradient that is clipped for each tensor by itself",
-            "take one norm over all gradients",
-        ),
-        bites(
-            lambda p: [
-                None
-                if g is None
-                else g * min(1.0, p.expected.threshold / max(float(np.linalg.norm(g)), 1e-300))
-                for g in p.expected.raw
-            ]
-        ),
-    )
-    yield (
-        Suspect(
-            "step-clip-kind",
-            "the optimizer received a gradient that is clipped by value, not by its norm",
-            "clip by the norm, or claim max_value=",
-        ),
-        bites(
-            lambda p: [
-                None if g is None else np.clip(g, -p.expected.threshold, p.expected.threshold)
-                for g in p.expected.raw
-            ]
-        ),
-    )
-    for scale in _scales(run, contract):
-        told = (
-            f"the optimizer received a gradient that was clipped before the loss scale {scale:g} "
-        )
-        yield (
-            Suspect("step-clip-scaled", told + "was removed", "unscale, then clip"),
-            bites(functools.partial(_scaled, run, contract, scale)),
-        )
-    yield (
-        Suspect(
-            "step-clip-micro",
-            "each micro-batch is clipped before the sum over the window",
-            early,
-        ),
-        bites(
-            lambda p: combined(
-                [_again(run, p, contract, g) for g in p.window.micro], p.expected.shares
-            )
-        ),
-    )
-    yield (
-        Suspect("step-clip-micro", "the sum is clipped after every micro-batch", early),
-        bites(lambda p: _running(run, p, contract)),
-    )
-    yield (
-        Suspect(
-            "step-clip-kind",
-            "the optimizer received a gradient at the threshold also where it is below",
-            "the factor of a clip is min(1, max_norm / norm)",
-        ),
-        bites(_at_threshold),
-    )
-
-
-def _at_threshold(pair: Pair) -> Grads | None:
-    """A gradient with the norm of the threshold; a clip of the framework makes none longer."""
-    if pair.window.clips:
-        return None
-    return _times(pair.expected.raw, pair.expected.threshold / max(pair.expected.norm, 1e-300))
-
-
-def _scaled(run: Run, contract: Contract, scale: float, pair: Pair) -> Grads:
-    return _times(_again(run, pair, contract, _times(pair.expected.raw, scale)), 1 / scale)
-
-
-def _running(run: Run, pair: Pair, contract: Contract) -> Grads:
-    total: Grads = [None] * len(run.loop.parameters)
-    for share, grads in zip(pair.expected.shares, pair.window.micro, strict=True):
-        parts = [total, _times(grads, share)]
-        total = _again(run, pair, contract, combined(parts, (1.0, 1.0)))
-    return total
-
-
-def _scales(run: Run, contract: Contract) -> list[float]:
-    found = [contract.loss_scale] if contract.loss_scale else []
-    return found + [2.0**k for k in (16, 8, 10, 12, 14, 15)]
-
-
 def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
     """Micro-batches weighted wrongly, or lost."""
 
@@ -237,7 +119,7 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
             count = len(p.window.micro)
             if count < 2:
                 return None
-            return _again(run, p, contract, combined(p.window.micro, weights(count)))
+            return again(run, p, contract, combined(p.window.micro, weights(count)))
 
         return predict
 
@@ -270,8 +152,8 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
 def _share(run: Run, contract: Contract, place: int, pair: Pair) -> Grads | None:
     if len(pair.window.micro) < 2:
         return None
-    raw = _times(pair.window.micro[place], pair.expected.shares[place])
-    return _again(run, pair, contract, raw)
+    raw = times(pair.window.micro[place], pair.expected.shares[place])
+    return again(run, pair, contract, raw)
 
 
 def _one(count: int, is_first: bool, is_averaged: bool) -> list[float]:
@@ -281,9 +163,15 @@ def _one(count: int, is_first: bool, is_averaged: bool) -> list[float]:
 
 
 def _on_top(run: Run, pair: Pair, before: Pair | None, contract: Contract) -> Grads | None:
-    if before is None or before.got is None:
+    lay = lying(pair, before)
+    if lay is None:
         return None
-    return _again(run, pair, contract, combined([pair.expected.raw, before.got], (1.0, 1.0)))
+    return again(run, pair, contract, combined([pair.expected.raw, lay], (1.0, 1.0)))
+
+
+def lying(pair: Pair, before: Pair | None) -> Grads | None:
+    """The gradients that lay there before a window, or what arrived in the one before."""
+    return pair.window.lying or (None if before is None else before.got)
 
 
 def _of_batch(run: Run, pair: Pair, other: Pair | None, contract: Contract) -> Grads | None:
@@ -291,7 +179,7 @@ def _of_batch(run: Run, pair: Pair, other: Pair | None, contract: Contract) -> G
         return None
     batch, mark = other.window.batches[-1], pair.window.marks[0]
     _, grads = run.loop.gradient(batch, pair.window.at, mark)
-    return _again(run, pair, contract, grads)
+    return again(run, pair, contract, grads)
 
 
 def _of_parameters(run: Run, pair: Pair, other: Pair | None, contract: Contract) -> Grads | None:
@@ -299,7 +187,7 @@ def _of_parameters(run: Run, pair: Pair, other: Pair | None, contract: Contract)
         return None
     batch, mark = pair.window.batches[0], pair.window.marks[0]
     _, grads = run.loop.gradient(batch, other.window.at, mark)
-    return _again(run, pair, contract, grads)
+    return again(run, pair, contract, grads)
 
 
 def _of_mode(run: Run, pair: Pair, contract: Contract) -> Grads | None:
@@ -307,7 +195,7 @@ def _of_mode(run: Run, pair: Pair, contract: Contract) -> Grads | None:
     if flipped is None or len(pair.window.batches) > 1:
         return None
     grads = flipped(pair.window.batches[0], pair.window.at, pair.window.marks[0])
-    return None if grads is None else _again(run, pair, contract, grads)
+    return None if grads is None else again(run, pair, contract, grads)
 
 
 def _with_decay(pair: Pair) -> Grads | None:
@@ -326,14 +214,3 @@ def _with_decay(pair: Pair) -> Grads | None:
         None if g is None else g + rate * x
         for g, x in zip(pair.expected.clipped, pair.window.at, strict=True)
     ]
-
-
-def _again(run: Run, pair: Pair, contract: Contract, raw: Grads) -> Grads:
-    """A gradient clipped as the expected one is."""
-    threshold = pair.expected.threshold
-    is_value = contract.max_value is not None
-    return clipped(run, raw, threshold, is_value, contract.norm_type, ()).clipped
-
-
-def _times(grads: Grads, factor: float) -> Grads:
-    return [None if g is None else g * factor for g in grads]

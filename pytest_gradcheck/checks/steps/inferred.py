@@ -33,54 +33,53 @@ def pairs(
     name = contract.optimizer or run.loop.rules[0]
     if not name or any(p.got is not None or len(p.window.updates) != 1 for p in given):
         return None
-    found = _read(run, given, contract, name)
-    if found is None:
-        return None
-    filled = []
-    for pair, grads in zip(given, found, strict=True):
-        wrong, error = received.compared(
-            run, grads, pair.expected.clipped, pair.expected, limits, pair.window
-        )
-        filled.append(replace(pair, got=grads, wrong=wrong, error=error))
-    trusted = replaying.judged(run, filled, contract, limits)
-    is_right = not any(f.severity == "fail" for f in trusted.findings)
-    return filled if is_right else None
+    for found in _read(run, given, contract, name):
+        filled = []
+        for pair, grads in zip(given, found, strict=True):
+            wrong, error = received.compared(
+                run, grads, pair.expected.clipped, pair.expected, limits, pair.window
+            )
+            filled.append(replace(pair, got=grads, wrong=wrong, error=error))
+        trusted = replaying.judged(run, filled, contract, limits)
+        if not any(f.severity == "fail" for f in trusted.findings):
+            return filled
+    return None
 
 
-def _read(run: Run, given: Sequence[Pair], contract: Contract, name: str) -> list[Grads] | None:
+def _read(run: Run, given: Sequence[Pair], contract: Contract, name: str) -> list[list[Grads]]:
+    """What may have been received, by each part of the state: the likeliest first."""
     updates = [p.window.updates[0] for p in given]
     hypers = [
         contract.at(run.names[0], {**DEFAULTS.get(name, {}), **u.hyper[0]}, k)
         for k, u in enumerate(updates)
     ]
-    weights = [_weights(name, h, k) for k, h in enumerate(hypers)]
-    if weights[0] is None:
-        return _of_updates(run, updates, contract, name) if name == "sgd" else None
+    each = [_weights(name, h, k) for k, h in enumerate(hypers)]
+    if not each[0]:
+        found = _of_updates(run, updates, contract, name) if name == "sgd" else None
+        return [found] if found else []
     count = min(len(u.slots_after) for u in updates)
-    best: tuple[float, list[Grads] | None] = (ALIKE, None)
-    for slot in range(count):
-        grads = [
-            _unrolled(u, slot, w) for u, w in zip(updates, weights, strict=True) if w is not None
-        ]
-        right = flat(given[0].expected.clipped, given[0].window.at)
-        _, cosine = clipping.ratio(flat(grads[0], given[0].window.at), right)
-        if abs(cosine) > best[0]:
-            best = (abs(cosine), list(grads))
-    return best[1]
+    right = flat(given[0].expected.clipped, given[0].window.at)
+    likely: list[tuple[float, list[Grads]]] = []
+    for weights in zip(*each, strict=True):
+        for slot in range(count):
+            grads = [_unrolled(u, slot, w) for u, w in zip(updates, weights, strict=True)]
+            _, cosine = clipping.ratio(flat(grads[0], given[0].window.at), right)
+            if abs(cosine) > ALIKE:
+                likely.append((abs(cosine), grads))
+    return [grads for _, grads in sorted(likely, key=lambda each: -each[0])]
 
 
-def _weights(name: str, h: Hyper, number: int) -> tuple[float, float] | None:
-    """What the old buffer and the gradient count in the new buffer."""
-    if name == "lion":
-        return h["betas"][1], 1 - h["betas"][1]
-    if "betas" in h and name != "adamax":
-        return h["betas"][0], 1 - h["betas"][0]
-    if name == "adamax":
-        return h["betas"][0], 1 - h["betas"][0]
+def _weights(name: str, h: Hyper, number: int) -> list[tuple[float, float]]:
+    """What the old buffer and the gradient count in the new buffer, by each way to write it."""
+    if "betas" in h:
+        kept = h["betas"][1 if name == "lion" else 0]
+        return [(kept, 1 - kept)]
     if name == "sgd" and h.get("momentum"):
         dampening = float(h.get("dampening") or 0.0)
-        return h["momentum"], 1.0 if number == 0 else 1 - dampening
-    return None
+        share = 1.0 if number == 0 else 1 - dampening
+        ways = [share, -h["lr"] * share, h["lr"] * share]  # a velocity has the rate in it
+        return [(h["momentum"], way) for way in ways if way]
+    return []
 
 
 def _unrolled(update: Update, slot: int, weights: tuple[float, float]) -> Grads:

@@ -67,8 +67,10 @@ class _Line:
 
 
 def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
-    """The loss along the first update; None where nothing moved."""
+    """The loss along the first update; None where nothing moved, or the model is another now."""
     window = pair.window
+    if any(call.added or call.replaced for call in run.calls):
+        return None
     update = window.updates[-1]
     move = shown(run, [b - a for a, b in zip(window.at, update.after, strict=True)])
     if not any(np.any(u) for u in move) or not all(np.all(np.isfinite(u)) for u in move):

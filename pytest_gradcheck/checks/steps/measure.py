@@ -59,6 +59,11 @@ def some_of(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
+def percent(share: float) -> str:
+    """A share in percent, whole where it is large."""
+    return f"{share:.0%}" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def batches_of(batches: Any) -> list[Any]:
     """The batches of an epoch.
 
@@ -109,10 +114,12 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     mark = loop.mark()
     loss, fresh = loop.gradient(batch, None, mark)
     call = loop.call(batch)
-    loss, fresh = call.fresh or (loss, fresh)
+    # Where several losses are differentiated in a call, that before the update counts.
+    first = call.updates[0].fresh if call.updates else None
+    loss, fresh = first or call.fresh or (loss, fresh)
     seen.calls.append(call)
     if not window.batches:
-        window.first, window.at = number, call.before
+        window.first, window.at, window.lying = number, call.before, call.lying
     window.batches.append(batch)
     window.marks.append(mark)
     window.losses.append(loss)

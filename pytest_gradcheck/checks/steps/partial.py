@@ -12,8 +12,9 @@ from pytest_gradcheck.checks.steps import expected as expecting
 from pytest_gradcheck.checks.steps import order, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.guesses import Suspect
+from pytest_gradcheck.checks.steps.guesses import lying
 from pytest_gradcheck.checks.steps.measure import Run, some_of
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.numerics import clipping
 
@@ -40,6 +41,15 @@ def recognised(
             f"{some_of(names)} received the gradient on top of the ones before: it is not zeroed",
             "call zero_grad of everything that is trained",
             names[0],
+        )
+    gone = _gone(run, wrong, contract, fits)
+    if gone:
+        some = [run.names[i] for i in gone]
+        return Suspect(
+            "step-missing-gradient",
+            f"{some_of(some)} received no gradient, though the loss has one for it",
+            "look for zero_grad or grad = None before the clip, or a gradient that is thrown away",
+            some[0],
         )
     left = [_left_out(p, fits) for p in wrong]
     if left[0] and all(numbers == left[0] for numbers in left):
@@ -101,13 +111,32 @@ def _of_clips(run: Run, pair: Pair, contract: Contract) -> Suspect:
 
 def _on_top(pair: Pair, before: Pair | None) -> Grads | None:
     """In the tensors that are wrong alone, what arrived before is still there."""
-    if before is None or before.got is None:
+    lay = lying(pair, before)
+    if lay is None:
         return None
     found = list(pair.expected.clipped)
     for i in pair.wrong:
-        a, b = found[i], before.got[i]
+        a, b = found[i], lay[i]
         found[i] = b if a is None else a if b is None else a + b
     return found
+
+
+def _gone(run: Run, wrong: Sequence[Pair], contract: Contract, fits: Fits) -> list[int]:
+    """Tensors that got nothing at first, where the others are clipped as if these were not."""
+    found: list[list[int]] = []
+    for pair in wrong:
+        both = enumerate(zip(pair.got or (), pair.expected.raw, strict=True))
+        gone = [i for i, (a, b) in both if b is not None and np.any(b) and not np.any(_zeros(a, b))]
+        rest = [None if i in gone else g for i, g in enumerate(pair.expected.raw)]
+        cut = expecting.finished(run, pair.window, contract, rest, pair.expected.shares).clipped
+        if not gone or not pair.expected.bites or not fits(pair, cut):
+            return []
+        found.append(gone)
+    return found[0]
+
+
+def _zeros(got: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+    return np.zeros_like(like) if got is None else got
 
 
 def _left_out(pair: Pair, fits: Fits) -> tuple[int, ...]:

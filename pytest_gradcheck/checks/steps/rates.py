@@ -44,7 +44,8 @@ def of_rate(
 ) -> tuple[str, bool] | None:
     """A learning rate other than the claimed one, if that explains every update in a dialect.
 
-    Beside it: whether it is the same factor each time, or a moment could explain it as well.
+    Beside it: whether it is the same factor each time, or a moment could explain it as well. Where
+    gradients are not seen, a factor on them moves plain gradient descent the same.
     """
     count = min(len(each) for each in moves.values())
     rates = []
@@ -69,7 +70,10 @@ def of_rate(
         f"the learning rate of update {k + 1} is {rates[k]:.4g}, not the claimed {claimed[k]:.4g}"
     )
     factors = [r / c if c else 0.0 for r, c in zip(rates, claimed, strict=True)]
-    return told, max(factors) - min(factors) <= 1e-3 * abs(factors[0])
+    is_steady = max(factors) - min(factors) <= 1e-3 * abs(factors[0])
+    if is_steady and not run.loop.can_see and name == "sgd":
+        told += f", or the gradient is {factors[0]:.4g} times the right one"
+    return told, is_steady
 
 
 def _rate(moves: Sequence[Move], name: str, change: Change) -> float | None:

@@ -11,10 +11,10 @@ from pytest_gradcheck.checks.steps import expected as expecting
 from pytest_gradcheck.checks.steps import suspects, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
-from pytest_gradcheck.checks.steps.guesses import Suspect
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, percent
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.checks.steps.retaking import held_by
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -22,6 +22,7 @@ from pytest_gradcheck.results import Finding
 
 # A tensor whose gradient is a thousandth of the whole is judged as if it were as large as that.
 LEAST = 1e-3
+CLEAR = 0.1  # of the largest error, by which an update shows what is wrong
 # What is said of a gradient that arrived: by these a step is accused of what its loss gives.
 CODES = frozenset(
     {f"step-{word}-gradient" for word in ("wrong", "missing", "extra")}
@@ -175,6 +176,10 @@ def findings(
     if suspect is None and first.window.turns > 1:
         return [_not_compared(first)]
     if suspect is None:
+        most = max(p.error for p in wrong)
+        first = next((p for p in wrong if p.error >= CLEAR * most), first)
+        got = flat(first.got or (), first.window.at)
+        ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
         suspect = _unknown(run, first, ratio, cosine)
     when = f"update {first.window.number}"
     told = timeline(first.window.events)
@@ -197,7 +202,8 @@ def findings(
 def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
     names = [run.names[i] for i in pair.wrong]
     some = names[0] if len(names) == 1 else f"{len(names)} tensors"
-    if cosine > 1 - 1e-4:
+    got, right = (flat(g, pair.window.at) for g in (pair.got or (), pair.expected.clipped))
+    if cosine > 1 - 1e-4 and suspects.is_multiple(got, right):
         return Suspect(
             "step-gradient-scale",
             f"the optimizer received {ratio:.4g} times the right gradient",
@@ -205,8 +211,8 @@ def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
         )
     return Suspect(
         "step-wrong-gradient",
-        f"the optimizer received another gradient than that of the loss for {some} "
-        f"(cosine {cosine:.3g}, ratio {ratio:.3g})",
+        f"the optimizer received another gradient than that of the loss for {some}, off by "
+        f"{percent(pair.error)} (cosine {cosine:.3g}, ratio {ratio:.3g})",
         "compare what the step does to gradients between backward and step",
         names[0] if len(names) == 1 else "",
     )

@@ -10,10 +10,10 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps import held, rates, unclaimed
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.guesses import Suspect
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, percent
 from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.optimizers import DEFAULTS, Hyper
@@ -186,7 +186,7 @@ def _accused(
         severity="fail",
         where=run.names[i],
         message=f"{suspect.message} (first at update {off.update}, in {places}, off by "
-        f"{_percent(off.error)}); {suspect.advice}",
+        f"{percent(off.error)}); {suspect.advice}",
         numbers=(
             ("update", off.update),
             ("error", off.error),
@@ -194,10 +194,6 @@ def _accused(
             ("cosine", off.cosine),
         ),
     )
-
-
-def _percent(error: float) -> str:
-    return f"{error:.0%}" if error >= 0.1 else f"{100 * error:.2g} %"
 
 
 def _explained(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run
@@ -52,6 +53,8 @@ def measured(run: Run, contract: Contract) -> list[Point]:
     has_copies = any(t.shadow >= 0 for t in run.loop.parameters)
     if has_copies or run.coarsest in ("float16", "bfloat16"):
         return []
+    if list(run.windows[0].losses) != sources.again(run, run.windows[0]):
+        return []  # what else the loss depends on has moved, and differences would show that
     last = len(run.windows) - 1
     is_large = sum(x.size for x in run.windows[0].at) >= LARGE
     chosen = [run.windows[k] for k in sorted({0, last} if is_large else {0, last // 2, last})]
@@ -69,7 +72,9 @@ def _eigenvalue(run: Run, window: Window) -> float:
         parts = clipping.split(direction, window.at)
         moved = [x + h * v for x, v in zip(window.at, parts, strict=True)]
         _, grads = run.loop.gradient(window.batches[0], moved, window.marks[0])
-        found: np.ndarray = (flat(grads, window.at) - start) / h
+        found: np.ndarray = flat(grads, window.at)  # a row of its own
+        found -= start
+        found /= h
         return found
 
     return largest(product, start, PRODUCTS if start.size < LARGE else LARGE_PRODUCTS)

@@ -233,4 +233,7 @@ def _gradient(run: Run, window: Window) -> list[np.ndarray]:
     if window.is_retaken or list(window.losses) != sources.again(run, window):
         pairs = zip(window.batches, window.marks, strict=True)
         fresh = [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
-    return shown(run, filled(combined(fresh, shares(run, window)), window))
+    # Differences along what a loss itself writes (an embedding with a maximal norm) see that.
+    written = getattr(run.loop, "written", ())
+    grads = filled(combined(fresh, shares(run, window)), window)
+    return shown(run, [0 * g if i in written else g for i, g in enumerate(grads)])

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import order, partial
+from pytest_gradcheck.checks.steps import order, partial, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.guesses import Suspect, guesses
+from pytest_gradcheck.checks.steps.guesses import guesses
 from pytest_gradcheck.checks.steps.measure import Run, some_of
+from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
@@ -23,6 +24,7 @@ FIT = 10.0  # how many tolerances a prediction may be off
 MOST = 0.1  # or anything would be explained by anything
 LEAST = 1e-4  # and at least this: the mistakes differ by far more
 APART = 0.1  # of what is wrong, by which a mistake must differ from what is right
+LEFT = 0.5  # of what is wrong, that a factor may not explain
 EXACT = 1e-3  # how close a factor must be to a number to be called by its name
 
 
@@ -41,7 +43,7 @@ def recognised(
     )
     if partly is not None:
         return partly
-    factor = _factor(run, wrong, contract, tolerance)
+    factor = _factor(run, pairs, wrong, contract, tolerance)
     if factor is not None:
         return factor
     missing = _missing(run, wrong, tolerance)
@@ -66,32 +68,56 @@ def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
     return float(np.linalg.norm(a - b)) <= tolerance * size
 
 
+def is_multiple(got: np.ndarray, right: np.ndarray) -> bool:
+    """Whether a factor explains most of what is wrong, or all: what is small otherwise is not."""
+    ratio, _ = clipping.ratio(got, right)
+    off = float(np.linalg.norm(got - right))
+    return float(np.linalg.norm(got - ratio * right)) <= LEFT * off
+
+
 def _factor(
-    run: Run, wrong: Sequence[Pair], contract: Contract, tolerance: float
+    run: Run,
+    pairs: Sequence[Pair],
+    wrong: Sequence[Pair],
+    contract: Contract,
+    tolerance: float,
 ) -> Suspect | None:
     """One number times the right gradient."""
     ratios = []
     for p in wrong:
         base = flat(p.expected.clipped, p.window.at)
-        ratio, cosine = clipping.ratio(flat(p.got or (), p.window.at), base)
-        if not cosine > 1 - tolerance:
+        got = flat(p.got or (), p.window.at)
+        ratio, cosine = clipping.ratio(got, base)
+        if not cosine > 1 - tolerance or not is_multiple(got, base):
             return None
         ratios.append(ratio)
     if all(order.clip_is_scaled(p.window) for p in wrong):
         told = f"was clipped before the loss scale was removed: {ratios[0]:.4g} times the right one"
         message = f"the optimizer received a gradient that {told}"
         return Suspect("step-clip-scaled", message, "unscale, then clip")
-    told, advice = _named(run, wrong, ratios, contract)
+    told, advice = _named(run, pairs, wrong, ratios, contract)
+    sizes = [clipping.norm([g for g in p.got or () if g is not None], 2) for p in wrong]
+    if len(wrong) > 1 and "other factors" in told and max(sizes) - min(sizes) <= EXACT * max(sizes):
+        message = f"the optimizer received a gradient of the norm {sizes[0]:.4g} each time"
+        return Suspect(
+            "step-gradient-scale",
+            f"{message}, whatever the right one has ({ratios[0]:.4g} times that at first)",
+            "look for what normalises it; a clip has min(1, max_norm / norm)",
+        )
     message = f"the optimizer received {told} the right gradient"
     return Suspect("step-gradient-scale", message, advice, is_varied="other factors" in told)
 
 
 def _named(
-    run: Run, wrong: Sequence[Pair], ratios: Sequence[float], contract: Contract
+    run: Run,
+    pairs: Sequence[Pair],
+    wrong: Sequence[Pair],
+    ratios: Sequence[float],
+    contract: Contract,
 ) -> tuple[str, str]:
     """The factor in digits, with what it is where that explains it in every window."""
     plain = f"{ratios[0]:.4g} times"
-    for name, (value, advice) in _factors(run, contract).items():
+    for name, (value, advice) in _factors(run, pairs, contract).items():
         values = [value(p) for p in wrong]
         if all(v not in (0.0, 1.0) for v in values) and all(
             abs(r / v - 1) < EXACT for r, v in zip(ratios, values, strict=True)
@@ -102,15 +128,17 @@ def _named(
     return plain, "look for a loss scale, a sum for a mean, or a second division"
 
 
-def _factors(run: Run, contract: Contract) -> dict[str, tuple[Callable[[Pair], float], str]]:
+def _factors(
+    run: Run, pairs: Sequence[Pair], contract: Contract
+) -> dict[str, tuple[Callable[[Pair], float], str]]:
     """Numbers that gradients are multiplied by, and what to try."""
-    claimed = contract.accumulate or 0
+    counts, full = weighing.calls(run, pairs, contract)
     scale = contract.loss_scale or 65536.0
     return {
         "the loss scale": (lambda p: scale, "unscale the gradients"),
         "1 over the loss scale": (lambda p: 1 / scale, "unscale the gradients once"),
-        "the micro-batches of a short window over the claimed number": (
-            lambda p: len(p.window.batches) / claimed if claimed else 0.0,
+        "the micro-batches of a short window over those of a full one": (
+            lambda p: counts[p.window.number - 1] / full,
             "divide by the micro-batches that the window has",
         ),
         "the number of micro-batches": (

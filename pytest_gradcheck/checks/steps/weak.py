@@ -63,12 +63,12 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
                 )
             )
     found += weighing.unseen(pairs)
-    sizes = {run.loop.size(b) for p in pairs for b in p.window.batches}
-    if any(len(p.window.batches) > 1 for p in pairs) and len(sizes) == 1:
+    batches = [b for p in pairs for b in p.window.batches]
+    if any(len(p.window.batches) > 1 for p in pairs) and not run.loop.differ(batches):
         found.append(
             _weak(
                 "weak-equal-batches",
-                "all micro-batches have the same size, so their "
+                "all micro-batches have the same shape, so their "
                 "weights were not seen; give batches of unequal size",
             )
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.received import Pair
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+Shares = tuple[float, ...]
+Gradient = Callable[[Any, Sequence[np.ndarray], Any], Grads | None]
 
 FIT = 1e-3  # relative residual of a sum, and how far from 1 its weights may add up
 
@@ -56,8 +59,27 @@ def _claimed(weight: object) -> float:
 
 def _full(run: Run, contract: Contract) -> int:
     """Calls in a full window: as claimed, or as most windows have."""
-    counts = [len(w.batches) for w in run.windows]
-    return contract.accumulate or max(set(counts), key=counts.count, default=1)
+    return contract.accumulate or _usual([len(w.batches) for w in run.windows])
+
+
+def _usual(counts: Sequence[int]) -> int:
+    return max(set(counts), key=counts.count, default=1)
+
+
+def calls(run: Run, pairs: Sequence[Pair], contract: Contract) -> tuple[list[int], int]:
+    """The calls of each window, and of a full one: as claimed, or as most have.
+
+    A call that does nothing is one where the step gathers its batches, and none where it leaves
+    them out: as those windows say in which the gradient is right, or else each as it is likeliest.
+    """
+    right = [p.window for p in pairs if not p.wrong]
+    if not right:
+        counts = [len(p.window.batches) for p in pairs]
+    elif any(w.idle for w in right):
+        counts = [len(w.batches) for w in run.windows]
+    else:
+        counts = [w.count for w in run.windows]
+    return counts, contract.accumulate or _usual(counts)
 
 
 def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
@@ -71,8 +93,70 @@ def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
     return tuple(n / total for n in counts) if total and None not in counts else None
 
 
+def known(run: Run, window: Window) -> Shares | None:
+    """Shares that something shows: tokens, the loss in its other mode, or its samples' own axis."""
+    found = by_tokens(run, window)
+    if found is None and run.loop.differ(window.batches):
+        found = in_other_mode(run, window) or in_columns(run, window)
+    return found
+
+
+def in_columns(run: Run, window: Window) -> Shares | None:
+    """Shares by the axis in which batches differ, where the first one counts no samples: time."""
+    aligned = getattr(run.loop, "aligned", None)
+    if aligned is None:
+        return None
+    whole = _of_one(window, aligned(window.batches), _plain(run))
+    found = None if whole is None else parts(window.micro, whole, window.at)
+    first = run.loop.joined([window.batches[0]] * 2)
+    twice = None if found is None else _of_one(window, first, _plain(run))
+    # The same batch twice is the same loss along samples, and a longer sequence along time.
+    is_time = twice is not None and parts(window.micro[:1], twice, window.at) is None
+    return found if is_time else None
+
+
+def _plain(run: Run) -> Gradient:
+    return lambda *given: run.loop.gradient(*given)[1]
+
+
+def of_joined(run: Run, window: Window, gradient: Gradient) -> Grads | None:
+    """The gradient of all batches as one; None where they cannot be put together."""
+    return _of_one(window, run.loop.joined(window.batches), gradient)
+
+
+def _of_one(window: Window, joined: Any, gradient: Gradient) -> Grads | None:
+    if joined is None:
+        return None
+    try:
+        return gradient(joined, window.at, window.marks[0])
+    except Exception:  # not every part of a batch is one row a sample: a random key, say
+        return None
+
+
+def parts(micro: Sequence[Grads], whole: Grads, like: Sequence[np.ndarray]) -> Shares | None:
+    """With which weights the gradients of micro-batches make that of all; None where none do."""
+    rows, target = np.stack([_row(g, like) for g in micro], axis=1), _row(whole, like)
+    weights, *_ = np.linalg.lstsq(rows, target, rcond=None)
+    size = float(np.linalg.norm(target))
+    if not size or np.linalg.norm(rows @ weights - target) > FIT * size:
+        return None
+    return tuple(float(w) for w in weights)
+
+
+def in_other_mode(run: Run, window: Window) -> Shares | None:
+    """Shares by the loss without batch norm and dropout, under which no batch is a sum of parts."""
+    flipped = getattr(run.loop, "flipped", None)
+    if flipped is None:
+        return None
+    whole = of_joined(run, window, flipped)
+    if whole is None:
+        return None
+    pairs = zip(window.batches, window.marks, strict=True)
+    return parts([flipped(batch, window.at, mark) for batch, mark in pairs], whole, window.at)
+
+
 def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
-    """Weights that nobody can hold against a loop: batches that cannot be put together by rows."""
+    """Weights that nobody can hold against a loop: which axis counts samples is not known."""
     if not all(p.expected.is_guess for p in wrong):
         return None
     found = [_mean(p) for p in wrong]
@@ -85,23 +169,22 @@ def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:
         code="step-weights",
         severity="warn",
         message=f"micro-batches count {shown} in a window, where by their rows it were {rows}, and "
-        f"batches of such forms cannot be put together to see which is right (update "
-        f"{pair.window.number}); claim weights=, a function that gives the weight of a batch",
+        f"no gradient of both together shows which is right (update {pair.window.number}); claim "
+        f"weights=, a function that gives the weight of a batch",
         numbers=(("update", pair.window.number),),
     )
 
 
 def unseen(pairs: Sequence[Pair]) -> list[Finding]:
     """Weights that agree with a guess."""
-    if not any(p.expected.is_guess for p in pairs):
+    if not any(p.expected.is_guess and not p.wrong for p in pairs):
         return []
     return [
         Finding(
             code="step-weights",
             severity="warn",
-            message="micro-batches count by their rows, and batches of such forms cannot be put "
-            "together to see whether that is right; claim weights=, a function that gives the "
-            "weight of a batch",
+            message="micro-batches count by their rows, and no gradient of all together shows "
+            "whether that is right; claim weights=, a function that gives the weight of a batch",
         )
     ]
 

@@ -36,6 +36,7 @@ class Window:
         idle: Places of calls that did nothing, among the batches.
         turns: How often the optimizer steps in the call that ends it.
         again: The losses once more, after everything; empty until they are asked for.
+        lying: The gradients that lay at the parameters before; empty where nobody looked.
     """
 
     number: int
@@ -54,6 +55,12 @@ class Window:
     idle: list[int] = field(default_factory=list)
     turns: int = 1
     again: list[float] = field(default_factory=list)
+    lying: Grads = ()
+
+    @property
+    def count(self) -> int:
+        """Calls that do something."""
+        return len(self.batches) - len(self.idle)
 
     @property
     def last(self) -> int:
