@@ -101,6 +101,7 @@ class Limit(NamedTuple):
         source: Where the default comes from.
         low: Lower end of the allowed range, not allowed itself.
         high: Upper end of the allowed range, allowed itself.
+        is_whole: Whether it counts something.
         choices: The allowed words, for a limit that is not a number.
         unit: Unit of the value.
         suffix: Ends a number in another unit, such as the ``s`` in ``30s``; the default is then a
@@ -114,6 +115,7 @@ class Limit(NamedTuple):
     source: str
     low: float = -math.inf
     high: float = math.inf
+    is_whole: bool = False
     choices: tuple[str, ...] = ()
     unit: str = ""
     suffix: str = ""
@@ -135,6 +137,8 @@ class Limit(NamedTuple):
             return "one of " + ", ".join(self.choices)
         if self.suffix:
             return f"a number of {self.unit}, seconds such as 30{self.suffix}, or {self.default}"
+        if self.is_whole:
+            return f"a whole number from {self.low + 1:g} to {self.high:g}"
         return f"a number in ({self.low:g}, {self.high:g}]"
 
     def default_for(self, dtype: str) -> Value:
@@ -158,7 +162,8 @@ class Limit(NamedTuple):
             return str(value)
         is_other = bool(self.suffix) and isinstance(value, str) and value.endswith(self.suffix)
         number = _number(str(value).removesuffix(self.suffix) if is_other else value)
-        if number is None or not self.low < number <= self.high:
+        is_part = self.is_whole and number is not None and not number.is_integer()
+        if number is None or is_part or not self.low < number <= self.high:
             raise UsageError(f"{place}: {value!r} is not allowed; allowed: {self.allowed}")
         return f"{number:g}{self.suffix}" if is_other else number
 
@@ -177,7 +182,8 @@ LIMITS: tuple[Limit, ...] = (
         name="resolution",
         checks=("gradcheck",),
         default=RESOLUTION,
-        help="Largest relative error of an input's gradient that may stay unseen in a pass",
+        help="Largest relative error of an input's gradient that may stay unseen in a pass; 32 "
+        "times the tolerance where that is more",
         source="1 % costs one or two directions in float64; natively what differences certify",
         low=0.0,
         high=1.0,
@@ -299,6 +305,7 @@ LIMITS: tuple[Limit, ...] = (
         source="RAdam changes its formula after the fifth update; state shows at the second",
         low=0.0,
         high=1000.0,
+        is_whole=True,
         unit="calls",
     ),
     Limit(

@@ -90,7 +90,9 @@ def test_default_falls_back_to_float64():
 @each(NUMERIC)
 @given(data=st.data())
 def test_every_number_in_the_range_is_taken_as_it_is(limit, data):
-    value = data.draw(st.floats(limit.low, limit.high, exclude_min=True))
+    numbers = st.floats(limit.low, limit.high, exclude_min=True)
+    whole = st.integers(1, 1000).map(float)
+    value = data.draw(whole if limit.is_whole else numbers)
     assert limit.parse(value, "here") == value
     assert limit.parse(repr(value), "here") == value  # from the command line
 
@@ -127,7 +129,13 @@ def test_what_is_no_number_is_refused(limit, value):
     text = str(caught.value)
     assert text.startswith("pytest.ini: gradcheck_x: ")
     assert repr(value) in text
-    assert text.endswith(f"allowed: a number in ({limit.low:g}, {limit.high:g}]")
+    assert text.endswith(f"allowed: {limit.allowed}")
+
+
+@pytest.mark.parametrize("value", [0.5, 1e-9, 2.5, 0, 1001])
+def test_what_is_counted_is_whole(value):
+    with pytest.raises(UsageError, match="allowed: a whole number from 1 to 1000"):
+        limits_of("gradstep")["step_calls"].parse(value, "here")
 
 
 @each(WORDS)

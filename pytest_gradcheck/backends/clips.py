@@ -28,6 +28,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 NORMS = ("max_norm", "clip_norm", "threshold", "max_grad_norm", "l2_norm_clip", "clipping")
 VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
 KINDS = ("norm_type", "p", "ord")
+THRESHOLDS = ("norm", "value")
 PARAMETERS = ("params", "parameters")  # how it calls those; what takes gradients says so
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -167,9 +168,23 @@ class Signature:
     roles: Mapping[str, str]
     is_factory: bool
 
+    @property
+    def settings(self) -> frozenset[str]:
+        """The roles that it takes."""
+        return frozenset(r for r in (*THRESHOLDS, "kind") if self._role(r) in self.roles)
+
     def keywords(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings under the names that the callable has for them."""
-        return {self.roles[role]: value for role, value in settings.items() if role in self.roles}
+        """The settings under the names that the callable has for them.
+
+        One that has a name for one kind of threshold alone takes the other kind by it.
+        """
+        known = {role: self._role(role) for role in settings}
+        return {self.roles[own]: settings[role] for role, own in known.items() if own in self.roles}
+
+    def _role(self, role: str) -> str:
+        if role in self.roles or role not in THRESHOLDS:
+            return role
+        return next((other for other in THRESHOLDS if other in self.roles), role)
 
 
 def _is_only(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:

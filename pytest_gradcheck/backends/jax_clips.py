@@ -34,7 +34,7 @@ class JaxClipper(NumpyClipper):
         self.is_quirky = _is_of_optax(clip)
         if self._maker is not None:
             self._signature = signature(self._maker)
-            self.settings = frozenset(self._signature.roles)
+            self.settings = self._signature.settings
         self._parameters = [self.array(x, "float32") for x in self.parameters()]
 
     def flatten(self, value: Any) -> Flat:

@@ -39,7 +39,7 @@ class NumpyClipper:
                 f"argument, the gradients, beside max_norm and norm_type"
             )
         self._clip = clip
-        self.settings = frozenset(self._signature.roles)
+        self.settings = self._signature.settings
         made: list[Any] = [np.ones(shape) for shape in shapes]
         trees = [made, {f"g{i}": x for i, x in enumerate(made)}] if params is None else [params]
         self._flats = [self.flatten(t) for t in trees]

@@ -31,7 +31,7 @@ class TorchClipper:
     def __init__(self, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
         self._clip = clip
         self._signature: Signature = signature(clip)
-        self.settings = frozenset(self._signature.roles)
+        self.settings = self._signature.settings
         self._own = None if params is None else _tensors(params)
         self._module = params if isinstance(params, nn.Module) else None
         self.shapes = shapes if self._own is None else tuple(tuple(p.shape) for p in self._own)

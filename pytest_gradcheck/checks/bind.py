@@ -75,18 +75,18 @@ def _argument_names(fn: Any, args: tuple[Any, ...]) -> list[str]:
     if type(fn) is FunctionType and not vars(fn):  # inspect takes ten times as long
         plain = list(fn.__code__.co_varnames[: fn.__code__.co_argcount])
     else:
-        plain = _positional(fn, len(args))
+        plain = _positional(fn)
     return [plain[i] if i < len(plain) else f"args.{i}" for i in range(len(args))]
 
 
-def _positional(fn: Any, count: int) -> list[str]:
-    """Names of the positional parameters, of a function that is called with so many arguments."""
+def _positional(fn: Any) -> list[str]:
+    """Names of the positional parameters."""
     try:
         parameters = list(inspect.signature(_signed(fn)).parameters.values())
     except (TypeError, ValueError):  # built-in functions have no signature
         parameters = []
-    if _is_applied(fn) and len(parameters) == count + 1:
-        parameters = parameters[1:]  # the context of a custom autograd function
+    if _is_applied(fn) and _takes_context(fn.__self__):
+        parameters = parameters[1:]
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
@@ -98,6 +98,15 @@ def _signed(fn: Any) -> Any:
 def _is_applied(fn: Any) -> bool:
     owner = getattr(fn, "__self__", None)
     return isinstance(owner, type) and hasattr(owner, "forward")
+
+
+def _takes_context(function: type) -> bool:
+    """Whether the forward of a custom autograd function begins with its context.
+
+    It does unless ``setup_context`` is there to take it.
+    """
+    own = [part for part in function.__mro__ if not part.__module__.startswith("torch.")]
+    return not any("setup_context" in vars(part) for part in own)
 
 
 def _backend_of(fn: Any, arguments: Mapping[str, Any]) -> str:
@@ -273,4 +282,4 @@ def _nothing(leaves: list[Leaf], fn: Any) -> str:
         )
     if not given:
         return text + "it was given none; pass its inputs after the function"
-    return text + f"got {given}; give floating-point arrays, such as x.astype(float)"
+    return text + f"got {given}; give floating-point arrays, such as x.float() or x.astype(float)"

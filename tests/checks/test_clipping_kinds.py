@@ -1,8 +1,9 @@
 """Clips of torch over parameters of several precisions, complex ones, and with a given norm."""
 
+import numpy as np
 import pytest
 
-from pytest_gradcheck import check_clipping
+from pytest_gradcheck import UsageError, check_clipping
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -94,3 +95,36 @@ def test_a_clip_with_a_norm_that_is_given():
         return total
 
     assert check_clipping(clip, max_norm=0.5).verdict == "pass"
+
+
+@pytest.mark.parametrize("name", ["threshold", "max_norm", "clip_value"])
+def test_a_threshold_is_handed_over_whatever_it_is_called(name):
+    names: dict = {}
+    exec(
+        f"def clip(gradients, {name}):\n"
+        f"    return [np.clip(g, -{name}, {name}) for g in gradients]",
+        {"np": np},
+        names,
+    )
+    assert check_clipping(names["clip"], max_value=0.5).verdict == "pass"
+
+
+@pytest.mark.parametrize("dtypes", ["float32", ["float23"], [], 3])
+def test_precisions_that_are_not_there_are_refused(dtypes):
+    with pytest.raises(UsageError, match=r"dtypes=.* is not allowed; allowed: some of \['float16"):
+        check_clipping(lambda gs: gs, max_norm=1.0, dtypes=dtypes)
+
+
+def test_precisions_may_be_those_of_a_framework():
+    def clip(gradients):
+        norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients))
+        return [(g * min(1.0, 0.5 / norm)).astype(g.dtype) for g in gradients]
+
+    result = check_clipping(clip, max_norm=0.5, dtypes=[np.float32, "float64"])
+    assert result.verdict == check_clipping(clip, max_norm=0.5, dtypes=["float32"]).verdict
+
+
+@pytest.mark.parametrize("name", ["max_norm", "max_value"])
+def test_a_threshold_in_words_is_refused(name):
+    with pytest.raises(UsageError, match="is not allowed; allowed: a number above 0"):
+        check_clipping(lambda gs: gs, **{name: "0.5"})

@@ -128,3 +128,48 @@ def test_names_cannot_be_told_where_a_function_has_none():
         lambda *args: product(*args), A, B, grad=lambda w, b: {"w": b**2, "b": 2 * w * b}
     )
     assert result.verdict == "pass"
+
+
+class Affine(torch.autograd.Function):
+    """Wrong in its last input; what follows has a default."""
+
+    @staticmethod
+    def forward(ctx, x, w, b, eps=1e-5):
+        ctx.save_for_backward(x, w)
+        return w * x + b + eps
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g * w, g * x, 2 * g, None
+
+
+class Apart(torch.autograd.Function):
+    """The same with a context of its own."""
+
+    @staticmethod
+    def forward(x, w, b, eps=1e-5):
+        return w * x + b + eps
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g * w, g * x, 2 * g, None
+
+
+class Child(Apart):
+    """Inherits it."""
+
+
+@pytest.mark.parametrize("rule", [Affine, Apart, Child])
+@pytest.mark.parametrize("more", [(), (1e-5,)])
+def test_inputs_of_a_custom_function_have_their_names_whatever_has_a_default(rule, more):
+    inputs = (*(torch.randn(5) for _ in range(3)), *more)
+    result = check_gradient(rule.apply, *inputs)
+    assert (result.verdict, result.findings[0].where) == ("fail", "b")
+    assert check_gradient(rule.apply, *inputs, wrt="x").verdict == "pass"
+    assert check_gradient(rule.apply, *inputs, wrt="b").verdict == "fail"

@@ -13,7 +13,7 @@ from pytest_gradcheck.backends.clips import find, load
 from pytest_gradcheck.checks.clipping import cases as making
 from pytest_gradcheck.checks.clipping import causes, examples, real
 from pytest_gradcheck.checks.clipping.cases import Case
-from pytest_gradcheck.checks.clipping.claim import Claim
+from pytest_gradcheck.checks.clipping.claim import Claim, dtypes_of
 from pytest_gradcheck.checks.clipping.judge import Judged, returned
 from pytest_gradcheck.checks.clipping.run import Run
 from pytest_gradcheck.checks.clipping.special import half, nonfinite, special
@@ -65,7 +65,7 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     clipper = load(name, question.clip, question.params, shapes)
     run = Run(clipper, limits)
     dtype = clipper.dtype or ("float64" if name == "numpy" else "float32")
-    asked = tuple(question.dtypes or (dtype,))
+    asked = dtypes_of(question.dtypes) if question.dtypes is not None else (dtype,)
     label = question.label or label_of(question.clip)
     findings, evidence = _measured(run, question, asked, context.seed)
     findings += real.findings(question.norms, claim)

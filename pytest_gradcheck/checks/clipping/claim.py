@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 PER = ("all", "tensor", "unit", "example")
 POLICIES = ("propagate", "raise", "zero", "skip")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 # What torch adds to the norm before it divides: a known difference between right clips.
 TORCH_FLOOR = 1e-6
 
@@ -93,12 +94,25 @@ def _require(value: object, name: str, allowed: tuple[str, ...]) -> None:
 
 def _positive(value: object, name: str) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]  # anything float() takes is welcome
+        number = float(value)  # type: ignore[arg-type]  # what float() takes is welcome, words not
     except (TypeError, ValueError):
         number = math.nan
-    if not number > 0 or isinstance(value, bool):
+    if not number > 0 or isinstance(value, (bool, str)):
         raise UsageError(f"{name}={value!r} is not allowed; allowed: a number above 0")
     return number
+
+
+def dtypes_of(dtypes: object) -> tuple[str, ...]:
+    """Names of precisions, given as such or as those of a framework.
+
+    Raises:
+        UsageError: There are none, or one is not known.
+    """
+    many = () if isinstance(dtypes, str) or not isinstance(dtypes, Iterable) else tuple(dtypes)
+    names = [str(getattr(d, "__name__", d)).removeprefix("torch.") for d in many]
+    if not names or not set(names) <= set(DTYPES):
+        raise UsageError(f"dtypes={dtypes!r} is not allowed; allowed: some of {list(DTYPES)}")
+    return tuple(names)
 
 
 def _kind(value: object) -> float | str:
