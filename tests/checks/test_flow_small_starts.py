@@ -283,3 +283,16 @@ def test_a_first_update_is_not_judged_beside_a_start_that_wakes(size):
 
     verdict, codes = told(make, classify, (X, LABELS), optimizer=lambda p: torch.optim.SGD(p, 0.1))
     assert (verdict, codes[0]) == ("pass", "flow-asleep")
+
+
+def test_biases_of_one_number_are_no_gates():
+    def made(bias):
+        layers = [m for _ in range(8) for m in (nn.Linear(64, 64), nn.Tanh())]
+        for layer in layers[::2]:
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.constant_(layer.bias, bias)
+        return nn.Sequential(nn.Linear(16, 64), *layers, nn.Linear(64, 10))
+
+    for bias in (0.0, 1e-3, 1e-2):
+        verdict, codes = told(lambda b=bias: made(b), classify, (X, LABELS))
+        assert (verdict, codes[0]) == ("fail", "flow-vanishing")

@@ -11,6 +11,7 @@ with them at size 1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -26,6 +27,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 SMALL = 0.1  # size of what is small beside a size of 1
 MARGIN = 1.0  # decades
+BIAS = re.compile(r"b\d*|.*bias.*")
 TABLES = ("Embedding", "EmbeddingBag", "gather")
 
 
@@ -82,7 +84,9 @@ def _once(sizes: Mapping[str, float]) -> float:
 
 
 def _is_gate(p: Parameter, norms: AbstractSet[str]) -> bool:
-    return p.uniform and p.name.rpartition(".")[0] not in norms
+    owner, _, name = p.name.rpartition(".")
+    is_bias = BIAS.fullmatch(name) is not None  # which may well start at one number
+    return p.uniform and owner not in norms and not is_bias
 
 
 def _is_table(p: Parameter, tables: AbstractSet[str]) -> bool:
