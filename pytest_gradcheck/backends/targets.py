@@ -21,6 +21,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 MOST = 4_000_000  # numbers of an answer that are looked at
 EXACT = 1e-4  # relative difference that rounding in float32 may make
+ONE_HOT = 20_000  # scores that are looked at one by one where labels are numbers of classes
 CROSSED = 2000  # samples of which all pairs are looked at
 LOG_FLOOR = -100.0  # below which torch's cross entropy of probabilities takes no logarithm
 
@@ -121,7 +122,8 @@ def _classes(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     if np.any(rows > 0):  # else they are logarithms of something below 1
         is_bounded = bool(np.all((rows >= 0) & (rows <= 1)))
         yield Found(-rows[spots], math.nan, "unlogged", is_squashed=is_bounded)
-    yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
+    if rows.size <= ONE_HOT:
+        yield from _binary(rows.ravel(), np.eye(rows.shape[-1])[y].ravel(), math.nan)
 
 
 def _binary(z: np.ndarray, on: np.ndarray, least: float) -> Iterator[Found]:
