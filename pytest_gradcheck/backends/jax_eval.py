@@ -222,12 +222,9 @@ class Evaluation:
             return self._activation(eqn, site, given)
         if site.kind != "linear":
             return bound(eqn, given)
-        if self._forgotten == site.name and (is_product or not site.owner):
+        if is_product or not site.owner:
             given = list(given)
-            given[site.operand] = jax.lax.stop_gradient(given[site.operand])
-        if self._kind == "input" and site.index == 0 and (is_product or not site.owner):
-            given = list(given)
-            given[site.operand] = standardised(given[site.operand])
+            given[site.operand] = self._operand(site, given[site.operand])
         if is_product:
             return bound(eqn, given)
         if self._kind == "bias" and site.owner and self._at in (-1, site.index):
@@ -242,6 +239,12 @@ class Evaluation:
         if self._kind == "normalise" and site.index not in self._ends:
             return [normalised(outs[0])]
         return outs
+
+    def _operand(self, site: Site, x: Any) -> Any:
+        """What a product is given."""
+        if self._kind == "forget" and self._forgotten == site.name:
+            return jax.lax.stop_gradient(x)
+        return standardised(x) if self._kind == "input" and site.index == 0 else x
 
     def _activation(self, eqn: Any, site: Site, given: list[Any]) -> list[Any]:
         if site.index < 0:

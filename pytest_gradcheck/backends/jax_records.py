@@ -100,14 +100,14 @@ def fades(sites: Mapping[str, Site], told: Told, change: Change | None) -> list[
 
     To the largest, where none is carried from one to the other.
     """
+    is_forgetful = change is not None and change[0] == "forget"
     found = []
     for key, site in sites.items():
         if site.around.stacks[:1] != (False,) or key not in told.adjoints:
             continue
         g = np.asarray(_of_turns(told, site, False)[0][1], np.float64)
         g = g[::-1] if site.around.is_reverse else g
-        sizes = [float(np.linalg.norm(each)) for each in g]
-        is_forgetful = change is not None and change[0] == "forget"
+        sizes = [float(np.linalg.norm(each)) for each in (g if is_forgetful else g[[0, -1]])]
         ends = [max(sizes) if is_forgetful else sizes[0], sizes[-1]]
         if len(g) > 3 and all(ends):
             found.append((site.name, math.log10(ends[0] / ends[1])))

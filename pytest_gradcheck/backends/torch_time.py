@@ -105,7 +105,6 @@ class Times:
         Steps count in the order of the direction; of two directions it is the larger change.
         """
         both = {name: list(_changes(seen)) for name, seen in self._seen.items()}
-        self._seen.clear()
         return tuple((name, max(known)) for name, known in both.items() if known)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
+from recurrences import drawn
 from torch import nn
 from torch.nn import functional
 
@@ -88,18 +89,6 @@ def test_what_the_loss_itself_puts_on_the_first_steps_is_no_growth(kind, factor)
 def test_growth_beyond_that_is_found(kind, gain, factor):
     result = check_flow(None, discounted(factor), STEPS, make=lambda: Unrolled(kind, gain), seed=0)
     assert "flow-time-growing" in codes(result)
-
-
-def drawn(gain):
-    def make(seed):
-        keys = jax.random.split(jax.random.key(seed), 3)
-        return {
-            "h": gain * jax.random.orthogonal(keys[0], 32),
-            "x": 0.35 * jax.random.normal(keys[1], (8, 32)),
-            "o": 0.2 * jax.random.normal(keys[2], (32, 5)),
-        }
-
-    return make
 
 
 def traced(factor, is_scan):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
+from recurrences import drawn
 from torch import nn
 from torch.nn import functional
 
@@ -118,18 +119,6 @@ def test_one_direction_of_two_that_grows_is_found():
     relu = lambda *args, **kw: nn.RNN(*args, nonlinearity="relu", **kw)  # noqa: E731
     result = check(lambda: Forward(relu, True, 6.0), of_sample, (STEPS, LABELS))
     assert "flow-time-growing" in codes(result)
-
-
-def drawn(gain):
-    def make(seed):
-        keys = jax.random.split(jax.random.key(seed), 3)
-        return {
-            "h": gain * jax.random.orthogonal(keys[0], 32),
-            "x": 0.35 * jax.random.normal(keys[1], (8, 32)),
-            "o": 0.2 * jax.random.normal(keys[2], (32, 5)),
-        }
-
-    return make
 
 
 def scanned(is_reverse, slope):

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+from identities import scaled
 
 from pytest_gradcheck import check_gradient
 
@@ -198,15 +199,7 @@ def test_a_deep_network_with_fading_gradients_passes():
 
 
 def test_the_small_gradient_of_a_deep_layer_is_still_checked():
-    class Scaled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            return 2 * g
-
+    double = scaled(2)
     torch.manual_seed(0)
     layers = [part for _ in range(8) for part in (torch.nn.Linear(32, 32), torch.nn.ReLU())]
     first, rest = torch.nn.Linear(4, 32), torch.nn.Sequential(*layers)
@@ -217,7 +210,7 @@ def test_the_small_gradient_of_a_deep_layer_is_still_checked():
             self.first, self.rest = first, rest
 
         def forward(self, x):
-            return self.rest(Scaled.apply(self.first(x)))
+            return self.rest(double(self.first(x)))
 
     result = check_gradient(Model(), torch.randn(16, 4))
     assert result.verdict == "fail"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pytest_gradcheck.checks.flow.passes import Passes, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
-from pytest_gradcheck.checks.flow.symptoms import symptoms
+from pytest_gradcheck.checks.flow.symptoms import fading, still_fades
 from pytest_gradcheck.limits import Limits
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -23,8 +23,8 @@ def centred(
     passes: Passes, found: Sequence[Symptom], limits: Limits, frozen: Sequence[str]
 ) -> tuple[Symptom, ...]:
     """The symptoms, without a gradient that seems to vanish beside a bias which is meant."""
-    fading = [s for s in found if s.kind == "vanishing" and s.severity == "fail"]
-    worst = statistics(passes.finite).worst if passes.finite and fading else None
+    fades = fading(found)
+    worst = statistics(passes.finite).worst if passes.finite and fades else None
     if worst is None or "bias" not in passes.probe.changes:
         return tuple(found)
     if not all(one.loss and not one.loss > WORTH * one.plain_loss for one in passes.finite):
@@ -36,9 +36,7 @@ def centred(
     pairs = list(zip(passes.seen, made, strict=False))
     if not all(a.loss and b.loss and 0 < a.loss < WORTH * b.loss for a, b in pairs):
         return tuple(found)
-    bare = Passes(passes.probe, seen=made, is_single=passes.is_single)
-    after = symptoms(bare, statistics(made), limits, frozen)
-    if any(s.kind == "vanishing" and s.severity == "fail" for s in after):
+    if still_fades(passes, made, limits, frozen):
         return tuple(found)
     with_it, without = pairs[0][0].loss or 0.0, pairs[0][1].loss or 0.0
     told = (
@@ -46,4 +44,4 @@ def centred(
         f"{without:.2g} without), so that the gradient is judged without it"
     )
     note = Symptom("centred", last.name, told, (("loss", without),), "note")
-    return (*(s for s in found if s not in fading), note)
+    return (*(s for s in found if s not in fades), note)

@@ -20,7 +20,7 @@ from pytest_gradcheck.checks.flow import gains
 from pytest_gradcheck.checks.flow.branches import base, has_way_round
 from pytest_gradcheck.checks.flow.passes import Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.symptom import Symptom
-from pytest_gradcheck.checks.flow.symptoms import symptoms
+from pytest_gradcheck.checks.flow.symptoms import fading, still_fades
 from pytest_gradcheck.limits import Limits
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -35,8 +35,8 @@ def small(
     passes: Passes, found: Sequence[Symptom], limits: Limits, frozen: Sequence[str]
 ) -> tuple[Symptom, ...]:
     """The symptoms, a gradient that fades by gates or tables alone as a note."""
-    fading = [s for s in found if s.kind == "vanishing" and s.severity == "fail"]
-    sizes = _chosen(passes) if fading else {}
+    fades = fading(found)
+    sizes = _chosen(passes) if fades else {}
     if not sizes:
         return tuple(found)
     factors = {name: 1.0 / size for name, size in sizes.items()}
@@ -44,9 +44,7 @@ def small(
     finite = [one for one in made if one is not None and one.is_finite]
     if not finite or len(finite) < len(made):
         return tuple(found)
-    large = Passes(passes.probe, seen=finite, is_single=passes.is_single)
-    after = symptoms(large, statistics(finite), limits, frozen)
-    if any(s.kind == "vanishing" and s.severity == "fail" for s in after):
+    if still_fades(passes, finite, limits, frozen):
         return tuple(found)
     if _lost(statistics(passes.finite)) < _lost(statistics(finite)) + _once(sizes):
         return tuple(found)
@@ -57,7 +55,7 @@ def small(
         f"which alone the gradient fades: with a size of 1 it does not"
     )
     note = Symptom("small-start", first, told, (("size", sizes[first]),), "note")
-    return (*(s for s in found if s not in fading), note)
+    return (*(s for s in found if s not in fades), note)
 
 
 def _chosen(passes: Passes) -> dict[str, float]:
@@ -102,9 +100,9 @@ def is_meant(passes: Passes, seen: Statistics, where: str) -> bool:
     name = where if odd is None else odd.name
     if name in {b.layers[-1] for b in seen.branches}:
         return True
+    if odd is None:
+        return False
     one = passes.finite[0]
     owners = {p.name.rpartition(".")[0] for p in one.parameters if p.trainable}
     learns = [base(y.name) for y in one.layers if y.kind == "linear" and base(y.name) in owners]
-    if odd is None or learns[-1:] == [name]:
-        return odd is not None
-    return all(has_way_round(p, name) for p in passes.finite)
+    return learns[-1:] == [name] or all(has_way_round(p, name) for p in passes.finite)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from pytest_gradcheck.backends.layers import SIGMOIDS
+from pytest_gradcheck.backends.layers import SIGMOIDS, Pass
 from pytest_gradcheck.checks.flow import along, first, parameters, reached, time
 from pytest_gradcheck.checks.flow import frozen as thaw
-from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics
+from pytest_gradcheck.checks.flow.passes import Grouped, Passes, Statistics, statistics
 from pytest_gradcheck.checks.flow.symptom import Numbers, Symptom
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.intervals import Interval, of_mean, of_rate
@@ -40,6 +40,19 @@ def symptoms(
     ]
     order = {"fail": 0, "warn": 2, "note": 3}
     return tuple(sorted(found, key=lambda s: 1 if s.is_open else order[s.severity]))
+
+
+def fading(found: Sequence[Symptom]) -> list[Symptom]:
+    """The failures of a gradient that fades, certain ones and those that may be."""
+    return [s for s in found if s.kind == "vanishing" and s.severity == "fail"]
+
+
+def still_fades(
+    passes: Passes, changed: Sequence[Pass], limits: Limits, frozen: Sequence[str]
+) -> bool:
+    """Whether the gradient fades, or may, in passes of the same model with something changed."""
+    made = Passes(passes.probe, seen=list(changed), is_single=passes.is_single)
+    return bool(fading(symptoms(made, statistics(changed), limits, frozen)))
 
 
 def _off(passes: Passes, seen: Statistics, limits: Limits, frozen: Sequence[str]) -> list[Symptom]:

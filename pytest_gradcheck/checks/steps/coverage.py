@@ -14,7 +14,7 @@ from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.numerics.replay import Followed
-from pytest_gradcheck.results import Finding
+from pytest_gradcheck.results import Finding, Severity
 
 ALIKE = 1e-4  # of a cosine from 1, and of a share
 
@@ -77,35 +77,36 @@ def _of_no_use(name: str) -> Finding:
 
 def _replaced(run: Run) -> list[Finding]:
     """Parameters of the model that are other objects than those that the optimizer holds."""
-    number = next((k for k, call in enumerate(run.calls, start=1) if call.replaced), 0)
-    return _one(
-        [
-            Finding(
-                code="step-replaced",
-                severity="fail",
-                where=name,
-                message=f"{name} is another tensor after call {number} of the step, which no "
-                f"optimizer holds; write the values into the old one, or give the new one to the "
-                f"optimizer",
-            )
-            for name in (run.calls[number - 1].replaced if number else ())
-        ]
+    told = (
+        "which no optimizer holds; write the values into the old one, or give the new one to the "
+        "optimizer"
     )
+    return _another(run, [call.replaced for call in run.calls], "fail", f", {told}")
 
 
 def _added(run: Run) -> list[Finding]:
     """Parameters that are made on the way, and that an optimizer holds."""
-    number = next((k for k, call in enumerate(run.calls, start=1) if call.added), 0)
+    told = (
+        "the optimizer holds it, and nothing of it is checked; hand over a training that begins "
+        "with it"
+    )
+    return _another(run, [call.added for call in run.calls], "warn", f": {told}")
+
+
+def _another(
+    run: Run, names: Sequence[Sequence[str]], severity: Severity, told: str
+) -> list[Finding]:
+    """The first call after which some names have other tensors."""
+    number = next((k for k, those in enumerate(names, start=1) if those), 0)
     return _one(
         [
             Finding(
                 code="step-replaced",
-                severity="warn",
+                severity=severity,
                 where=name,
-                message=f"{name} is another tensor after call {number} of the step: the optimizer "
-                f"holds it, and nothing of it is checked; hand over a training that begins with it",
+                message=f"{name} is another tensor after call {number} of the step{told}",
             )
-            for name in (run.calls[number - 1].added if number else ())
+            for name in (names[number - 1] if number else ())
         ]
     )
 
