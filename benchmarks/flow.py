@@ -8,6 +8,7 @@ one run, as they do where they come from.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import time
 import warnings
@@ -379,6 +380,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     for name in asked.only or SECTIONS:
+        gc.collect()
+        gc.freeze()  # what a section leaves behind is not a cost of the next
         SECTIONS[name](asked.list)
 
 

@@ -50,6 +50,11 @@ def _split(op: Any, sample: Any) -> tuple[Callable[..., Any], list[torch.Tensor]
 
 
 def _is_usable(function: Callable[..., Any], inputs: list[torch.Tensor]) -> bool:
-    outputs = torch.utils._pytree.tree_leaves(function(*inputs))
+    try:
+        outputs = torch.utils._pytree.tree_leaves(function(*inputs))
+    except RuntimeError:  # there is no kernel for this device
+        if inputs[0].device.type == "cpu":
+            raise
+        return False
     real = [y for y in outputs if isinstance(y, torch.Tensor) and y.requires_grad]
     return 0 < sum(y.numel() for y in real) <= MOST_ELEMENTS

@@ -9,10 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pytest_gradcheck.backends.jax_modules import flatten
-from pytest_gradcheck.backends.layers import rms
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.errors import UsageError
 
@@ -92,19 +90,6 @@ def differentiable(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) ->
                 f"jax.grad of loss(model, batch) raises {type(own).__name__}: {told}"
             ) from error
         raise
-
-
-def gradient_sizes(
-    loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str
-) -> list[float]:
-    """Size of the gradient of each parameter with a batch in some precision; none if it raises."""
-    opened = flatten(batch)
-    every = [jnp.asarray(y.value, dtype) if y.dtype else y.value for y in opened.leaves]
-    try:
-        found = jax.grad(lambda v: value_of(loss, flat, v, opened.rebuild(every)))(list(values))
-    except Exception:  # the user's code may insist on its own precision
-        return []
-    return [rms(np.asarray(g)) for g in found]
 
 
 def value_of(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:

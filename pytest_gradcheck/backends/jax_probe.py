@@ -30,7 +30,7 @@ from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
 from pytest_gradcheck.backends.jax_changes import CHANGES
 from pytest_gradcheck.backends.jax_eval import SOURCE
 from pytest_gradcheck.backends.jax_modules import flatten
-from pytest_gradcheck.backends.jax_programs import Programs, Told
+from pytest_gradcheck.backends.jax_programs import Programs, Told, gradient_sizes
 from pytest_gradcheck.backends.jax_sites import ordered
 from pytest_gradcheck.backends.jax_updates import Updates
 from pytest_gradcheck.backends.jax_walk import walked
@@ -167,6 +167,14 @@ class JaxProbe:
             return self._updated(made, values, told.gradients)
         return made
 
+    def bare(self, state: Any, factor: float = 1.0) -> Pass:
+        """Loss and parameters of one pass, with the loss times a factor, and no layers."""
+        self.count += 1
+        with enable_x64(self._user_mode):
+            values = self._values(state)
+            told = self._told(values, None, factor)
+        return Pass(loss=float(told.loss), layers=(), parameters=self._parameters(values, told))
+
     def _told(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
         with jax_loss.differentiable(self._loss, self._flat, values, self._batch):
             return self._programs.run(values, change, factor)
@@ -207,7 +215,7 @@ class JaxProbe:
         other = "float32" if self.dtype == "float64" else "float64"
         with enable_x64(True):
             values = [v.astype(other) for v in self._values(state)]
-            found = jax_loss.gradient_sizes(self._loss, self._flat, values, self._batch, other)
+            found = gradient_sizes(self._loss, self._flat, values, self._batch, other)
             return other, dict(zip(self._names, found, strict=False))
 
     def again(self, state: Any, number: int) -> None:

@@ -19,10 +19,12 @@ from pytest_gradcheck.backends import samples
 from pytest_gradcheck.backends.jax_arrays import can_host, hosted
 from pytest_gradcheck.backends.jax_eval import RAN, Evaluation
 from pytest_gradcheck.backends.jax_hurry import QUICK_SIZE, quickly
-from pytest_gradcheck.backends.jax_loss import Traced
+from pytest_gradcheck.backends.jax_loss import Loss, Traced, value_of
+from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.jax_sites import Around, Site, ends
 from pytest_gradcheck.backends.jax_tape import Tape, is_small
-from pytest_gradcheck.backends.layers import Change
+from pytest_gradcheck.backends.layers import Change, rms
+from pytest_gradcheck.backends.protocol import Flat
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -217,3 +219,24 @@ def by_numpy(
         return Told(loss, math.nan, values_of, pulled, gradients)
 
     return run
+
+
+def gradient_sizes(
+    loss: Loss, flat: Flat, values: Sequence[Any], batch: Any, dtype: str
+) -> list[float]:
+    """Size of the gradient of each parameter with a batch in some precision; none if it raises."""
+    opened = flatten(batch)
+    every = [jnp.asarray(y.value, dtype) if y.dtype else y.value for y in opened.leaves]
+
+    def total(values: Sequence[Any]) -> Any:
+        return value_of(loss, flat, values, opened.rebuild(every))
+
+    try:
+        closed = jax.make_jaxpr(total)(list(values))
+        if all(map(can_host, values)) and is_small(closed):
+            found = Tape(closed, len(values)).run(list(map(hosted, values)), 1.0)[2]
+        else:
+            found = jax.grad(total)(list(values))
+    except Exception:  # the user's code may insist on its own precision
+        return []
+    return [rms(np.asarray(g)) for g in found]

@@ -143,6 +143,10 @@ class NumpyProbe:
         contrast = layers.contrast(answer[0]) if answer else math.nan
         return replace(seen, loss=value, constant=constant, contrast=contrast)
 
+    def bare(self, state: Any, factor: float = 1.0) -> Pass:
+        """The same, once more: what a record tells comes at one cost."""
+        return self.measure(state, None, factor)
+
     def _recorded(self, record: Any) -> Pass:
         seen = of_record(record)
         if self._optimizer is None:

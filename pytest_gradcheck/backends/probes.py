@@ -65,6 +65,9 @@ class Probe(Protocol):
     def measure(self, state: Any, change: Change | None = None, factor: float = 1.0) -> Pass:
         """One pass, with one thing changed on the way, or with the loss times a factor."""
 
+    def bare(self, state: Any, factor: float = 1.0) -> Pass:
+        """Loss and parameters of one pass, with the loss times a factor; layers may be left out."""
+
     def repeated(self, state: Any) -> tuple[str, Mapping[str, float]]:
         """Another precision, and sizes of the gradients of parameters in it; nothing if none."""
 

@@ -8,12 +8,42 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_gradcheck.backends import torch_flow, torch_input, torch_samples, torch_seeds
+from pytest_gradcheck.backends import (
+    torch_flow,
+    torch_input,
+    torch_loss,
+    torch_samples,
+    torch_seeds,
+    torch_sizes,
+)
 from pytest_gradcheck.backends.layers import Pass
 from pytest_gradcheck.backends.torch_loss import Loss
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
+
+
+def bare(model: nn.Module, loss: Loss, batch: Any, factor: float = 1.0) -> Pass:
+    """Loss and parameters of a pass that nobody watches, with the loss times a factor.
+
+    Raises:
+        UsageError: The loss raises, or is no scalar tensor.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    torch_seeds.seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            value = torch_loss.value_of(loss, model, batch)
+            found = torch_loss.pulled(value * factor, [*named.values()])
+        except torch_loss.ReentrantError:
+            value = torch_loss.value_of(loss, model, batch)
+            found = torch_loss.accumulated(value * factor, [*named.values()])
+    gradients = dict(zip(named, found, strict=True))
+    return Pass(
+        loss=float(value.detach()),
+        layers=(),
+        parameters=torch_sizes.parameters(model, gradients),
+    )
 
 
 def shuffled(model: nn.Module, loss: Loss, batch: Any, number: int) -> Pass | None:

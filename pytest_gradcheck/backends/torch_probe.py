@@ -166,6 +166,11 @@ class TorchProbe:
         seen = replace(seen, plain_loss=plain, constant=constant)
         return self._updated(state, seen, gradients) if self._optimizer is not None else seen
 
+    def bare(self, state: nn.Module, factor: float = 1.0) -> Pass:
+        """Loss and parameters of one pass, with the loss times a factor, and no layers."""
+        self.count += 1
+        return torch_passes.bare(state, self._loss, self._batch, factor)
+
     def repeated(self, state: nn.Module) -> tuple[str, Mapping[str, float]]:
         """Float64, or float32 for a model in float64, and sizes of the gradients in it."""
         other = torch.float32 if self.dtype == "float64" else torch.float64
@@ -251,9 +256,8 @@ class TorchProbe:
         return torch_given.blamed(state, self._batch, self._is_finite, reaches) or found
 
     def _is_finite(self, model: nn.Module, batch: Any) -> bool:
-        torch_seeds.seed(0)
         try:
-            return torch_flow.measure(model, self._loss, batch)[0].is_finite
+            return torch_passes.bare(model, self._loss, batch).is_finite
         except UsageError:  # the loss refuses other numbers
             return False
 

@@ -156,7 +156,7 @@ def _nonfinite(passes: Passes) -> tuple[Symptom, ...]:
 def _lost_as_given(asked: Probe, found: tuple[Symptom, ...]) -> tuple[Symptom, ...]:
     """A given model whose loss or gradient is not finite, where others are judged in its place."""
     own = asked.own()
-    if own is None or any(s.kind in LOST for s in found) or asked.measure(own).is_finite:
+    if own is None or any(s.kind in LOST for s in found) or asked.bare(own).is_finite:
         return ()
     return (_origin(asked, own, ", in the model as it is given"),)
 

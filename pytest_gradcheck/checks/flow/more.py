@@ -71,13 +71,14 @@ def _nonlinear(passes: Passes) -> list[Symptom]:
     factor = FACTOR.get(dtype, 1024.0)
     if not probe.can_scale:
         return []
-    again = probe.measure(passes.states[0])
     tiny, exact = TINY.get(dtype, 1e-290), EXACT.get(dtype, 1e-9)
-    if _off(passes.seen[0], again, 1.0, tiny, exact):
-        return []  # it changes from run to run by itself, as spectral normalisation does
-    off = _off(again, probe.measure(passes.states[0], None, factor), factor, tiny, exact)
-    if not off:
+    scaled = probe.bare(passes.states[0], factor)
+    if not _off(passes.seen[0], scaled, factor, tiny, exact):
         return []
+    again = probe.bare(passes.states[0])
+    off = _off(again, scaled, factor, tiny, exact)
+    if not off or _off(passes.seen[0], again, 1.0, tiny, exact):
+        return []  # it changes from run to run by itself, as spectral normalisation does
     name, ratio = off[0]
     told = f"the loss times {factor:g} gives {ratio:.6g} times {factor:g} the gradient of {name}"
     return [Symptom("nonlinear", name, told, (("ratio", ratio),))]
