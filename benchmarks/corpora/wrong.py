@@ -75,7 +75,7 @@ def _random(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def as_numpy(x: Any) -> np.ndarray:
     """The numbers of an array of any framework."""
     if isinstance(x, torch.Tensor):
-        return x.detach().resolve_conj().resolve_neg().numpy()
+        return x.detach().resolve_conj().resolve_neg().cpu().numpy()
     return np.asarray(x)
 
 
@@ -110,10 +110,11 @@ def true_vjp(case: Case, inputs: Any, weights: list[np.ndarray]) -> list[np.ndar
         )
         return [np.asarray(g) for g in pull(shaped)]
     own, outputs = _recorded(case, inputs)
-    wide = [torch.from_numpy(np.array(w)) for w in weights]
+    pairs = zip(weights, outputs, strict=True)
+    wide = [torch.from_numpy(np.array(w)).to(y.device) for w, y in pairs]
     grads = torch.autograd.grad(outputs, own, wide, allow_unused=True)
-    pairs = zip(grads, own, strict=True)
-    return [as_numpy(torch.zeros_like(x) if g is None else g) for g, x in pairs]
+    pulled = zip(grads, own, strict=True)
+    return [as_numpy(torch.zeros_like(x) if g is None else g) for g, x in pulled]
 
 
 def _changed(
@@ -143,7 +144,7 @@ def _torch(case: Case, kind: Kind, seed: int) -> tuple[Callable[..., Any], None]
             xs = ctx.saved_tensors
             grads = _changed(case, kind, seed, xs, weights, strided)
             return tuple(
-                torch.from_numpy(np.array(g)).to(x.dtype).reshape(x.shape)
+                torch.from_numpy(np.array(g)).to(x.device, x.dtype).reshape(x.shape)
                 for g, x in zip(grads, xs, strict=True)
             )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_contracts, torch_modes, torch_sparse, tree
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
+from pytest_gradcheck.backends.torch_asserts import asserted
 from pytest_gradcheck.backends.torch_functional import Functional
 from pytest_gradcheck.backends.torch_state import guard
 from pytest_gradcheck.errors import UsageError
@@ -38,12 +39,12 @@ class TorchBackend:
 
     def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` taken apart without a graph."""
-        with torch.no_grad():
+        with torch.no_grad(), asserted(point):
             return self.flatten(f(point))
 
     def forward(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` with a graph; an output outside the graph is not trainable."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), asserted(point):
             inputs = _recorded(point)
             flat = self.flatten(f(inputs))
         leaves = tuple(_cut(leaf) if leaf.dtype else leaf for leaf in flat.leaves)

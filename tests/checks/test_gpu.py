@@ -227,3 +227,16 @@ def test_convolutions_and_normalisation_on_cuda():
     ).cuda()
     x = torch.randn(4, 3, 16, 16, device="cuda")
     assert check_gradient(model, x).verdict == "pass"
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("edge", [1e-3, 1e-5])
+def test_a_step_beyond_what_a_kernel_asserts_leaves_the_device_alive(dtype, edge):
+    p = torch.tensor([edge, 0.5, 1 - edge], device="cuda", dtype=dtype)
+    y = torch.tensor([0.0, 1.0, 1.0], device="cuda", dtype=dtype)
+    result = check_gradient(torch.nn.functional.binary_cross_entropy, p, y, wrt=0)
+    assert result.verdict == "pass", result.headline
+    assert check_gradient(torch.bernoulli, p).verdict != "pass"
+    assert float((p + 1).sum()) > 0  # a failed assertion would raise at the next call
