@@ -54,6 +54,7 @@ TORCH = {
     "backends.torch_contracts",
     "backends.torch_modes",
     "backends.torch_sparse",
+    "backends.torch_asserts",
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_records",

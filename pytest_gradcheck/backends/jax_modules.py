@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends import tree, widths
 from pytest_gradcheck.backends.jax_arrays import WIDE, handed
 from pytest_gradcheck.backends.protocol import Flat, Leaf
 from pytest_gradcheck.backends.reach import reachable
@@ -159,3 +159,13 @@ def _named(device: Any) -> str:
     if device.platform != "cpu":
         return str(device)
     return f"cpu:{device.id}" if device.id else "cpu"
+
+
+def widened(tree_: Any, factor: int, seed: int) -> Any:
+    """Parameters drawn wider; None where they cannot be, or are a module's, which tells its own."""
+    flat = flatten(tree_)
+    arrays = {y.path: np.asarray(y.value) for y in flat.leaves if y.dtype}
+    fresh = widths.widened(arrays, factor, seed)
+    if fresh is None or flat.is_module:
+        return None
+    return flat.rebuild([fresh.get(leaf.path, leaf.value) for leaf in flat.leaves])

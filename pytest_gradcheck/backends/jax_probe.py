@@ -29,7 +29,7 @@ from pytest_gradcheck.backends.jax import BACKEND
 from pytest_gradcheck.backends.jax_arrays import enable_x64, moved
 from pytest_gradcheck.backends.jax_changes import CHANGES
 from pytest_gradcheck.backends.jax_eval import SOURCE
-from pytest_gradcheck.backends.jax_modules import flatten
+from pytest_gradcheck.backends.jax_modules import flatten, widened
 from pytest_gradcheck.backends.jax_programs import Programs, Told, gradient_sizes
 from pytest_gradcheck.backends.jax_sites import ordered
 from pytest_gradcheck.backends.jax_updates import Updates
@@ -151,10 +151,9 @@ class JaxProbe:
             values = self._values(state)
             told = self._told(values, change, factor)
         is_plain = change is None and factor == 1.0
-        made = Pass(
-            loss=float(told.loss),
+        made = replace(
+            self._bare(values, told),
             layers=tuple(jax_records.records(self._sites, self._walk, told, change)),
-            parameters=self._parameters(values, told),
             plain_loss=told.plain if is_plain else math.nan,
             constant=self._constant(told) if is_plain else None,
             source=layers.rms(np.asarray(told.seen[SOURCE])) if SOURCE in told.seen else math.nan,
@@ -172,7 +171,9 @@ class JaxProbe:
         self.count += 1
         with enable_x64(self._user_mode):
             values = self._values(state)
-            told = self._told(values, None, factor)
+            return self._bare(values, self._told(values, None, factor))
+
+    def _bare(self, values: Sequence[Any], told: Told) -> Pass:
         return Pass(loss=float(told.loss), layers=(), parameters=self._parameters(values, told))
 
     def _told(self, values: list[Any], change: Change | None = None, factor: float = 1.0) -> Told:
@@ -187,8 +188,8 @@ class JaxProbe:
         answer = self._programs.answer(told)
         if answer is None or answer.size > targets.MOST:
             return None
-        arrays = [leaf.value for leaf in flatten(self._batch).leaves]
-        known = [np.asarray(x) for x in arrays if isinstance(x, (jax.Array, np.ndarray))]
+        leaves = (y.value for y in flatten(self._batch).leaves)
+        known = [np.asarray(x) for x in leaves if isinstance(x, (jax.Array, np.ndarray))]
         return targets.constant(float(told.loss), np.asarray(answer), known)
 
     def _parameters(self, values: Sequence[Any], told: Told) -> tuple[layers.Parameter, ...]:
@@ -243,30 +244,17 @@ class JaxProbe:
         with enable_x64(self._user_mode):
             values = self._values(state)
             told = self._programs.run(values, batch=[jnp.asarray(x * size) for x in other])
-        return Pass(
-            loss=float(told.loss),
-            layers=tuple(jax_records.records(self._sites, self._walk, told, None)),
-            parameters=self._parameters(values, told),
-        )
+        rows = tuple(jax_records.records(self._sites, self._walk, told, None))
+        return replace(self._bare(values, told), layers=rows)
 
     def widened(self, factor: int) -> JaxProbe | None:
         """The same parameters drawn wider."""
         make = widths.asked(self._make, factor)
-        if make is None and self._wider(self.draw(0), factor, 0) is not None:
-            make = lambda seed: self._wider(self.draw(seed), factor, seed)  # noqa: E731  # short
+        if make is None and widened(self.draw(0), factor, 0) is not None:
+            make = lambda seed: widened(self.draw(seed), factor, seed)  # noqa: E731  # short
         if make is None:
             return None
         return JaxProbe(None, self._loss, self._batch, make, device=self._device)
-
-    def _wider(self, state: Any, factor: int, seed: int) -> Any:
-        flat = flatten(state)
-        paths = [leaf.path for leaf in flat.leaves]
-        arrays = {y.path: np.asarray(y.value) for y in flat.leaves if y.dtype}
-        fresh = widths.widened(arrays, factor, seed)
-        if fresh is None or flat.is_module:  # whose own attributes tell its widths
-            return None
-        pairs = zip(paths, flat.leaves, strict=True)
-        return flat.rebuild([fresh.get(path, leaf.value) for path, leaf in pairs])
 
     def stepped(self, state: Any) -> Any:
         """The parameters after a step that takes away a tenth of the loss, to first order."""
