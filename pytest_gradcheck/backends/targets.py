@@ -64,22 +64,27 @@ def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant 
     with np.errstate(all="ignore"):
         for target in map(np.asarray, batch):
             for found in (*_labels(scores, target), *_targets(scores, target)):
-                factor = _factor(loss, found.each)
-                if factor:
-                    least = factor * found.least if found.least > 0 else math.nan
-                    even = factor * found.even
-                    return Constant(least, found.kind, even, found.is_squashed)
+                for power in (1, 2) if found.is_square else (1,):
+                    factor = _factor(loss**power, found.each)
+                    if factor:
+                        least = (factor * max(found.least, 0.0)) ** (1 / power) or math.nan
+                        even = factor * found.even
+                        return Constant(least, found.kind, even, found.is_squashed)
     return None
 
 
 class Found(NamedTuple):
-    """A loss that it may be: cost of each sample, of a constant answer, and of even odds."""
+    """A loss that it may be: cost of each sample, of a constant answer, and of even odds.
+
+    Of squares it may be the root as well.
+    """
 
     each: np.ndarray
     least: float
     kind: str
     even: float = math.nan
     is_squashed: bool = False
+    is_square: bool = False
 
 
 def _factor(loss: float, each: np.ndarray) -> float:
@@ -117,7 +122,9 @@ def _classes(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
     least, even = len(y) * _entropy(np.bincount(y) / len(y)), len(y) * math.log(rows.shape[-1])
     spots = np.arange(len(y)), y
     is_squashed = bool(np.all(rows >= 0) and _is_one(rows.sum(axis=-1)))
-    yield Found(-_log_softmax(rows)[spots], least, "labels", even, is_squashed)
+    logs = _log_softmax(rows)
+    yield Found(-logs[spots], least, "labels", even, is_squashed)
+    yield Found(-_log_softmax(np.exp(logs))[spots], least, "labels", even, True)
     yield Found(-np.log(rows)[spots], least, "labels", even)
     if np.any(rows > 0):  # else they are logarithms of something below 1
         is_bounded = bool(np.all((rows >= 0) & (rows <= 1)))
@@ -140,14 +147,16 @@ def _targets(scores: np.ndarray, target: np.ndarray) -> Iterator[Found]:
         return
     wide = target.astype(np.float64).reshape(scores.shape)
     error = np.square(scores.astype(np.float64) - wide)
-    yield Found(error, float(np.square(wide - wide.mean(axis=0)).sum()), "targets")
+    least = float(np.square(wide - wide.mean(axis=0)).sum())
+    yield Found(error, least, "targets", is_square=True)
     if scores.size == target.size == len(scores) <= CROSSED:
         gaps = scores.ravel()[:, None].astype(np.float64) - target.ravel()
         # Where all answers lie on one side, the mean distance of all pairs is that of the pairs.
         pairs = scores.ravel() - wide.ravel()
         for distance in (np.abs, np.square, _huber):
-            yield Found(distance(pairs), math.nan, "distances")
-            yield Found(distance(gaps), math.nan, "crossed")
+            is_square = distance is np.square
+            yield Found(distance(pairs), math.nan, "distances", is_square=is_square)
+            yield Found(distance(gaps), math.nan, "crossed", is_square=is_square)
 
 
 def _huber(gaps: np.ndarray) -> np.ndarray:

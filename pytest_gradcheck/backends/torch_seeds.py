@@ -12,7 +12,10 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 def seed(number: int) -> None:
     """Set the global generators."""
-    torch.manual_seed(number)
+    if any(device.is_available() for device in (torch.cuda, torch.mps, torch.xpu)):
+        torch.manual_seed(number)
+    else:  # which would format a stack for each device that is not there
+        torch.default_generator.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 

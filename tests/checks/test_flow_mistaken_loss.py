@@ -1,5 +1,6 @@
 """Losses that train and are wrong, told by their value."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,6 +49,13 @@ WRONG = {
         None,
         "flow-crossed",
     ),
+    "broadcast, a root": (
+        lambda p, y: (p - y).square().mean().sqrt(),
+        NUMBERS,
+        1,
+        None,
+        "flow-crossed",
+    ),
     "scores for logarithms": (F.nll_loss, LABELS, K, None, "flow-unlogged"),
 }
 
@@ -68,7 +76,31 @@ def test_a_softmax_taken_twice_is_a_warning():
     assert codes(F.cross_entropy, LABELS, K, softmax) == ("pass", ["flow-squashed"])
 
 
+def test_a_softmax_inside_the_loss_before_the_cross_entropy_is_the_same_mistake():
+    twice = lambda z, y: F.cross_entropy(torch.softmax(z, 1), y)  # noqa: E731  # short
+    assert codes(twice, LABELS, K) == ("pass", ["flow-squashed"])
+
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        return [rng.normal(size=s) * s[0] ** -0.5 for s in ((8, 32), (32, K))]
+
+    def scores(p, x):
+        return jnp.maximum(x @ p[0], 0) @ p[1]
+
+    def right(p, batch):
+        return -jnp.mean(jax.nn.log_softmax(scores(p, batch[0]))[np.arange(N), batch[1]])
+
+    def wrong(p, batch):
+        found = jax.nn.softmax(scores(p, batch[0]))
+        return -jnp.mean(jax.nn.log_softmax(found)[np.arange(N), batch[1]])
+
+    for loss, told in ((right, []), (wrong, ["flow-squashed"])):
+        result = check_flow(None, loss, (X, LABELS), make=drawn, seed=0, backend="jax")
+        assert [f.code for f in result.findings] == told
+
+
 RIGHT = {
+    "a root": (lambda p, y: (p[:, 0] - y).square().mean().sqrt(), NUMBERS, 1, None),
     "numbers": (lambda p, y: (p[:, 0] - y).square().mean(), NUMBERS, 1, None),
     "a column": (lambda p, y: (p - y).square().mean(), NUMBERS[:, None], 1, None),
     "one number": (lambda p, y: (p - y).square().mean(), 0 * NUMBERS + 1, 1, None),
