@@ -15,6 +15,8 @@ RUN := $(BIN)/python -m
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
+# A thread of PyTorch beside each worker would wait for the other's: many times slower on a busy machine.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(RUN) pytest -n 2 --dist loadfile
 
