@@ -52,6 +52,8 @@ class Layer:
         index: Number among the operations of its kind that a change can be made at.
         given: Size of what an operation is given; NaN where that is not known.
         parents: Positions of the layers that feed it; None where not known: the one before.
+        is_joined: Whether something without a gradient is added to what these put out, or stands
+            beside it.
         match: Flow of all positions, each by itself, over that of gradient and size as a whole.
     """
 
@@ -67,6 +69,7 @@ class Layer:
     index: int = -1
     given: float = math.nan
     parents: tuple[int, ...] | None = None
+    is_joined: bool = False
     match: float = 1.0
 
 

@@ -64,8 +64,8 @@ def constant(loss: float | None, answer: Any, batch: Iterable[Any]) -> Constant 
     with np.errstate(all="ignore"):
         for target in map(np.asarray, batch):
             for found in (*_labels(scores, target), *_targets(scores, target)):
-                for power in (1, 2) if found.is_square else (1,):
-                    factor = _factor(loss**power, found.each)
+                for power, value in ((1, loss), (2, loss * loss)):
+                    factor = _factor(value, found.each) if power == 1 or found.is_square else 0.0
                     if factor:
                         least = (factor * max(found.least, 0.0)) ** (1 / power) or math.nan
                         even = factor * found.even

@@ -43,7 +43,7 @@ def read(seen: Sequence[Seen]) -> Iterator[Layer]:
     # Only the softmax after the last product is of interest: the others are parts of attention.
     seen = [s for n, s in enumerate(seen) if s.op != "softmax" or not ends or n > ends[-1]]
     names = layers.numbered(_names(seen))
-    parents = torch_graph.parents([s.nodes for s in seen])
+    fed = torch_graph.fed([s.nodes for s in seen])
     last = max((n for n, s in enumerate(seen) if s.kind == "linear"), default=-1)
     for n, (name, s) in enumerate(zip(names, seen, strict=True)):
         sizes = [float(g) for g in s.gradients]
@@ -59,7 +59,8 @@ def read(seen: Sequence[Seen]) -> Iterator[Layer]:
             saturated=math.nan if s.saturated is None else float(s.saturated),
             index=s.index if n <= last else -1,  # an activation after it belongs to the loss
             given=math.nan if s.given is None else finite(float(s.given)),
-            parents=parents[n],
+            parents=fed[n].parents,
+            is_joined=fed[n].is_joined,
             match=_match(s),
         )
 

@@ -296,3 +296,24 @@ def test_biases_of_one_number_are_no_gates():
     for bias in (0.0, 1e-3, 1e-2):
         verdict, codes = told(lambda b=bias: made(b), classify, (X, LABELS))
         assert (verdict, codes[0]) == ("fail", "flow-vanishing")
+
+
+@pytest.mark.parametrize("name", ["sin", "tanh"])
+def test_a_factor_before_the_activation_is_no_way_round(name):
+    """What a layer puts out is small beside what the next is given, and yet nothing was added."""
+
+    class Siren(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16 if not k else 64, 64) for k in range(10))
+            self.head = nn.Linear(64, 10)
+            for layer in self.layers[1:]:
+                nn.init.uniform_(layer.weight, -3e-3, 3e-3)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = getattr(torch, name)(30 * layer(x))
+            return self.head(x)
+
+    verdict, codes = told(Siren, classify, (X, LABELS))
+    assert (verdict, codes[0]) == ("fail", "flow-vanishing")

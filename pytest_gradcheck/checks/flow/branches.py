@@ -121,7 +121,8 @@ def _rows(one: Pass) -> tuple[dict[str, Rows], set[str]]:
 def _joined(one: Pass, nodes: paths.Graph) -> set[int]:
     """Layers that are given far more than those before them put out: inputs go round these."""
     fed = {n: [one.layers[p].activation for p in own] for n, own in nodes.parents.items() if own}
-    return {n for n, sizes in fed.items() if one.layers[n].given > JOINED * max(sizes)}
+    joined = {n: sizes for n, sizes in fed.items() if one.layers[n].is_joined}
+    return {n for n, sizes in joined.items() if one.layers[n].given > JOINED * max(sizes)}
 
 
 def graph(one: Pass) -> paths.Graph | None:
