@@ -241,3 +241,28 @@ def test_a_running_statistic_of_nnx_that_is_not_finite_is_blamed():
     assert (finding.code, finding.where) == ("flow-nonfinite", "norm.mean[3]")
     assert "buffer norm.mean[3] is NaN" in finding.message
     assert np.isnan(np.asarray(model.norm.mean[...])[3])
+
+
+def test_the_message_names_the_layer_that_is_the_cause():
+    """Not the one after it, at which the gradient is seen to grow."""
+
+    def make(seed):
+        rng = np.random.default_rng(seed)
+        turns = [np.linalg.qr(rng.normal(size=(16, 16)))[0] for _ in range(3)]
+        shapes = {"x": (8, 48), "o": (16, 3)}
+        drawn = {k: s[0] ** -0.5 * rng.normal(size=s) for k, s in shapes.items()}
+        return {**drawn, "h": 20.0 * np.concatenate(turns, 1)}
+
+    def loss(p, batch):
+        def step(h, u):
+            a, b = jnp.split(u @ p["x"], 3, 1), jnp.split(h @ p["h"], 3, 1)
+            reset, keep = jax.nn.sigmoid(a[0] + b[0]), jax.nn.sigmoid(a[1] + b[1])
+            return (1 - keep) * jnp.tanh(a[2] + reset * b[2]) + keep * h, None
+
+        last = jax.lax.scan(step, jnp.zeros((8, 16)), batch)[0]
+        return -jnp.mean(jax.nn.log_softmax(last @ p["o"])[:, 0])
+
+    steps = np.random.default_rng(0).normal(size=(25, 8, 8))
+    first = check_flow(None, loss, steps, make=make, backend="jax", seed=0).findings[0]
+    assert (first.code, first.where) == ("flow-exploding", "h")
+    assert first.message.startswith("the gradient grows at h: ")

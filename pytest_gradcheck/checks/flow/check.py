@@ -284,5 +284,7 @@ def _accused(
     told = [replace(s, severity="fail") if s.kind in cured else s for s in found]
     first = next((n for n, s in enumerate(told) if s.severity == "fail"), None)
     if first is not None and cause.where:
-        told[first] = replace(told[first], where=cause.where)
+        one = told[first]
+        message = one.message.replace(f" at {one.where}:", f" at {cause.where}:", 1)
+        told[first] = replace(one, where=cause.where, message=message)
     return tuple(told)
