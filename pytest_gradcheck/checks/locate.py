@@ -19,7 +19,6 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 MOST_CULPRITS = 8  # that are named: some 30 evaluations each
 MOST_EXAMINED = 3  # of which the wrong elements are looked for: some 100 evaluations each
 LOOKS = 3  # one to find a coefficient, two to confirm it
-ATTEMPTS = 2  # a half may hide its error along one direction by chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +52,7 @@ def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
     Nothing is found where the whole does not show its error again, or where no input shows it
     alone.
     """
-    looks = (_look(survey, suspects, attempt) for attempt in range(ATTEMPTS))
+    looks = (_look(survey, suspects, attempt) for attempt in range(survey.demand.attempts))
     again = next((look for look in looks if look.off is not None), None)
     found = [] if again is None else _narrowed(survey, suspects, again, [])
     named = [_culprit(survey, index, look) for index, look in found]
@@ -68,7 +67,7 @@ def _narrowed(
     if len(group) == 1:
         return [*found, (group[0], look)]
     half, before = len(group) // 2, found
-    for attempt in range(ATTEMPTS):
+    for attempt in range(survey.demand.attempts):
         for part in (group[:half], group[half:]):
             if len(found) >= MOST_CULPRITS or (found and survey.plan.probe.cost.is_spent):
                 return found
