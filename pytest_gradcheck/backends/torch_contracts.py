@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pytest_gradcheck.backends.protocol import Array, Flat, Variant
 from pytest_gradcheck.backends.torch_sparse import dense
+from pytest_gradcheck.errors import brief
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -146,8 +147,7 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 
 def _raised(error: BaseException) -> str:
-    told = " ".join(str(error).split())
-    return f"raises {type(error).__name__}: {told[:80]}{'…' if len(told) > 80 else ''}"
+    return f"raises {type(error).__name__}: {brief(str(error), 80)}"
 
 
 @contextmanager

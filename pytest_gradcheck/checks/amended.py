@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pytest_gradcheck.checks import accuse
 from pytest_gradcheck.checks.kinks import Slope
+from pytest_gradcheck.errors import brief
 from pytest_gradcheck.results import SEVERITIES, Finding, Result
 
 # Findings on the form of a derivative, which no intention excuses.
@@ -18,7 +19,7 @@ MISSING = {"forward-missing", "batched-missing", "second-order-missing"}
 
 def short(sentence: str) -> str:
     """A headline under 100 characters."""
-    return sentence if len(sentence) < 100 else sentence[:98] + "…"
+    return brief(sentence, 99)
 
 
 def intended(judged: Result, reason: str) -> Result:

@@ -18,7 +18,7 @@ from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.projection import Cotangents, norm
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, brief
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.results import Finding, Severity
 
@@ -123,8 +123,7 @@ def _asked(
 
 
 def _brief(error: BaseException) -> str:
-    told = " ".join(str(error.__cause__ or error).split())
-    return told[:90] + ("…" if len(told) > 90 else "")
+    return brief(str(error.__cause__ or error), 90)
 
 
 def _judged(

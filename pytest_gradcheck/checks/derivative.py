@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pytest_gradcheck.backends import Array, Backend, Flat, Function, Leaf
+from pytest_gradcheck.backends import (
+    Array,
+    Backend,
+    Flat,
+    Function,
+    Leaf,
+    RefusedRule,
+    shape_told,
+)
 from pytest_gradcheck.checks.named import by_name
 from pytest_gradcheck.checks.problem import Call, Problem
 from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
@@ -26,6 +34,20 @@ class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a f
     def __init__(self, code: str, where: str, message: str) -> None:
         super().__init__(message)
         self.code, self.where, self.message = code, where, message
+
+
+def of_form(problem: Problem, refused: RefusedRule) -> WrongDerivative:
+    """A refusal of the framework, with the path of the input where that is known."""
+    where, argument = "", refused.argument
+    if refused.spot is not None:
+        where = problem.names[refused.spot]
+    elif argument is not None and type(problem.call(problem.point).fn).__name__ == "custom_vjp":
+        group = [name for name in dict.fromkeys(problem.groups) if name][argument[0]]
+        pairs = zip(problem.leaves, problem.groups, strict=True)
+        paths = [leaf.path for leaf, owner in pairs if owner == group]
+        where = paths[0] if len(paths) == 1 else ""
+    message = refused.message.replace("{input}", where or refused.input)
+    return WrongDerivative(refused.code, where, message)
 
 
 class Derivative(Protocol):
@@ -200,6 +222,9 @@ def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Arr
         UsageError: Parts with names that no input has.
         WrongDerivative: Wrong count, shape or type.
     """
+    if tree is None:
+        told = "the derivative is None; return one array for each input (forgot a return?)"
+        raise WrongDerivative("gradient-missing", "", told)
     tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
     # Inputs without elements are not under test, so their derivatives are not asked for.
     leaves = [leaf for leaf in problem.backend.flatten(tree).leaves if leaf.size]
@@ -234,11 +259,8 @@ def _checked(
     shape = prefix + want.shape
     if got.shape != shape and not _same_matrix(got, want, prefix):
         what = "the Jacobian" if prefix else "the derivative"
-        raise WrongDerivative(
-            "gradient-shape",
-            name,
-            f"{what} for {name} has shape {got.shape}; it must have shape {shape}",
-        )
+        told = shape_told(what, got.shape, shape).replace("{input}", name)
+        raise WrongDerivative("gradient-shape", name, told)
     if precision.epsilon(got.dtype) > precision.epsilon(want.dtype):
         raise WrongDerivative(
             "gradient-dtype",

@@ -22,7 +22,7 @@ from pytest_gradcheck.checks.outputs import sides
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
 from pytest_gradcheck.checks.projection import Cotangents, norm
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, brief
 from pytest_gradcheck.limits import PROMOTED
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
@@ -169,8 +169,7 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
 
 
 def _brief(error: BaseException) -> str:
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__} ({told[:60]}{'…' if len(told) > 60 else ''})"
+    return f"{type(error).__name__} ({brief(str(error), 60)})"
 
 
 def _same_function(native: Probe, wide: Probe) -> bool:

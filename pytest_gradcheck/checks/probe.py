@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_gradcheck.backends import Array, Flat, Guard
+from pytest_gradcheck.backends import Array, Flat, Guard, RefusedRule
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative
+from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative, of_form
 from pytest_gradcheck.checks.problem import Problem, of_user
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
@@ -142,6 +142,8 @@ class Probe:
             return self.derivative.gradient(self.problem, self.outputs, cotangents)
         except (UsageError, WrongDerivative):
             raise
+        except RefusedRule as refused:
+            raise of_form(self.problem, refused) from refused.__cause__
         except Exception as error:  # the user's own code; chained, so that its traceback is shown
             raise UsageError(
                 f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Call, Problem
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, brief
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.seeds import derive
 from pytest_gradcheck.results import Finding, Severity
@@ -41,8 +41,7 @@ def measured(
     except WrongDerivative as error:
         return None, (_of_form(error),)
     except UsageError as error:
-        told = " ".join(str(error.__cause__ or error).split())
-        told = told[:100] + ("…" if len(told) > 100 else "")
+        told = brief(str(error.__cause__ or error), 100)
         message = f"the gradient cannot be differentiated again: {told}"
         return None, (Finding(code="second-order-missing", severity="fail", message=message),)
     return again, _told(again, limits)
