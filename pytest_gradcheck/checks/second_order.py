@@ -41,8 +41,9 @@ def measured(
     except WrongDerivative as error:
         return None, (_of_form(error),)
     except UsageError as error:
-        told = brief(str(error.__cause__ or error), 100)
-        message = f"the gradient cannot be differentiated again: {told}"
+        cause = error.__cause__ or error
+        told = f"{type(cause).__name__}: {brief(str(cause), 100)}"
+        message = f"differentiating the gradient again raises {told}"
         return None, (Finding(code="second-order-missing", severity="fail", message=message),)
     return again, _told(again, limits)
 
