@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pytest_gradcheck.backends import (
     Array,
@@ -99,6 +99,7 @@ class HandGrad(_Plain):
     """``grad(*args)``: the gradient of a scalar function."""
 
     grad: Callable[..., Any]
+    form: ClassVar[str] = "grad({})"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -114,6 +115,7 @@ class HandVjp(_Plain):
     """``vjp(cotangent, *args)``: the vector-Jacobian product."""
 
     vjp: Callable[..., Any]
+    form: ClassVar[str] = "vjp(cotangent, {})"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -130,6 +132,7 @@ class HandJac(_Plain):
     """``jac(*args)``: the whole Jacobian, shape output + input for each input."""
 
     jac: Callable[..., Any]
+    form: ClassVar[str] = "jac({})"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents

@@ -145,9 +145,12 @@ class Probe:
         except RefusedRule as refused:
             raise of_form(self.problem, refused) from refused.__cause__
         except Exception as error:  # the user's own code; chained, so that its traceback is shown
-            raise UsageError(
-                f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
-            ) from of_user(error)
+            told = f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
+            form = getattr(self.derivative, "form", "")
+            if form and isinstance(error, TypeError) and "argument" in str(error):
+                names = dict.fromkeys(self.problem.groups[i] for i in self.problem.selected)
+                told += f"; it is called as {form.format(', '.join(names))}"
+            raise UsageError(told) from of_user(error)
 
     def direction(self, seed: int, shares: Shares) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.
