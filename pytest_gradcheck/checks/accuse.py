@@ -146,7 +146,7 @@ def _sentence(seen: Measured, culprit: Culprit) -> str:
     if found.pattern == "masked":
         return f"{_scaled(seen, names, found.factor)}, only {found.detail}"
     if found.pattern in ("offset", "term"):
-        return _added(seen, found, names[0])
+        return _added(seen, culprit.index, found, names[0])
     factor, hint = _factor(seen, found.factor)
     told = SENTENCES[found.pattern].format(name=names[0], detail=found.detail, factor=factor)
     if found.pattern in ("rolled", "flipped") and found.detail:
@@ -154,14 +154,15 @@ def _sentence(seen: Measured, culprit: Culprit) -> str:
     return told + (hint if found.pattern == "factor" else "")
 
 
-def _added(seen: Measured, found: Diagnosis, name: str) -> str:
+def _added(seen: Measured, index: int, found: Diagnosis, name: str) -> str:
     """What was added to or left out of the right gradient."""
     right = f"{name} gets the right one {'minus' if found.factor < 0 else 'plus'} "
     if math.isnan(found.factor):  # another one for each upstream cotangent
         return right + (f"a multiple of {found.detail}" if found.detail else "a constant")
     factor, _ = _factor(seen, abs(found.factor))
     if not found.detail:
-        return f"{right}{factor} in every element"
+        is_one = seen.plan.probe.problem.inputs[index].size == 1
+        return f"{right}{factor}" + ("" if is_one else " in every element")
     return right + (found.detail if factor == "1" else f"{factor} times {found.detail}")
 
 

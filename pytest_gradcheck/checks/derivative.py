@@ -16,42 +16,22 @@ from pytest_gradcheck.backends import (
     Flat,
     Function,
     Leaf,
-    RefusedRule,
-    shape_told,
 )
-from pytest_gradcheck.checks.named import by_name
+from pytest_gradcheck.checks.form import match
 from pytest_gradcheck.checks.problem import Call, Problem
 from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.numerics import precision
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
-class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a fault of ours
-    """A derivative that is wrong by its form, before any number is compared."""
-
-    def __init__(self, code: str, where: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.where, self.message = code, where, message
-
-
-def of_form(problem: Problem, refused: RefusedRule) -> WrongDerivative:
-    """A refusal of the framework, with the path of the input where that is known."""
-    where, argument = "", refused.argument
-    if refused.spot is not None:
-        where = problem.names[refused.spot]
-    elif argument is not None and type(problem.call(problem.point).fn).__name__ == "custom_vjp":
-        group = [name for name in dict.fromkeys(problem.groups) if name][argument[0]]
-        pairs = zip(problem.leaves, problem.groups, strict=True)
-        paths = [leaf.path for leaf, owner in pairs if owner == group]
-        where = paths[0] if len(paths) == 1 else ""
-    message = refused.message.replace("{input}", where or refused.input)
-    return WrongDerivative(refused.code, where, message)
-
-
 class Derivative(Protocol):
-    """One way of getting the gradient under test."""
+    """One way of getting the gradient under test.
+
+    ``takes_cotangent`` tells whether it multiplies by the cotangent itself.
+    """
+
+    takes_cotangent: ClassVar[bool]
 
     def function(self, problem: Problem) -> Function:
         """The function itself, of the inputs under test."""
@@ -67,6 +47,8 @@ class Derivative(Protocol):
 
 
 class _Plain:
+    takes_cotangent: ClassVar[bool] = False
+
     def function(self, problem: Problem) -> Function:
         """The function itself, of the inputs under test."""
         return problem.run
@@ -75,6 +57,8 @@ class _Plain:
 @dataclass(frozen=True)
 class Automatic(_Plain):
     """Reverse mode of the framework."""
+
+    takes_cotangent: ClassVar[bool] = True
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -116,6 +100,7 @@ class HandVjp(_Plain):
 
     vjp: Callable[..., Any]
     form: ClassVar[str] = "vjp(cotangent, {})"
+    takes_cotangent: ClassVar[bool] = True
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -155,6 +140,8 @@ class HandJac(_Plain):
 @dataclass(frozen=True)
 class ValueAndGrad:
     """A function that returns ``(value, gradient)`` itself."""
+
+    takes_cotangent: ClassVar[bool] = False
 
     def function(self, problem: Problem) -> Function:
         """The first of the two."""
@@ -209,76 +196,6 @@ def choose(
     if jac is not None:
         return HandJac(jac)
     return ValueAndGrad() if value_and_grad else Automatic()
-
-
-def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Array | None]:
-    """A hand-written derivative as one array for each input under test.
-
-    Leaves go by name where the names agree (a dict of gradients in any order), else by order.
-
-    Args:
-        problem: The problem whose inputs are to be matched.
-        tree: What the hand-written function returned.
-        prefix: Shape that stands before each input's own (the output's, for a Jacobian).
-
-    Raises:
-        UsageError: Parts with names that no input has.
-        WrongDerivative: Wrong count, shape or type.
-    """
-    if tree is None:
-        told = "the derivative is None; return one array for each input (forgot a return?)"
-        raise WrongDerivative("gradient-missing", "", told)
-    tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
-    # Inputs without elements are not under test, so their derivatives are not asked for.
-    leaves = [leaf for leaf in problem.backend.flatten(tree).leaves if leaf.size]
-    ordered = by_name(problem, tree, leaves) or list(leaves)
-    if len(ordered) != len(problem.inputs):
-        raise WrongDerivative(
-            "gradient-count",
-            "",
-            f"the derivative has {len(ordered)} parts, the inputs under test are "
-            f"{len(problem.inputs)}: {', '.join(problem.names[:6])}; return one part for each, "
-            f"or name the inputs it is for with wrt=",
-        )
-    pairs = zip(ordered, problem.inputs, problem.names, strict=True)
-    return [_checked(problem, got, want, name, prefix) for got, want, name in pairs]
-
-
-def _checked(
-    problem: Problem, got: Leaf, want: Leaf, name: str, prefix: tuple[int, ...]
-) -> Array | None:
-    if got.value is None:
-        return None
-    if not got.dtype and type(got.value) in (float, complex):
-        got = problem.backend.flatten(problem.backend.convert(got.value)).leaves[0]
-    if not got.dtype:
-        kind = getattr(got.value, "dtype", type(got.value).__name__)
-        raise WrongDerivative(
-            "gradient-dtype",
-            name,
-            f"the derivative for {name} is of type {kind}; it must be floating-point like the "
-            f"input ({want.dtype})",
-        )
-    shape = prefix + want.shape
-    if got.shape != shape and not _same_matrix(got, want, prefix):
-        what = "the Jacobian" if prefix else "the derivative"
-        told = shape_told(what, got.shape, shape).replace("{input}", name)
-        raise WrongDerivative("gradient-shape", name, told)
-    if precision.epsilon(got.dtype) > precision.epsilon(want.dtype):
-        raise WrongDerivative(
-            "gradient-dtype",
-            name,
-            f"the derivative for {name} is {got.dtype}, coarser than the input ({want.dtype})",
-        )
-    return got.value
-
-
-def _same_matrix(got: Leaf, want: Leaf, prefix: tuple[int, ...]) -> bool:
-    # A Jacobian may come as the matrix (output size, input size) that SciPy passes around.
-    rows = 1
-    for extent in prefix:
-        rows *= extent
-    return bool(prefix) and got.shape == (rows, want.size)
 
 
 def _transposed_times(backend: Backend, jacobian: Array, weight: Array, leaf: Leaf) -> Array:

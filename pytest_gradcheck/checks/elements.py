@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_gradcheck.checks.case import Numbers
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.parts import Chosen, Parts
 from pytest_gradcheck.checks.patterns import TELLING, Diagnosis, Place, common_factor
-from pytest_gradcheck.checks.repairs import Numbers
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pytest_gradcheck.checks import amended, contracts, derivative, modes, verdict
 from pytest_gradcheck.checks.bind import bind
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Automatic, Derivative, WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic, Derivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.question import Question

@@ -8,23 +8,12 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Variant
-from pytest_gradcheck.checks.derivative import (
-    Automatic,
-    Derivative,
-    HandGrad,
-    HandJac,
-    HandVjp,
-)
+from pytest_gradcheck.checks.derivative import Derivative, HandGrad, HandJac, HandVjp
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-
-def takes_cotangent(derivative: Derivative) -> bool:
-    """Whether the derivative itself multiplies by the cotangent."""
-    return isinstance(derivative, (Automatic, HandVjp))
 
 
 def breaches(probe: Probe, weights: Cotangents) -> Iterator[Variant]:

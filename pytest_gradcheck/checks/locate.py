@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.checks import elements, patterns, rows
+from pytest_gradcheck.checks.case import Case
 from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import MOST_ELEMENTS, Diagnosis
-from pytest_gradcheck.checks.repairs import Case
 from pytest_gradcheck.checks.survey import Survey
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -56,6 +57,7 @@ def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
     again = next((look for look in looks if look.off is not None), None)
     found = [] if again is None else _narrowed(survey, suspects, again, [])
     named = [_culprit(survey, index, look) for index, look in found]
+    named = _exchanged(survey, named)
     unexplained = [culprit for culprit in named if culprit.pattern == "other"][:MOST_EXAMINED]
     return [_examined(survey, c) if c in unexplained else c for c in named]
 
@@ -91,15 +93,37 @@ def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
     return Culprit(index, looks, _diagnosis(survey, index, looks))
 
 
+def _exchanged(survey: Survey, found: Sequence[Culprit]) -> list[Culprit]:
+    """The same where two inputs have each other's gradient, whatever each looks like alone."""
+    named = list(found)
+    for one, other in itertools.combinations(range(len(named)), 2):
+        a, b = named[one], named[other]
+        if _has_that_of(survey, a, b.index) and _has_that_of(survey, b, a.index):
+            names = survey.plan.probe.problem.names
+            named[one] = replace(a, diagnosis=Diagnosis("swapped", names[b.index]))
+            named[other] = replace(b, diagnosis=Diagnosis("swapped", names[a.index]))
+    return named
+
+
+def _has_that_of(survey: Survey, culprit: Culprit, other: int) -> bool:
+    """Whether what another input gets is right for this one."""
+    case = Case(survey.plan, culprit.index)
+    is_known = culprit.pattern != "other" and _can_be_examined(survey, case.index, culprit.looks)
+    return is_known and other in case.twins and patterns.is_swapped(case, other, culprit.looks)
+
+
 def _diagnosis(survey: Survey, index: int, looks: Sequence[Look]) -> Diagnosis:
     """What is wrong by the looks that there are."""
+    can_be = _can_be_examined(survey, index, looks)
+    case = Case(survey.plan, index)
+    seen = patterns.sights(case, looks) if can_be else []
+    extra = patterns.added(case, seen) if can_be else None
+    if extra is not None:
+        return extra
     factor = patterns.common_factor([c for look in looks for c in look.comparisons if c.is_known])
     if not math.isnan(factor):
         return Diagnosis("sign" if abs(factor + 1) < 1e-3 else "factor", factor=factor)
-    if not _can_be_examined(survey, index, looks):
-        return Diagnosis("other")
-    case = Case(survey.plan, index)
-    return patterns.diagnosis(case, patterns.sights(case, looks)) or Diagnosis("other")
+    return (patterns.diagnosis(case, seen) if can_be else None) or Diagnosis("other")
 
 
 def _examined(survey: Survey, culprit: Culprit) -> Culprit:

@@ -10,7 +10,8 @@ from pytest_gradcheck.checks import confirm, kinks, plan, rounding
 from pytest_gradcheck.checks.compare import EXCESS
 from pytest_gradcheck.checks.cost import Cost
 from pytest_gradcheck.checks.demand import demand
-from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
+from pytest_gradcheck.checks.derivative import Derivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.locate import Culprit, culprits
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.case import Case, Numbers
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.look import Look
-from pytest_gradcheck.checks.repairs import SAME, Case, Numbers, Repair, repairs, terms
+from pytest_gradcheck.checks.repairs import SAME, Repair, constants, repairs, terms
 
 # An error this much larger than what is allowed tells repairs apart; a smaller one fits several.
 TELLING = 8.0
@@ -109,6 +110,27 @@ def diagnosis(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
             same = max(coefficients) - min(coefficients) <= SAME * abs(coefficients[0])
             return Diagnosis(term.pattern, term.detail, coefficients[0] if same else math.nan)
     return _rounded(case, seen)
+
+
+def added(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
+    """What backward adds whatever its cotangent is, where it is right without."""
+    extra = case.at_zero
+    if extra is None or not any(sight.is_telling for sight in seen):
+        return None
+    if not _fits(Repair("offset", "", lambda j: case.gradients[j] - extra), seen):
+        return None
+    for term in constants(case):
+        known = term.right(0)
+        share = float(np.vdot(known, extra).real / (np.vdot(known, known).real or 1.0))
+        if np.linalg.norm(extra - share * known) <= SAME * np.linalg.norm(extra):
+            return Diagnosis(term.pattern, term.detail, share)
+    return Diagnosis("term", "the same for every cotangent", 1.0)
+
+
+def is_swapped(case: Case, other: int, looks: Sequence[Look]) -> bool:
+    """Whether the gradient claimed for another input explains what was seen in this one."""
+    seen, swap = sights(case, looks), Repair("swapped", "", lambda j: case.claimed(other, j))
+    return any(sight.is_telling for sight in seen) and _fits(swap, seen)
 
 
 def common_factor(comparisons: Sequence[Comparison]) -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.outputs import sides
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
@@ -86,6 +86,19 @@ class Plan:
         """(inputs,) root mean square, over the sets of cotangents, of the scaled gradient norms."""
         columns = zip(self.probe.scales, *self.claim.norms, strict=True)
         return tuple(s * math.sqrt(sum(n * n for n in ns) / len(ns)) for s, *ns in columns)
+
+    @functools.cached_property
+    def at_zero(self) -> Gradient | None:
+        """The derivative for cotangents of zeros, where it multiplies by them itself; else None."""
+        probe, weights = self.probe, self.cotangents
+        if self.claim is self.asis:
+            probe, weights = self.native, self.native_cotangents
+        if probe.outputs.has_rules is False or not probe.derivative.takes_cotangent:
+            return None
+        try:
+            return _owned(probe, probe.gradient([None if w is None else w * 0 for w in weights[0]]))
+        except (UsageError, WrongDerivative):  # told as a contract that is broken
+            return None
 
     @property
     def least_bound(self) -> float:

@@ -15,7 +15,8 @@ from typing import Any
 
 from pytest_gradcheck.backends import Array, Flat, Guard, RefusedRule
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative, of_form
+from pytest_gradcheck.checks.derivative import Derivative, Uncast
+from pytest_gradcheck.checks.form import WrongDerivative, of_form
 from pytest_gradcheck.checks.problem import Problem, of_user
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError

@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import Comparison
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.outputs import leaf_name
 from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import Diagnosis

@@ -13,7 +13,8 @@ from typing import Any
 from pytest_gradcheck.backends import Array, Leaf
 from pytest_gradcheck.checks import verdict
 from pytest_gradcheck.checks.compare import cancellation
-from pytest_gradcheck.checks.derivative import Automatic, WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan

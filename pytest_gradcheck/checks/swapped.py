@@ -9,7 +9,8 @@ from typing import Any
 from pytest_gradcheck.backends import Guard
 from pytest_gradcheck.checks import verdict
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, HandVjp, WrongDerivative
+from pytest_gradcheck.checks.derivative import Derivative, HandVjp
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import Probe

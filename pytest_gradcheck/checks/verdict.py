@@ -7,7 +7,7 @@ from dataclasses import replace
 from pytest_gradcheck.checks import accuse, power
 from pytest_gradcheck.checks.amended import outside, short
 from pytest_gradcheck.checks.compare import strongest
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.problem import Problem
