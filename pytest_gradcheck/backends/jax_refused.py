@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pytest_gradcheck.backends.refused import RefusedRule, shape_told
+from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -28,8 +29,13 @@ _PAIR = re.compile(r"Custom JVP rule (\S+) for function (\S+) must produce a pai
 
 
 def refused(error: BaseException) -> Exception | None:
-    """The refusal that an error of a derivative is, or None."""
+    """The refusal that an error of a derivative is, or what to do instead; None of others."""
     told = str(error)
+    if told.startswith("Reverse-mode differentiation does not work for lax.while_loop"):
+        return UsageError(
+            "JAX has no reverse mode for a while loop of unknown length; check forward mode "
+            "alone with modes='forward', or use lax.scan"
+        )
     if found := _SHAPE.match(told):
         index, path = int(found[1]), found[2]
         got, wanted = _shape(found[3]), _shape(found[4])

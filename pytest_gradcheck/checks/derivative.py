@@ -151,6 +151,13 @@ class ValueAndGrad:
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
     ) -> list[Array | None]:
         """The second of the two."""
+        if any(leaf.shape for leaf in outputs.leaves):
+            second = problem.backend.flatten(self._both(problem.call(problem.fresh()))[1]).leaves
+            if len(second) == 1 and not second[0].shape:
+                raise UsageError(
+                    "value_and_grad=True: the function returns (gradient, value); it must return "
+                    "(value, gradient)"
+                )
         _require_scalar(outputs, "value_and_grad=True", "vjp= or jac=")
         return match(problem, self._both(problem.call(problem.fresh()))[1])
 

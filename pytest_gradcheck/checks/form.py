@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pytest_gradcheck.backends import Array, Leaf, RefusedRule, shape_told
 from pytest_gradcheck.checks.named import by_name
 from pytest_gradcheck.checks.problem import Problem
@@ -51,20 +53,38 @@ def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Arr
     if tree is None:
         told = "the derivative is None; return one array for each input (forgot a return?)"
         raise WrongDerivative("gradient-missing", "", told)
-    tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
+    tree = _dense(tree)
     # Inputs without elements are not under test, so their derivatives are not asked for.
     leaves = [leaf for leaf in problem.backend.flatten(tree).leaves if leaf.size]
+    if len(leaves) == 1 and leaves[0].shape == (*prefix, len(problem.inputs)):
+        leaves = _split(problem, leaves[0]) or leaves
     ordered = by_name(problem, tree, leaves) or list(leaves)
     if len(ordered) != len(problem.inputs):
         raise WrongDerivative(
             "gradient-count",
             "",
-            f"the derivative has {len(ordered)} parts, the inputs under test are "
-            f"{len(problem.inputs)}: {', '.join(problem.names[:6])}; return one part for each, "
-            f"or name the inputs it is for with wrt=",
+            f"the derivative has {len(ordered)} part{'s' * (len(ordered) != 1)}, the inputs "
+            f"under test are {len(problem.inputs)}: {', '.join(problem.names[:6])}; return one "
+            f"part for each, or name the inputs it is for with wrt=",
         )
     pairs = zip(ordered, problem.inputs, problem.names, strict=True)
     return [_checked(problem, got, want, name, prefix) for got, want, name in pairs]
+
+
+def _dense(tree: Any) -> Any:
+    """A matrix of ``scipy.sparse``, or an operator that stands for one, as an array."""
+    if hasattr(tree, "toarray"):
+        return tree.toarray()
+    return tree @ np.eye(tree.shape[1]) if hasattr(tree, "matmat") else tree
+
+
+def _split(problem: Problem, whole: Leaf) -> list[Leaf]:
+    """The last axis of one array as parts for a list of numbers; none for other inputs."""
+    groups = {problem.groups[i] for i in problem.selected}
+    count = len(problem.inputs)
+    if count == 1 or len(groups) > 1 or any(leaf.shape for leaf in problem.inputs):
+        return []
+    return list(problem.backend.flatten([whole.value[..., k] for k in range(count)]).leaves)
 
 
 def _checked(

@@ -103,9 +103,11 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
                 f"{problem.label} returned {got}; return the tensor itself: .item(), float() and "
                 f".numpy() cut it off from its derivative"
             )
+        is_lazy = any(hasattr(leaf.value, "to_dense") for leaf in outputs.leaves)
+        todo = "call .to_dense() on it" if is_lazy else "forgot a return?"
         raise UsageError(
             f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
-            f"(forgot a return?)"
+            f"({todo})"
         )
     for leaf in real:
         if not _is_finite(problem, leaf.value):

@@ -64,6 +64,11 @@ def test_a_function_that_raises_is_named_and_chained():
     assert isinstance(e.value.__cause__, ZeroDivisionError)
 
 
+class Lazy:
+    def to_dense(self):
+        return X
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
@@ -73,6 +78,7 @@ def test_a_function_that_raises_is_named_and_chained():
         (np.array([1, 2]), "returned ndarray of int64"),
         (np.zeros((0,)), "returned arrays without elements"),
         ([], "returned nothing"),
+        (Lazy(), "returned Lazy; .* \\(call .to_dense\\(\\) on it\\)"),
     ],
 )
 def test_outputs_that_cannot_be_differentiated(output, message):

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 import torch
 
-from pytest_gradcheck import check_gradient
+from pytest_gradcheck import UsageError, check_gradient
 
 X = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
 
@@ -56,6 +57,15 @@ def test_second_order_is_checked_where_forward_mode_is_missing():
     right, wrong = cubed(lambda x: x), cubed(jax.lax.stop_gradient)
     assert codes(check_gradient(right, x, modes=modes, order=2)) == ["forward-missing"]
     assert "wrong-second-order" in codes(check_gradient(wrong, x, modes=modes, order=2))
+
+
+def test_a_loop_that_has_no_reverse_mode_leads_to_forward_mode():
+    def power(x):
+        return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * x), (0, x))[1]
+
+    with pytest.raises(UsageError, match="check forward mode alone with modes='forward'"):
+        check_gradient(power, jnp.array([0.3, 0.5]))
+    assert check_gradient(power, jnp.array([0.3, 0.5]), modes="forward").verdict == "pass"
 
 
 def test_the_headline_names_what_is_missing():
