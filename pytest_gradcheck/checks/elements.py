@@ -105,6 +105,9 @@ def masked(parts: Parts) -> Diagnosis | None:
     if parts.clarity < TELLING**2:  # the other elements may be less wrong, and not right
         return None
     holding: list[tuple[str, Chosen]] = []
+    left_out = _left_out(parts)
+    if left_out is not None:
+        return left_out
     tried: list[Mask] = []
     for words, mask in _conditions(parts.case.x):
         if _is_tried(mask, tried) or _is_spent(parts):
@@ -121,6 +124,29 @@ def masked(parts: Parts) -> Diagnosis | None:
     return next((found for found in explained if found is not None), None)
 
 
+def _left_out(parts: Parts) -> Diagnosis | None:
+    """The elements that get zero for every cotangent, if they are what is wrong."""
+    mask = ~np.any([g != 0 for g in parts.case.gradients], axis=0)
+    if not 0 < mask.sum() < mask.size or _sides(parts, np.flatnonzero(mask)) != (True, False):
+        return None
+    known = (words for words, other in _conditions(parts.case.x) if (mask == other).all())
+    told = next(known, "") or _in_a_row(mask) or f"in {mask.sum()} of {mask.size} elements"
+    return _explained(parts, told, np.flatnonzero(mask))
+
+
+def _in_a_row(mask: Mask) -> str:
+    """A mask in words that picks neighbouring indices of one axis; nothing of others."""
+    for axis, length in enumerate(mask.shape):
+        picked = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        first, last = int(picked[0]), int(picked[-1])
+        if len(picked) * mask.size // length != mask.sum() or last - first >= len(picked):
+            continue
+        if last == length - 1:
+            return f"from index {first} of axis {axis} on"
+        return f"at index {first} to {last} of axis {axis}"
+    return ""
+
+
 def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:
     """Whether the gradient is wrong inside and outside, from one look inside."""
     if not 0 < len(inside) < parts.size:
@@ -131,11 +157,18 @@ def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:
 
 
 def _explained(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
-    """What is wrong under a condition; nothing where it does not show in every third element."""
-    error = parts.whole.difference
-    looks = [parts.look(inside[part::3], error) for part in range(min(3, len(inside)))]
-    if len(looks) < FEWEST_MASKED or any(look.off is None for look in looks):
+    """What is wrong under a condition; nothing where it does not show in each part of it.
+
+    The parts are thirds of its elements in a row, and in the order of their values.
+    """
+    if len(inside) < FEWEST_MASKED:
         return None
+    by_value = inside[np.argsort(abs(parts.case.x.ravel()[inside]), kind="stable")]
+    looks = []
+    for third in (*np.array_split(inside, 3), *np.array_split(by_value, 3)):
+        looks.append(parts.look(third, parts.whole.difference))
+        if looks[-1].off is None:
+            return None
     comparisons = [c for look in looks for c in look.comparisons if c.is_known]
     is_zero = not any(g.ravel()[inside].any() for g in parts.case.gradients)
     return _named(Diagnosis("masked", words), is_zero, comparisons)

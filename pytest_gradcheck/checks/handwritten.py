@@ -12,6 +12,7 @@ from pytest_gradcheck.checks.derivative import Derivative, HandGrad, HandJac, Ha
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm
+from pytest_gradcheck.errors import brief
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -90,8 +91,8 @@ def _layouts(
         try:
             got = problem.backend.flatten(derivative(problem.fresh(), given)).leaves
         except Exception as error:  # the user's own derivative; told, not hidden
-            told = f"{what} the derivative raises {type(error).__name__}: {error}"
-            yield Variant("backward-layout", what, breach=told[:160])
+            told = f"the derivative raises {type(error).__name__} {what}: {error}"
+            yield Variant("backward-layout", what, breach=brief(told, 160))
             continue
         yield Variant("backward-layout", what, expected, [x.value for x in got if x.dtype])
 
