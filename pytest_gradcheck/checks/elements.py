@@ -101,10 +101,9 @@ def _masked_alone(parts: Parts, places: list[Place]) -> Diagnosis | None:
 
 
 def masked(parts: Parts) -> Diagnosis | None:
-    """The narrowest condition under which the gradient is wrong, and otherwise right."""
+    """A condition under which the gradient is wrong throughout, and otherwise right."""
     if parts.clarity < TELLING**2:  # the other elements may be less wrong, and not right
         return None
-    holding: list[tuple[str, Chosen]] = []
     left_out = _left_out(parts)
     if left_out is not None:
         return left_out
@@ -115,13 +114,14 @@ def masked(parts: Parts) -> Diagnosis | None:
         tried.append(mask)
         is_wrong = _sides(parts, np.flatnonzero(mask))
         opposite = (w for w, m in _conditions(parts.case.x) if (m != mask).all())
+        found = None
         if is_wrong == (True, False):
-            holding.append((words, np.flatnonzero(mask)))
-        elif is_wrong == (False, True):
-            holding += [(told, np.flatnonzero(~mask)) for told in opposite][:1]
-    holding.sort(key=lambda pair: len(pair[1]))
-    explained = (_explained(parts, words, inside) for words, inside in holding)
-    return next((found for found in explained if found is not None), None)
+            found = _explained(parts, words, np.flatnonzero(mask))
+        elif is_wrong == (False, True) and (told := next(opposite, "")):
+            found = _explained(parts, told, np.flatnonzero(~mask))
+        if found is not None:  # wrong in each part of it, so that no narrower one holds
+            return found
+    return None
 
 
 def _left_out(parts: Parts) -> Diagnosis | None:
