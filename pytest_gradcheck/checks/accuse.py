@@ -14,7 +14,8 @@ from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.results import Evidence, Finding
 
 ADVICE = {
-    "missing": "look for detach, .data, .item(), a non-differentiable step, or a None in backward",
+    "missing": "look for detach, no_grad, .data, .item(), a step that is not differentiable, or a "
+    "None in backward",
     "zero": "look for detach, stop_gradient, an input left out of backward, or a mask of zeros",
     "sign": "look for a minus sign, or a difference written the other way round",
     "factor": "look for a constant that forward and backward do not share (mean, square, scale)",

@@ -46,9 +46,22 @@ def _first_run(blank: Probe) -> Flat:
     except UsageError:
         raise
     except Exception as error:  # the user's own code; chained, so that its traceback is shown
-        raise UsageError(
-            f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
-        ) from of_user(error)
+        told = f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
+        hint = _misread(problem) if isinstance(error, (TypeError, AttributeError)) else ""
+        raise UsageError(told + hint) from of_user(error)
+
+
+def _misread(problem: Problem) -> str:
+    """How a call was meant that other checkers take."""
+    call = problem.call(problem.point)
+    if len(call.args) == 1 and isinstance(call.args[0], (tuple, list)):
+        kind = type(call.args[0]).__name__
+        return f"; it was given one {kind}: give the inputs one by one, as in gradcheck(f, x, y)"
+    if getattr(call.fn, "__qualname__", "").endswith(".forward") and not hasattr(
+        call.fn, "__self__"
+    ):
+        return "; give the apply of a custom function, not its forward"
+    return ""
 
 
 def _scales(problem: Problem) -> tuple[float, ...]:

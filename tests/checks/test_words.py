@@ -41,6 +41,31 @@ def test_one_that_is_wrong_either_way_is_not():
     assert SWAPPED not in result.headline
 
 
+def test_a_result_is_true_where_it_is_green():
+    assert check_gradient(np.tanh, X, vjp=tanh_vjp)
+    assert not check_gradient(np.tanh, X, vjp=lambda g, x: 2 * tanh_vjp(g, x))
+    assert not check_gradient(np.tanh, X, vjp=tanh_vjp, tolerance=1e-3, resolution=1e-6)
+
+
+def test_inputs_as_other_checkers_take_them_are_told():
+    x = torch.ones(3)
+    for inputs in ((x, x), [x, x]):
+        with pytest.raises(UsageError, match="give the inputs one by one, as in gradcheck"):
+            check_gradient(torch.atan2, inputs)
+    with pytest.raises(UsageError, match="give the apply of a custom function"):
+        check_gradient(Square.forward, x)
+
+
+def test_a_function_that_draws_anew_is_told_so_first():
+    made = (np.random.default_rng(k) for k in itertools.count())
+    result = check_gradient(lambda x: x * next(made).normal(), X, vjp=lambda w, x: w)
+    assert result.verdict == "undecided"
+    assert "two equal calls of the function give different values" in result.headline
+    assert result.advice == (
+        "make it a function of its inputs: no counter, no generator of its own",
+    )
+
+
 def test_inputs_in_another_order_than_those_of_the_function_are_told():
     def f(x, y):
         return (x * y**2).sum()
