@@ -174,7 +174,7 @@ def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
     told = f"{name} is off by {percent(size)}"
     if found.detail:
-        return f"{told}, in {found.detail} elements tried"
+        return f"{told}, in {found.detail}"
     places = [_place(seen, culprit, place) for place in found.places]
     return told + (f", most of it in {' and '.join(places)}" if places else "")
 

@@ -124,6 +124,37 @@ def masked(parts: Parts) -> Diagnosis | None:
     return None
 
 
+def sliced(parts: Parts) -> Diagnosis | None:
+    """The one index of an axis at which the gradient is wrong throughout, and otherwise right."""
+    if parts.clarity < TELLING**2:
+        return None
+    places = np.arange(parts.size).reshape(parts.case.x.shape)
+    lengths: tuple[int, ...] = places.shape if places.ndim > 1 else ()
+    for axis, length in enumerate(lengths):
+        if length < 3 or parts.size // length < FEWEST_MASKED or _is_spent(parts):
+            continue
+        index = _halved_along(parts, np.moveaxis(places, axis, 0).reshape(length, -1))
+        inside = None if index is None else np.ravel(places.take(index, axis))
+        if inside is not None and _sides(parts, inside) == (True, False):
+            return _explained(parts, f"at index {index} of axis {axis}", inside)
+    return None
+
+
+def _halved_along(parts: Parts, slices: Chosen) -> int | None:
+    """The number of the slice that holds the error, followed down; None where several do."""
+    error, unsure = parts.whole.difference, parts.whole.bound + parts.whole.slack
+    first, last = 0, len(slices)
+    while last - first > 1:
+        middle = (first + last) // 2
+        seen = parts.at(slices[first:middle].ravel(), error)
+        unsure += seen.bound
+        here, there = abs(seen.difference), abs(error - seen.difference)
+        if not seen.is_known or min(here, there) > unsure or max(here, there) <= unsure:
+            return None
+        first, last = (first, middle) if here > there else (middle, last)
+    return first
+
+
 def _left_out(parts: Parts) -> Diagnosis | None:
     """The elements that get zero for every cotangent, if they are what is wrong."""
     mask = ~np.any([g != 0 for g in parts.case.gradients], axis=0)
@@ -248,7 +279,12 @@ def many(parts: Parts) -> Diagnosis:
     if not tried:
         return Diagnosis("other")
     shown = tuple(wrong[:MOST_PLACES])
-    return Diagnosis("other", f"{len(wrong)} of {tried}", places=shown, share=len(wrong) / tried)
+    told = f"{len(wrong) or 'none'} of {tried} elements tried"
+    if wrong and all(abs(p.comparison.reference) <= p.comparison.bound for p in wrong):
+        told += ", where zero is right"
+    elif wrong and all(p.comparison.claimed == 0 for p in wrong):
+        told += ", which get zero"
+    return Diagnosis("other", told, places=shown, share=len(wrong) / tried)
 
 
 def _is_spent(parts: Parts) -> bool:

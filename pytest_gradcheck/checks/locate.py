@@ -144,7 +144,7 @@ def _can_be_examined(survey: Survey, index: int, looks: Sequence[Look]) -> bool:
 def _within(parts: Parts) -> Diagnosis:
     """What is wrong where no repair of the whole gradient fits."""
     faint = None
-    for examine in (elements.few, elements.pooled, elements.masked, rows.wrong):
+    for examine in (elements.few, elements.pooled, elements.masked, elements.sliced, rows.wrong):
         found = examine(parts)
         if found is not None and found.pattern != "other":
             return found

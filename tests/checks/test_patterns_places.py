@@ -43,6 +43,28 @@ def test_a_block_that_is_left_out(index, told):
     assert named(without(index)) == ("gradient-masked", f"x gets zero, only {told}")
 
 
+@pytest.mark.parametrize(
+    ("index", "told"), [(np.s_[2], "2 of axis 0"), (np.s_[:, 4], "4 of axis 1")]
+)
+def test_one_slice(index, told):
+    def change(g, x):
+        wrong = g.copy()
+        wrong[index] *= np.linspace(1.5, 3, len(wrong[index]))
+        return wrong
+
+    assert named(change) == ("gradient-masked", f"x is wrong, only at index {told}")
+
+
+def test_what_should_be_zero_and_what_gets_it():
+    def clipped(x):
+        return np.clip(x, -0.5, 0.5)
+
+    _, told = named(lambda g, x: g, clipped, np.ones_like)
+    assert told.endswith(" of 12 elements tried, where zero is right")
+    _, told = named(lambda g, x: g * (x >= 0.5), relu, lambda x: (x > 0) * 1.0)
+    assert told.endswith(" of 12 elements tried, which get zero")
+
+
 def test_a_threshold_is_not_taken_for_a_condition_that_holds_by_chance():
     x = X.copy()
     x[0] = -abs(x[0])
