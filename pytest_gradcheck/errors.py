@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import traceback
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +29,11 @@ class GradCheckError(AssertionError):
 
 class UsageError(ValueError):
     """A call, marker, flag or ini value that cannot be carried out as written."""
+
+
+def brief(text: str, most: int) -> str:
+    """A text in one line of at most so many characters, cut between words."""
+    return textwrap.shorten(text, most, placeholder=" …")
 
 
 # What the user's code raised while a check ran that will raise itself; None where none will.

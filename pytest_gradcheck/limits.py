@@ -182,8 +182,8 @@ LIMITS: tuple[Limit, ...] = (
         name="resolution",
         checks=("gradcheck",),
         default=RESOLUTION,
-        help="Largest relative error of an input's gradient that may stay unseen in a pass; 32 "
-        "times the tolerance where that is more",
+        help="Largest relative error of an input's gradient that may stay unseen in a pass; the "
+        "tolerance where that is more",
         source="1 % costs one or two directions in float64; natively what differences certify",
         low=0.0,
         high=1.0,

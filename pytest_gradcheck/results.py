@@ -122,6 +122,10 @@ class Result:
     context: Context = field(default_factory=Context)
     advice: tuple[str, ...] = ()
 
+    def __bool__(self) -> bool:
+        """Whether it is green, so that ``assert check_gradient(...)`` fails where it is not."""
+        return self.verdict == "pass"
+
     def table(self, name: str) -> Evidence | None:
         """The evidence called ``name``, or None."""
         return next((item for item in self.evidence if item.name == name), None)

@@ -58,6 +58,7 @@ TORCH = {
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_records",
+    "backends.torch_refused",
     "backends.torch_passes",
     "backends.torch_resets",
     "backends.torch_gates",
@@ -289,7 +290,14 @@ def given_codes(call):
 
 
 # Codes that stand where these values are made.
-ELSEWHERE = ("error.code", "variant.code", "cause.code", "suspect.code")
+ELSEWHERE = (
+    "error.code",
+    "variant.code",
+    "cause.code",
+    "suspect.code",
+    "first.code",
+    "refused.code",
+)
 
 
 def words(node, function, patterns):
@@ -303,13 +311,7 @@ def words(node, function, patterns):
         assert ast.unparse(tail.value) == "culprit.pattern"
         return {head.value + pattern for pattern in patterns}
     if isinstance(node, ast.Attribute):
-        assert ast.unparse(node) in (
-            "error.code",
-            "variant.code",
-            "cause.code",
-            "suspect.code",
-            "first.code",
-        ), ast.unparse(node)
+        assert ast.unparse(node) in ELSEWHERE, ast.unparse(node)
         return set()
     if isinstance(node, ast.Subscript):  # a code out of a table of words
         words_of = importlib.import_module(f"{HOUSE.name}.checks.flow.words")
@@ -346,6 +348,8 @@ CONTRACTS = (
     "checks/handwritten",
     "backends/torch_contracts",
     "backends/jax_contracts",
+    "backends/torch_refused",
+    "backends/jax_refused",
 )
 
 

@@ -82,7 +82,10 @@ def _offset(gs: Gradients, xs: Gradients, seed: int) -> Gradients:
 def _negative(gs: Gradients, xs: Gradients, seed: int) -> Gradients | None:
     i = seed % len(gs)
     mask = np.real(xs[i]) < 0
-    return _with(gs, i, np.where(mask, 1.5 * gs[i], gs[i])) if mask.any() else None
+    # All of them are a factor, and one of them is an element: mistakes of other names.
+    if not 1 < mask.sum() < mask.size:
+        return None
+    return _with(gs, i, np.where(mask, 1.5 * gs[i], gs[i]))
 
 
 def _swapped(gs: Gradients, xs: Gradients, seed: int) -> Gradients | None:

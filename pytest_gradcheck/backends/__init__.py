@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_gradcheck.backends.protocol import Array, Backend, Flat, Function, Guard, Leaf, Variant
+from pytest_gradcheck.backends.refused import RefusedRule, shape_told
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -20,11 +21,13 @@ __all__ = [
     "Function",
     "Guard",
     "Leaf",
+    "RefusedRule",
     "Variant",
     "load",
     "names",
     "owner",
     "register",
+    "shape_told",
     "unregister",
 ]
 

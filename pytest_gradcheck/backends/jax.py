@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modes, jax_modules
+from pytest_gradcheck.backends import jax_arrays, jax_contracts, jax_modes, jax_modules, jax_refused
 from pytest_gradcheck.backends.jax_arrays import WIDE, enable_x64, hosted
 from pytest_gradcheck.backends.jax_runs import Runs
 from pytest_gradcheck.backends.numpy import held_arrays
@@ -50,7 +50,12 @@ class JaxBackend:
     ) -> list[Array | None]:
         """Reverse mode by ``jax.vjp``."""
         with _mode_for(point):
-            pulled = _runs().gradient(f, point, cotangents)
+            try:
+                pulled = _runs().gradient(f, point, cotangents)
+            except (TypeError, ValueError) as error:
+                if (told := jax_refused.refused(error)) is not None:
+                    raise told from error
+                raise
         return [hosted(g) for g in pulled]
 
     def jvp(

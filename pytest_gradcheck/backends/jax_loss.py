@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pytest_gradcheck.backends.jax_modules import flatten
 from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends.raised import loss_raised
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -69,7 +70,8 @@ def _alone(loss: Loss, flat: Flat, values: Sequence[Any], batch: Any) -> Any:
     except UsageError:
         raise
     except Exception as error:  # whatever the user's code raises, told with its own words
-        raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
+        first = flat.rebuild(list(values))
+        raise loss_raised("loss(model, batch)", first, batch, error) from error
 
 
 @contextmanager

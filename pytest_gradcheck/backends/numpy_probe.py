@@ -30,6 +30,7 @@ from pytest_gradcheck.backends.numpy_records import (
     word,
 )
 from pytest_gradcheck.backends.protocol import Leaf
+from pytest_gradcheck.backends.raised import loss_raised
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -112,9 +113,7 @@ class NumpyProbe:
         try:
             told = self._loss(state, batch)
         except Exception as error:  # whatever the user's code raises, told with its own words
-            raise UsageError(
-                f"loss(params, batch) raised {type(error).__name__}: {error}"
-            ) from error
+            raise loss_raised("loss(params, batch)", state, batch, error) from error
         value, record, gradients = parts(told)
         if self._optimizer is not None and gradients is None:
             raise UsageError(

@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends import torch_contracts, torch_modes, torch_sparse, tree
+from pytest_gradcheck.backends import (
+    torch_contracts,
+    torch_modes,
+    torch_refused,
+    torch_sparse,
+    tree,
+)
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Guard, Leaf, Variant
 from pytest_gradcheck.backends.torch_asserts import asserted
 from pytest_gradcheck.backends.torch_functional import Functional
@@ -67,7 +73,12 @@ class TorchBackend:
                 return [None] * len(inputs)
             kept, weights = zip(*pairs, strict=True)
             owned = [w.clone() for w in weights]  # a backward may write into them
-            grads = torch.autograd.grad(kept, inputs, owned, allow_unused=True)
+            try:
+                grads = torch.autograd.grad(kept, inputs, owned, allow_unused=True)
+            except RuntimeError as error:
+                if (told := torch_refused.refused(error, kept, inputs)) is not None:
+                    raise told from error
+                raise
         return [None if g is None else torch_sparse.dense(g).detach() for g in grads]
 
     def jvp(

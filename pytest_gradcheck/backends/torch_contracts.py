@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pytest_gradcheck.backends.protocol import Array, Flat, Variant
 from pytest_gradcheck.backends.torch_sparse import dense
+from pytest_gradcheck.errors import brief
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -127,7 +128,7 @@ def _twice(run: _Run, nodes: Sequence[Any]) -> Iterator[Variant]:
         yield Variant(
             "backward-second-call",
             "",
-            breach=f"the second backward over one graph {_raised(error)}",
+            breach=f"the backward {_raised(error, 'when it runs a second time over one graph')}",
         )
         return
     yield Variant("backward-second-call", "from a second backward over one graph", first, second)
@@ -145,9 +146,8 @@ def _identical(a: Tensor, b: Tensor) -> bool:
     return bool(same and (a.layout != torch.strided or torch.allclose(a, b, 0, 0, equal_nan=True)))
 
 
-def _raised(error: BaseException) -> str:
-    told = " ".join(str(error).split())
-    return f"raises {type(error).__name__}: {told[:80]}{'…' if len(told) > 80 else ''}"
+def _raised(error: BaseException, what: str) -> str:
+    return f"raises {type(error).__name__} {what}: {brief(str(error), 80)}"
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def _compared(
     try:
         return Variant(code, what, expected, run.again(weights))
     except Exception as error:  # the user's own backward; told, not hidden
-        return Variant(code, what, breach=f"{what} the backward {_raised(error)}")
+        return Variant(code, what, breach=f"the backward {_raised(error, what)}")
 
 
 def _offset(w: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def _alone(run: _Run) -> Iterator[Variant]:
         try:
             (got,) = run.fresh(run.weights, [i])
         except Exception as error:  # the user's own backward; told, not hidden
-            breach = f"{what} the backward {_raised(error)}"
+            breach = f"the backward {_raised(error, what)}"
             yield Variant("backward-input-alone", what, breach=breach)
             continue
         expected: list[Any] = [None] * count

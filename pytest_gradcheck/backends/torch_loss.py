@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends.handed import scalar
+from pytest_gradcheck.backends.raised import loss_raised
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -26,7 +27,7 @@ def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
     try:
         value = loss(model, batch)
     except Exception as error:  # whatever the user's code raises, told with its own words
-        raise UsageError(f"loss(model, batch) raised {type(error).__name__}: {error}") from error
+        raise loss_raised("loss(model, batch)", model, batch, error) from error
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         told = f"{given} of {value.dtype}" if given == () else given  # one number, but complex

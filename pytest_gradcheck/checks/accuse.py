@@ -14,7 +14,8 @@ from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.results import Evidence, Finding
 
 ADVICE = {
-    "missing": "look for detach, .data, .item(), a non-differentiable step, or a None in backward",
+    "missing": "look for detach, no_grad, .data, .item(), a step that is not differentiable, or a "
+    "None in backward",
     "zero": "look for detach, stop_gradient, an input left out of backward, or a mask of zeros",
     "sign": "look for a minus sign, or a difference written the other way round",
     "factor": "look for a constant that forward and backward do not share (mean, square, scale)",
@@ -64,7 +65,7 @@ def advice(backend: str, code: str) -> str:
     return ADVICE_OF.get((backend, code), ADVICE[code])
 
 
-SMALL = 1e-4  # relative; where solvers stop and tables end
+SMALL = 1e-3  # relative; where solvers stop and tables end
 EXACT = 1e-6  # relative; what two looks can tell at least
 CONSTANTS = {
     "pi": math.pi,
@@ -146,7 +147,7 @@ def _sentence(seen: Measured, culprit: Culprit) -> str:
     if found.pattern == "masked":
         return f"{_scaled(seen, names, found.factor)}, only {found.detail}"
     if found.pattern in ("offset", "term"):
-        return _added(seen, found, names[0])
+        return _added(seen, culprit.index, found, names[0])
     factor, hint = _factor(seen, found.factor)
     told = SENTENCES[found.pattern].format(name=names[0], detail=found.detail, factor=factor)
     if found.pattern in ("rolled", "flipped") and found.detail:
@@ -154,14 +155,15 @@ def _sentence(seen: Measured, culprit: Culprit) -> str:
     return told + (hint if found.pattern == "factor" else "")
 
 
-def _added(seen: Measured, found: Diagnosis, name: str) -> str:
+def _added(seen: Measured, index: int, found: Diagnosis, name: str) -> str:
     """What was added to or left out of the right gradient."""
     right = f"{name} gets the right one {'minus' if found.factor < 0 else 'plus'} "
     if math.isnan(found.factor):  # another one for each upstream cotangent
         return right + (f"a multiple of {found.detail}" if found.detail else "a constant")
     factor, _ = _factor(seen, abs(found.factor))
     if not found.detail:
-        return f"{right}{factor} in every element"
+        is_one = seen.plan.probe.problem.inputs[index].size == 1
+        return f"{right}{factor}" + ("" if is_one else " in every element")
     return right + (found.detail if factor == "1" else f"{factor} times {found.detail}")
 
 
@@ -172,7 +174,7 @@ def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
     told = f"{name} is off by {percent(size)}"
     if found.detail:
-        return f"{told}, in {found.detail} elements tried"
+        return f"{told}, in {found.detail}"
     places = [_place(seen, culprit, place) for place in found.places]
     return told + (f", most of it in {' and '.join(places)}" if places else "")
 

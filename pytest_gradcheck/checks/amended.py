@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pytest_gradcheck.checks import accuse
 from pytest_gradcheck.checks.kinks import Slope
+from pytest_gradcheck.errors import brief
 from pytest_gradcheck.results import SEVERITIES, Finding, Result
 
 # Findings on the form of a derivative, which no intention excuses.
@@ -13,12 +14,16 @@ OF_FORM = {"gradient-count", "gradient-shape", "gradient-dtype", "gradient-nonfi
 
 
 # What was asked for and is not there, which makes no number wrong.
-MISSING = {"forward-missing", "batched-missing", "second-order-missing"}
+MISSING = {
+    "forward-missing": "no forward mode",
+    "batched-missing": "no batched gradient",
+    "second-order-missing": "no second derivative",
+}
 
 
 def short(sentence: str) -> str:
     """A headline under 100 characters."""
-    return sentence if len(sentence) < 100 else sentence[:98] + "…"
+    return brief(sentence, 99)
 
 
 def intended(judged: Result, reason: str) -> Result:
@@ -51,6 +56,7 @@ def joined(judged: Result, found: tuple[Finding, ...], backend: str) -> Result:
     if not found:
         return judged
     wrong = [finding for finding in found if finding.severity == "fail"]
+    wrong.sort(key=lambda finding: finding.code in MISSING)  # after what is wrong
     findings = tuple(sorted((*judged.findings, *found), key=lambda f: SEVERITIES.index(f.severity)))
     if not wrong or judged.verdict == "fail":
         return replace(judged, findings=findings)
@@ -60,9 +66,10 @@ def joined(judged: Result, found: tuple[Finding, ...], backend: str) -> Result:
     findings = (*wrong, *(finding for finding in findings if finding not in wrong))
     known = [f.code for f in wrong if f.code in accuse.ADVICE]
     advice = tuple(dict.fromkeys(accuse.advice(backend, code) for code in known))
-    is_missing = all(finding.code in MISSING for finding in wrong)
-    what = "no such" if is_missing else "wrong"
-    headline = short(f"{what} gradient of {judged.label}: {wrong[0].message}")
+    what, sentence = MISSING.get(wrong[0].code, "wrong gradient"), wrong[0].message
+    if wrong[0].code in MISSING:
+        sentence = sentence.partition(" raises ")[2] or sentence
+    headline = short(f"{what} of {judged.label}: {sentence}")
     return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
 
 

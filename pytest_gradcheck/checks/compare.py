@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_gradcheck.checks.demand import Demand
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Line, Shares
+from pytest_gradcheck.checks.projection import norm
 from pytest_gradcheck.numerics import precision
 
 # A Gaussian projection of an error of norm t exceeds 4 t once in 16,000 directions.
 TOLERANCE_FACTOR = 4.0
+ROUNDED_UP = 1 + 2.0**-20  # so that what is off by the tolerance itself is accepted
 # Rounding of a sum of some thousand terms that cancel, in units of the last place of the terms.
 CANCELLATION_UNITS = 64.0
 # The same for a function that rounds more than its own precision explains, measured.
@@ -29,6 +32,7 @@ class Comparison:
         bound: Bound of the reference's error.
         slack: Accepted error of the claimed number itself.
         cancelled: The part of it that is the rounding of terms that cancel.
+        is_meant: Whether the rest of it was given as what is right, and is no rounding.
         kink: Gap between the one-sided slopes, 0 where the function is smooth.
         is_staircase: Whether zero is right as well: the function is flat between its steps.
     """
@@ -40,16 +44,25 @@ class Comparison:
     kink: float
     is_staircase: bool = False
     cancelled: float = 0.0
+    is_meant: bool = False
 
     @property
     def difference(self) -> float:
         """Claimed minus reference."""
         return self.claimed - self.reference
 
-    @property
-    def hidden(self) -> float:
-        """Largest error of the derivative that could hide here."""
-        return 2 * self.bound + self.slack
+    def hidden(self, shown: float) -> float:
+        """Largest error of the derivative that could hide here.
+
+        Args:
+            shown: The largest difference that was seen along like directions, this one among them.
+        """
+        return self.obscure + min(self.slack - self.cancelled, shown)
+
+    def plain(self, factor: float) -> float:
+        """A difference that leaves no doubt: what is accepted on purpose is none."""
+        sure = self.slack - self.cancelled if self.is_meant else 0.0
+        return sure + factor * (self.bound + self.slack - sure)
 
     @property
     def obscure(self) -> float:
@@ -74,33 +87,50 @@ class Comparison:
         return self.claimed / self.reference if abs(self.reference) > self.bound else math.nan
 
 
-def compare(plan: Plan, line: Line, shares: Shares, tolerance: float) -> tuple[Comparison, ...]:
+def compare(plan: Plan, line: Line, shares: Shares, demand: Demand) -> tuple[Comparison, ...]:
     """One comparison for each set of cotangents.
 
     Args:
         plan: Gives the claim.
         line: What was measured.
         shares: For each input that moved, the share of its own size by which it did.
-        tolerance: Relative error of an input's gradient that is accepted.
+        demand: What is accepted.
     """
-    found = line.estimate
+    found, tolerance = line.estimate, demand.of_claimed
     norms, scales = plan.claim.norms, plan.probe.scales
+    lengths = _lengths(plan, line, shares) if demand.is_meant else {}
     comparisons = []
     for j, gradient in enumerate(plan.claim.gradients):
-        moved = math.hypot(*(norms[j][i] * scales[i] * share for i, share in shares.items()))
-        cancelled = TOLERANCE_FACTOR * _cancelled(plan, j, line, tolerance)
+        parts = {i: norms[j][i] * scales[i] * share for i, share in shares.items()}
+        accepted = TOLERANCE_FACTOR * tolerance * math.hypot(*parts.values())
+        if demand.is_meant:
+            most = math.fsum(lengths[i] * part for i, part in parts.items())
+            accepted = min(accepted, ROUNDED_UP * tolerance * most)
+        cancelled = TOLERANCE_FACTOR * _cancelled(plan, j, line, demand.tolerance)
         comparisons.append(
             Comparison(
                 claimed=plan.probe.pairing(gradient, line.direction),
                 reference=float(found.value[j]),
                 bound=float(found.bound[j]),
-                slack=TOLERANCE_FACTOR * tolerance * moved + cancelled,
+                slack=accepted + cancelled,
                 kink=float(found.kink[j]),
                 is_staircase=found.is_staircase,
                 cancelled=cancelled,
+                is_meant=demand.is_meant,
             )
         )
     return tuple(comparisons)
+
+
+def _lengths(plan: Plan, line: Line, shares: Shares) -> dict[int, float]:
+    """Length of a direction in each input that moved, in its scale and share.
+
+    An error of norm t is at most t times that along the direction, whatever it is.
+    """
+    backend, scales = plan.probe.problem.backend, plan.probe.scales
+    return {
+        i: norm(backend, line.direction[i]) / (scales[i] * share) for i, share in shares.items()
+    }
 
 
 def _cancelled(plan: Plan, j: int, line: Line, tolerance: float) -> float:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from pytest_gradcheck.backends import Array, Backend, Flat, Function, Leaf
-from pytest_gradcheck.checks.named import by_name
+from pytest_gradcheck.backends import (
+    Array,
+    Backend,
+    Flat,
+    Function,
+    Leaf,
+)
+from pytest_gradcheck.checks.form import match
 from pytest_gradcheck.checks.problem import Call, Problem
 from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
 from pytest_gradcheck.errors import UsageError
-from pytest_gradcheck.numerics import precision
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 
-class WrongDerivative(Exception):  # noqa: N818  # a finding on its way, not a fault of ours
-    """A derivative that is wrong by its form, before any number is compared."""
-
-    def __init__(self, code: str, where: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.where, self.message = code, where, message
-
-
 class Derivative(Protocol):
-    """One way of getting the gradient under test."""
+    """One way of getting the gradient under test.
+
+    ``takes_cotangent`` tells whether it multiplies by the cotangent itself.
+    """
+
+    takes_cotangent: ClassVar[bool]
 
     def function(self, problem: Problem) -> Function:
         """The function itself, of the inputs under test."""
@@ -45,6 +47,8 @@ class Derivative(Protocol):
 
 
 class _Plain:
+    takes_cotangent: ClassVar[bool] = False
+
     def function(self, problem: Problem) -> Function:
         """The function itself, of the inputs under test."""
         return problem.run
@@ -53,6 +57,8 @@ class _Plain:
 @dataclass(frozen=True)
 class Automatic(_Plain):
     """Reverse mode of the framework."""
+
+    takes_cotangent: ClassVar[bool] = True
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -77,6 +83,7 @@ class HandGrad(_Plain):
     """``grad(*args)``: the gradient of a scalar function."""
 
     grad: Callable[..., Any]
+    form: ClassVar[str] = "grad({})"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -92,6 +99,8 @@ class HandVjp(_Plain):
     """``vjp(cotangent, *args)``: the vector-Jacobian product."""
 
     vjp: Callable[..., Any]
+    form: ClassVar[str] = "vjp(cotangent, {})"
+    takes_cotangent: ClassVar[bool] = True
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -108,6 +117,7 @@ class HandJac(_Plain):
     """``jac(*args)``: the whole Jacobian, shape output + input for each input."""
 
     jac: Callable[..., Any]
+    form: ClassVar[str] = "jac({})"
 
     def gradient(
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
@@ -131,6 +141,8 @@ class HandJac(_Plain):
 class ValueAndGrad:
     """A function that returns ``(value, gradient)`` itself."""
 
+    takes_cotangent: ClassVar[bool] = False
+
     def function(self, problem: Problem) -> Function:
         """The first of the two."""
         return lambda point: self._both(problem.call(point))[0]
@@ -139,6 +151,13 @@ class ValueAndGrad:
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
     ) -> list[Array | None]:
         """The second of the two."""
+        if any(leaf.shape for leaf in outputs.leaves):
+            second = problem.backend.flatten(self._both(problem.call(problem.fresh()))[1]).leaves
+            if len(second) == 1 and not second[0].shape:
+                raise UsageError(
+                    "value_and_grad=True: the function returns (gradient, value); it must return "
+                    "(value, gradient)"
+                )
         _require_scalar(outputs, "value_and_grad=True", "vjp= or jac=")
         return match(problem, self._both(problem.call(problem.fresh()))[1])
 
@@ -184,76 +203,6 @@ def choose(
     if jac is not None:
         return HandJac(jac)
     return ValueAndGrad() if value_and_grad else Automatic()
-
-
-def match(problem: Problem, tree: Any, prefix: tuple[int, ...] = ()) -> list[Array | None]:
-    """A hand-written derivative as one array for each input under test.
-
-    Leaves go by name where the names agree (a dict of gradients in any order), else by order.
-
-    Args:
-        problem: The problem whose inputs are to be matched.
-        tree: What the hand-written function returned.
-        prefix: Shape that stands before each input's own (the output's, for a Jacobian).
-
-    Raises:
-        UsageError: Parts with names that no input has.
-        WrongDerivative: Wrong count, shape or type.
-    """
-    tree = tree.toarray() if hasattr(tree, "toarray") else tree  # scipy.sparse
-    # Inputs without elements are not under test, so their derivatives are not asked for.
-    leaves = [leaf for leaf in problem.backend.flatten(tree).leaves if leaf.size]
-    ordered = by_name(problem, tree, leaves) or list(leaves)
-    if len(ordered) != len(problem.inputs):
-        raise WrongDerivative(
-            "gradient-count",
-            "",
-            f"the derivative has {len(ordered)} parts, the inputs under test are "
-            f"{len(problem.inputs)}: {', '.join(problem.names[:6])}; return one part for each, "
-            f"or name the inputs it is for with wrt=",
-        )
-    pairs = zip(ordered, problem.inputs, problem.names, strict=True)
-    return [_checked(problem, got, want, name, prefix) for got, want, name in pairs]
-
-
-def _checked(
-    problem: Problem, got: Leaf, want: Leaf, name: str, prefix: tuple[int, ...]
-) -> Array | None:
-    if got.value is None:
-        return None
-    if not got.dtype and type(got.value) in (float, complex):
-        got = problem.backend.flatten(problem.backend.convert(got.value)).leaves[0]
-    if not got.dtype:
-        kind = getattr(got.value, "dtype", type(got.value).__name__)
-        raise WrongDerivative(
-            "gradient-dtype",
-            name,
-            f"the derivative for {name} is of type {kind}; it must be floating-point like the "
-            f"input ({want.dtype})",
-        )
-    shape = prefix + want.shape
-    if got.shape != shape and not _same_matrix(got, want, prefix):
-        what = "the Jacobian" if prefix else "the derivative"
-        raise WrongDerivative(
-            "gradient-shape",
-            name,
-            f"{what} for {name} has shape {got.shape}; it must have shape {shape}",
-        )
-    if precision.epsilon(got.dtype) > precision.epsilon(want.dtype):
-        raise WrongDerivative(
-            "gradient-dtype",
-            name,
-            f"the derivative for {name} is {got.dtype}, coarser than the input ({want.dtype})",
-        )
-    return got.value
-
-
-def _same_matrix(got: Leaf, want: Leaf, prefix: tuple[int, ...]) -> bool:
-    # A Jacobian may come as the matrix (output size, input size) that SciPy passes around.
-    rows = 1
-    for extent in prefix:
-        rows *= extent
-    return bool(prefix) and got.shape == (rows, want.size)
 
 
 def _transposed_times(backend: Backend, jacobian: Array, weight: Array, leaf: Leaf) -> Array:

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_gradcheck.checks.case import Numbers
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.parts import Chosen, Parts
 from pytest_gradcheck.checks.patterns import TELLING, Diagnosis, Place, common_factor
-from pytest_gradcheck.checks.repairs import Numbers
 from pytest_gradcheck.numerics.seeds import derive
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -101,10 +101,12 @@ def _masked_alone(parts: Parts, places: list[Place]) -> Diagnosis | None:
 
 
 def masked(parts: Parts) -> Diagnosis | None:
-    """The narrowest condition under which the gradient is wrong, and otherwise right."""
+    """A condition under which the gradient is wrong throughout, and otherwise right."""
     if parts.clarity < TELLING**2:  # the other elements may be less wrong, and not right
         return None
-    holding: list[tuple[str, Chosen]] = []
+    left_out = _left_out(parts)
+    if left_out is not None:
+        return left_out
     tried: list[Mask] = []
     for words, mask in _conditions(parts.case.x):
         if _is_tried(mask, tried) or _is_spent(parts):
@@ -112,13 +114,68 @@ def masked(parts: Parts) -> Diagnosis | None:
         tried.append(mask)
         is_wrong = _sides(parts, np.flatnonzero(mask))
         opposite = (w for w, m in _conditions(parts.case.x) if (m != mask).all())
+        found = None
         if is_wrong == (True, False):
-            holding.append((words, np.flatnonzero(mask)))
-        elif is_wrong == (False, True):
-            holding += [(told, np.flatnonzero(~mask)) for told in opposite][:1]
-    holding.sort(key=lambda pair: len(pair[1]))
-    explained = (_explained(parts, words, inside) for words, inside in holding)
-    return next((found for found in explained if found is not None), None)
+            found = _explained(parts, words, np.flatnonzero(mask))
+        elif is_wrong == (False, True) and (told := next(opposite, "")):
+            found = _explained(parts, told, np.flatnonzero(~mask))
+        if found is not None:  # wrong in each part of it, so that no narrower one holds
+            return found
+    return None
+
+
+def sliced(parts: Parts) -> Diagnosis | None:
+    """The one index of an axis at which the gradient is wrong throughout, and otherwise right."""
+    if parts.clarity < TELLING**2:
+        return None
+    places = np.arange(parts.size).reshape(parts.case.x.shape)
+    lengths: tuple[int, ...] = places.shape if places.ndim > 1 else ()
+    for axis, length in enumerate(lengths):
+        if length < 3 or parts.size // length < FEWEST_MASKED or _is_spent(parts):
+            continue
+        index = _halved_along(parts, np.moveaxis(places, axis, 0).reshape(length, -1))
+        inside = None if index is None else np.ravel(places.take(index, axis))
+        if inside is not None and _sides(parts, inside) == (True, False):
+            return _explained(parts, f"at index {index} of axis {axis}", inside)
+    return None
+
+
+def _halved_along(parts: Parts, slices: Chosen) -> int | None:
+    """The number of the slice that holds the error, followed down; None where several do."""
+    error, unsure = parts.whole.difference, parts.whole.bound + parts.whole.slack
+    first, last = 0, len(slices)
+    while last - first > 1:
+        middle = (first + last) // 2
+        seen = parts.at(slices[first:middle].ravel(), error)
+        unsure += seen.bound
+        here, there = abs(seen.difference), abs(error - seen.difference)
+        if not seen.is_known or min(here, there) > unsure or max(here, there) <= unsure:
+            return None
+        first, last = (first, middle) if here > there else (middle, last)
+    return first
+
+
+def _left_out(parts: Parts) -> Diagnosis | None:
+    """The elements that get zero for every cotangent, if they are what is wrong."""
+    mask = ~np.any([g != 0 for g in parts.case.gradients], axis=0)
+    if not 0 < mask.sum() < mask.size or _sides(parts, np.flatnonzero(mask)) != (True, False):
+        return None
+    known = (words for words, other in _conditions(parts.case.x) if (mask == other).all())
+    told = next(known, "") or _in_a_row(mask) or f"in {mask.sum()} of {mask.size} elements"
+    return _explained(parts, told, np.flatnonzero(mask))
+
+
+def _in_a_row(mask: Mask) -> str:
+    """A mask in words that picks neighbouring indices of one axis; nothing of others."""
+    for axis, length in enumerate(mask.shape):
+        picked = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        first, last = int(picked[0]), int(picked[-1])
+        if len(picked) * mask.size // length != mask.sum() or last - first >= len(picked):
+            continue
+        if last == length - 1:
+            return f"from index {first} of axis {axis} on"
+        return f"at index {first} to {last} of axis {axis}"
+    return ""
 
 
 def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:
@@ -131,11 +188,18 @@ def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:
 
 
 def _explained(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
-    """What is wrong under a condition; nothing where it does not show in every third element."""
-    error = parts.whole.difference
-    looks = [parts.look(inside[part::3], error) for part in range(min(3, len(inside)))]
-    if len(looks) < FEWEST_MASKED or any(look.off is None for look in looks):
+    """What is wrong under a condition; nothing where it does not show in each part of it.
+
+    The parts are thirds of its elements in a row, and in the order of their values.
+    """
+    if len(inside) < FEWEST_MASKED:
         return None
+    by_value = inside[np.argsort(abs(parts.case.x.ravel()[inside]), kind="stable")]
+    looks = []
+    for third in (*np.array_split(inside, 3), *np.array_split(by_value, 3)):
+        looks.append(parts.look(third, parts.whole.difference))
+        if looks[-1].off is None:
+            return None
     comparisons = [c for look in looks for c in look.comparisons if c.is_known]
     is_zero = not any(g.ravel()[inside].any() for g in parts.case.gradients)
     return _named(Diagnosis("masked", words), is_zero, comparisons)
@@ -215,7 +279,12 @@ def many(parts: Parts) -> Diagnosis:
     if not tried:
         return Diagnosis("other")
     shown = tuple(wrong[:MOST_PLACES])
-    return Diagnosis("other", f"{len(wrong)} of {tried}", places=shown, share=len(wrong) / tried)
+    told = f"{len(wrong) or 'none'} of {tried} elements tried"
+    if wrong and all(abs(p.comparison.reference) <= p.comparison.bound for p in wrong):
+        told += ", where zero is right"
+    elif wrong and all(p.comparison.claimed == 0 for p in wrong):
+        told += ", which get zero"
+    return Diagnosis("other", told, places=shown, share=len(wrong) / tried)
 
 
 def _is_spent(parts: Parts) -> bool:

@@ -15,6 +15,7 @@ from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.pairing import Direction, Pairing
 from pytest_gradcheck.checks.power import percent
+from pytest_gradcheck.errors import brief
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Finding
 
@@ -40,8 +41,7 @@ def findings(seen: Measured, limits: Limits) -> Iterator[Finding]:
 
 def raised(what: str, error: BaseException) -> str:
     """An error of the user's own rule in one line."""
-    brief = " ".join(str(error).split())
-    return f"{what} raises {type(error).__name__}: {brief[:100]}{'…' if len(brief) > 100 else ''}"
+    return f"{what} raises {type(error).__name__}: {brief(str(error), 100)}"
 
 
 def exact(seen: Measured, limits: Limits) -> Pairing:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pytest_gradcheck.checks import amended, contracts, derivative, modes, verdict
 from pytest_gradcheck.checks.bind import bind
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Automatic, Derivative, WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic, Derivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.question import Question
-from pytest_gradcheck.checks.swapped import TOLD, is_swapped
+from pytest_gradcheck.checks.swapped import TOLD, is_swapped, reordered
 from pytest_gradcheck.checks.tangents import ByTangents, restricted
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
@@ -67,10 +68,12 @@ def check(
             if is_swapped(problem, asked, guard, cost, limits, context.seed):
                 raise UsageError(TOLD) from error.__cause__
             raise
-        if judged.verdict == "fail" and is_swapped(
-            problem, asked, guard, cost, limits, context.seed
-        ):
-            judged = replace(judged, advice=(TOLD,))
+        if judged.verdict == "fail":
+            if is_swapped(problem, asked, guard, cost, limits, context.seed):
+                what, _, todo = TOLD.partition("; ")
+                headline = amended.short(f"wrong gradient of {problem.label}: {what}")
+                judged = replace(judged, headline=headline, advice=(todo,))
+            judged = replace(judged, advice=(*reordered(question), *judged.advice))
     return replace(
         judged,
         context=replace(

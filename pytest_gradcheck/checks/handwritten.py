@@ -8,23 +8,13 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Variant
-from pytest_gradcheck.checks.derivative import (
-    Automatic,
-    Derivative,
-    HandGrad,
-    HandJac,
-    HandVjp,
-)
+from pytest_gradcheck.checks.derivative import Derivative, HandGrad, HandJac, HandVjp
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm
+from pytest_gradcheck.errors import brief
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-
-def takes_cotangent(derivative: Derivative) -> bool:
-    """Whether the derivative itself multiplies by the cotangent."""
-    return isinstance(derivative, (Automatic, HandVjp))
 
 
 def breaches(probe: Probe, weights: Cotangents) -> Iterator[Variant]:
@@ -101,8 +91,8 @@ def _layouts(
         try:
             got = problem.backend.flatten(derivative(problem.fresh(), given)).leaves
         except Exception as error:  # the user's own derivative; told, not hidden
-            told = f"{what} the derivative raises {type(error).__name__}: {error}"
-            yield Variant("backward-layout", what, breach=told[:160])
+            told = f"the derivative raises {type(error).__name__} {what}: {error}"
+            yield Variant("backward-layout", what, breach=brief(told, 160))
             continue
         yield Variant("backward-layout", what, expected, [x.value for x in got if x.dtype])
 

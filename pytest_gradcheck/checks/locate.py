@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gradcheck.checks import elements, patterns, rows
+from pytest_gradcheck.checks.case import Case
 from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import MOST_ELEMENTS, Diagnosis
-from pytest_gradcheck.checks.repairs import Case
 from pytest_gradcheck.checks.survey import Survey
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -19,7 +20,6 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 MOST_CULPRITS = 8  # that are named: some 30 evaluations each
 MOST_EXAMINED = 3  # of which the wrong elements are looked for: some 100 evaluations each
 LOOKS = 3  # one to find a coefficient, two to confirm it
-ATTEMPTS = 2  # a half may hide its error along one direction by chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +53,11 @@ def culprits(survey: Survey, suspects: Sequence[int]) -> list[Culprit]:
     Nothing is found where the whole does not show its error again, or where no input shows it
     alone.
     """
-    looks = (_look(survey, suspects, attempt) for attempt in range(ATTEMPTS))
+    looks = (_look(survey, suspects, attempt) for attempt in range(survey.demand.attempts))
     again = next((look for look in looks if look.off is not None), None)
     found = [] if again is None else _narrowed(survey, suspects, again, [])
     named = [_culprit(survey, index, look) for index, look in found]
+    named = _exchanged(survey, named)
     unexplained = [culprit for culprit in named if culprit.pattern == "other"][:MOST_EXAMINED]
     return [_examined(survey, c) if c in unexplained else c for c in named]
 
@@ -68,7 +69,7 @@ def _narrowed(
     if len(group) == 1:
         return [*found, (group[0], look)]
     half, before = len(group) // 2, found
-    for attempt in range(ATTEMPTS):
+    for attempt in range(survey.demand.attempts):
         for part in (group[:half], group[half:]):
             if len(found) >= MOST_CULPRITS or (found and survey.plan.probe.cost.is_spent):
                 return found
@@ -92,15 +93,37 @@ def _culprit(survey: Survey, index: int, look: Look) -> Culprit:
     return Culprit(index, looks, _diagnosis(survey, index, looks))
 
 
+def _exchanged(survey: Survey, found: Sequence[Culprit]) -> list[Culprit]:
+    """The same where two inputs have each other's gradient, whatever each looks like alone."""
+    named = list(found)
+    for one, other in itertools.combinations(range(len(named)), 2):
+        a, b = named[one], named[other]
+        if _has_that_of(survey, a, b.index) and _has_that_of(survey, b, a.index):
+            names = survey.plan.probe.problem.names
+            named[one] = replace(a, diagnosis=Diagnosis("swapped", names[b.index]))
+            named[other] = replace(b, diagnosis=Diagnosis("swapped", names[a.index]))
+    return named
+
+
+def _has_that_of(survey: Survey, culprit: Culprit, other: int) -> bool:
+    """Whether what another input gets is right for this one."""
+    case = Case(survey.plan, culprit.index)
+    is_known = culprit.pattern != "other" and _can_be_examined(survey, case.index, culprit.looks)
+    return is_known and other in case.twins and patterns.is_swapped(case, other, culprit.looks)
+
+
 def _diagnosis(survey: Survey, index: int, looks: Sequence[Look]) -> Diagnosis:
     """What is wrong by the looks that there are."""
+    can_be = _can_be_examined(survey, index, looks)
+    case = Case(survey.plan, index)
+    seen = patterns.sights(case, looks) if can_be else []
+    extra = patterns.added(case, seen) if can_be else None
+    if extra is not None:
+        return extra
     factor = patterns.common_factor([c for look in looks for c in look.comparisons if c.is_known])
     if not math.isnan(factor):
         return Diagnosis("sign" if abs(factor + 1) < 1e-3 else "factor", factor=factor)
-    if not _can_be_examined(survey, index, looks):
-        return Diagnosis("other")
-    case = Case(survey.plan, index)
-    return patterns.diagnosis(case, patterns.sights(case, looks)) or Diagnosis("other")
+    return (patterns.diagnosis(case, seen) if can_be else None) or Diagnosis("other")
 
 
 def _examined(survey: Survey, culprit: Culprit) -> Culprit:
@@ -121,7 +144,7 @@ def _can_be_examined(survey: Survey, index: int, looks: Sequence[Look]) -> bool:
 def _within(parts: Parts) -> Diagnosis:
     """What is wrong where no repair of the whole gradient fits."""
     faint = None
-    for examine in (elements.few, elements.pooled, elements.masked, rows.wrong):
+    for examine in (elements.few, elements.pooled, elements.masked, elements.sliced, rows.wrong):
         found = examine(parts)
         if found is not None and found.pattern != "other":
             return found

@@ -42,9 +42,8 @@ class Look:
 
     @property
     def is_plain(self) -> bool:
-        """Whether some comparison is off by several times what was allowed."""
-        allowed = ((c.difference, c.bound + c.slack) for c in self.comparisons if c.is_known)
-        return any(abs(gap) > PLAIN * room for gap, room in allowed)
+        """Whether some comparison is off by several times what is not known for sure."""
+        return any(c.is_known and abs(c.difference) > c.plain(PLAIN) for c in self.comparisons)
 
     @property
     def claims(self) -> bool:
@@ -84,13 +83,21 @@ class Look:
         """Whether some reference is larger than its bound."""
         return any(abs(c.reference) > c.bound for c in self.comparisons)
 
-    def hidden(self, index: int) -> float:
-        """What could hide in an input's scaled gradient, root mean square over the cotangents."""
-        return self._hidden / self.shares[index]
+    def hidden(self, index: int, shown: float) -> float:
+        """What could hide in an input's scaled gradient, root mean square over the cotangents.
+
+        Args:
+            index: The input.
+            shown: Size of the differences that were seen, in that input's scaled gradient.
+        """
+        share = self.shares[index]
+        squares = (c.hidden(shown * share) ** 2 for c in self.comparisons)
+        return math.sqrt(sum(squares) / len(self.comparisons)) / share
 
     @functools.cached_property
-    def _hidden(self) -> float:
-        return math.sqrt(sum(c.hidden**2 for c in self.comparisons) / len(self.comparisons))
+    def shown(self) -> float:
+        """The largest difference between a claim and its reference."""
+        return max((abs(c.difference) for c in self.comparisons if c.is_known), default=0.0)
 
     @property
     def stood_still(self) -> bool:

@@ -9,14 +9,14 @@ from pytest_gradcheck.backends import Guard
 from pytest_gradcheck.checks import confirm, kinks, plan, rounding
 from pytest_gradcheck.checks.compare import EXCESS
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, WrongDerivative
+from pytest_gradcheck.checks.demand import demand
+from pytest_gradcheck.checks.derivative import Derivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.locate import Culprit, culprits
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
-from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.problem import Problem
-from pytest_gradcheck.checks.sight import Demand
 from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import Limits
@@ -29,8 +29,6 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 # least some units in the last place, so that the point moves at all.
 NUDGE = 2.0**-9
 NUDGE_UNITS = 8.0
-# An error that is accepted cannot be asked to show: six directions see 32 times the tolerance.
-RESOLVED_PER_TOLERANCE = 32.0
 NUDGES = 4  # coarse numbers may stay tied after one; a relu may be dead on one side
 SHOWS = 16.0  # some of what is rounded may cancel, or count for little in the output
 ATTEMPTS = 3  # contradictions that were refuted are forgotten twice
@@ -167,16 +165,3 @@ def _nudged(survey: Survey) -> Iterator[Problem]:
     for k in range(NUDGES):
         step = probe.direction(derive(survey.seed, "nudge", k), everything)
         yield problem.moved([x + v * size for x, v in zip(problem.point, step, strict=True)])  # type: ignore[operator]  # every input moves
-
-
-def demand(limits: Limits, planned: Plan) -> Demand:
-    """What the limits ask for in the precisions of a plan."""
-    tolerance = limits.number("tolerance", planned.claimed_in)
-    resolution = limits.number("resolution", planned.probe.precision)
-    if limits.use("resolution").source == "default":
-        resolution = min(1.0, max(resolution, RESOLVED_PER_TOLERANCE * tolerance))
-    return Demand(
-        resolution=resolution,
-        miss_probability=limits.number("miss_probability"),
-        tolerance=tolerance,
-    )

@@ -57,12 +57,18 @@ def findings(
 ) -> tuple[Finding, ...]:
     """What the modes that were asked for beside reverse have wrong."""
     told = _beside_reverse(seen, limits, modes)
-    if question.order == 2 and not any(f.severity == "fail" for f in told):
+    if question.order == 2:
         again, found = second_order.measured(seen, limits, seed)
         told += found
-        if again is not None:
-            told += tuple(map(second_order.named, _beside_reverse(again, limits, modes)))
+        if again is not None:  # what is wrong or missing in first order is so in second
+            right = [mode for mode in modes if not any(_is_of(f, mode) for f in told)]
+            told += tuple(map(second_order.named, _beside_reverse(again, limits, right)))
     return told
+
+
+def _is_of(finding: Finding, mode: str) -> bool:
+    """Whether a finding says that a mode is wrong or missing."""
+    return finding.severity == "fail" and finding.code.startswith(f"{mode}-")
 
 
 def _beside_reverse(seen: Measured, limits: Limits, modes: Sequence[str]) -> tuple[Finding, ...]:

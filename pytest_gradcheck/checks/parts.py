@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_gradcheck.checks.case import Case, Numbers
 from pytest_gradcheck.checks.compare import Comparison, strongest
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.patterns import Place
-from pytest_gradcheck.checks.repairs import Case, Numbers
 from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around, first_exponents

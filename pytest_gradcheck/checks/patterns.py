@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_gradcheck.checks.case import Case, Numbers
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.look import Look
-from pytest_gradcheck.checks.repairs import SAME, Case, Numbers, Repair, repairs, terms
+from pytest_gradcheck.checks.repairs import SAME, Repair, constants, repairs, terms
 
 # An error this much larger than what is allowed tells repairs apart; a smaller one fits several.
 TELLING = 8.0
+NEARLY = 1e-3  # of an error, that a repair may leave where it leaves that of
+SEVERAL = 3  # and more comparisons
 # Rounding inside leaves errors of some units in the last place of the lower precision.
 ROUNDING_UNITS = 4.0
 LOWER_PRECISIONS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
@@ -111,6 +114,27 @@ def diagnosis(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
     return _rounded(case, seen)
 
 
+def added(case: Case, seen: Sequence[Sight]) -> Diagnosis | None:
+    """What backward adds whatever its cotangent is, where it is right without."""
+    extra = case.at_zero
+    if extra is None or not any(sight.is_telling for sight in seen):
+        return None
+    if not _fits(Repair("offset", "", lambda j: case.gradients[j] - extra), seen):
+        return None
+    for term in constants(case):
+        known = term.right(0)
+        share = float(np.vdot(known, extra).real / (np.vdot(known, known).real or 1.0))
+        if np.linalg.norm(extra - share * known) <= SAME * np.linalg.norm(extra):
+            return Diagnosis(term.pattern, term.detail, share)
+    return Diagnosis("term", "the same for every cotangent", 1.0)
+
+
+def is_swapped(case: Case, other: int, looks: Sequence[Look]) -> bool:
+    """Whether the gradient claimed for another input explains what was seen in this one."""
+    seen, swap = sights(case, looks), Repair("swapped", "", lambda j: case.claimed(other, j))
+    return any(sight.is_telling for sight in seen) and _fits(swap, seen)
+
+
 def common_factor(comparisons: Sequence[Comparison]) -> float:
     """Claimed over reference where it is the same number along every direction, else NaN."""
     best = min(comparisons, key=lambda c: c.bound / (abs(c.reference) or 5e-324), default=None)
@@ -129,8 +153,11 @@ def common_factor(comparisons: Sequence[Comparison]) -> float:
 
 
 def _fits(repair: Repair, seen: Sequence[Sight]) -> bool:
+    # A small number is added to what a normalisation divides by.
+    nearly = NEARLY if repair.pattern == "mean" and len(seen) >= SEVERAL else 0.0
     return all(
-        abs(sight.along(repair.right(sight.column)) - sight.comparison.reference) <= sight.allowed
+        abs(sight.along(repair.right(sight.column)) - sight.comparison.reference)
+        <= sight.allowed + nearly * abs(sight.comparison.difference)
         for sight in seen
     )
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.outputs import sides
 from pytest_gradcheck.checks.point import start
 from pytest_gradcheck.checks.probe import OUTSIDE_DOMAIN, Probe
 from pytest_gradcheck.checks.projection import Cotangents, norm
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, brief
 from pytest_gradcheck.limits import PROMOTED
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
@@ -86,6 +86,19 @@ class Plan:
         """(inputs,) root mean square, over the sets of cotangents, of the scaled gradient norms."""
         columns = zip(self.probe.scales, *self.claim.norms, strict=True)
         return tuple(s * math.sqrt(sum(n * n for n in ns) / len(ns)) for s, *ns in columns)
+
+    @functools.cached_property
+    def at_zero(self) -> Gradient | None:
+        """The derivative for cotangents of zeros, where it multiplies by them itself; else None."""
+        probe, weights = self.probe, self.cotangents
+        if self.claim is self.asis:
+            probe, weights = self.native, self.native_cotangents
+        if probe.outputs.has_rules is False or not probe.derivative.takes_cotangent:
+            return None
+        try:
+            return _owned(probe, probe.gradient([None if w is None else w * 0 for w in weights[0]]))
+        except (UsageError, WrongDerivative):  # told as a contract that is broken
+            return None
 
     @property
     def least_bound(self) -> float:
@@ -169,8 +182,7 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
 
 
 def _brief(error: BaseException) -> str:
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__} ({told[:60]}{'…' if len(told) > 60 else ''})"
+    return f"{type(error).__name__} ({brief(str(error), 60)})"
 
 
 def _same_function(native: Probe, wide: Probe) -> bool:

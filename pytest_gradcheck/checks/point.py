@@ -46,9 +46,22 @@ def _first_run(blank: Probe) -> Flat:
     except UsageError:
         raise
     except Exception as error:  # the user's own code; chained, so that its traceback is shown
-        raise UsageError(
-            f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
-        ) from of_user(error)
+        told = f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
+        hint = _misread(problem) if isinstance(error, (TypeError, AttributeError)) else ""
+        raise UsageError(told + hint) from of_user(error)
+
+
+def _misread(problem: Problem) -> str:
+    """How a call was meant that other checkers take."""
+    call = problem.call(problem.point)
+    if len(call.args) == 1 and isinstance(call.args[0], (tuple, list)):
+        kind = type(call.args[0]).__name__
+        return f"; it was given one {kind}: give the inputs one by one, as in gradcheck(f, x, y)"
+    if getattr(call.fn, "__qualname__", "").endswith(".forward") and not hasattr(
+        call.fn, "__self__"
+    ):
+        return "; give the apply of a custom function, not its forward"
+    return ""
 
 
 def _scales(problem: Problem) -> tuple[float, ...]:
@@ -103,9 +116,11 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
                 f"{problem.label} returned {got}; return the tensor itself: .item(), float() and "
                 f".numpy() cut it off from its derivative"
             )
+        is_lazy = any(hasattr(leaf.value, "to_dense") for leaf in outputs.leaves)
+        todo = "call .to_dense() on it" if is_lazy else "forgot a return?"
         raise UsageError(
             f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
-            f"(forgot a return?)"
+            f"({todo})"
         )
     for leaf in real:
         if not _is_finite(problem, leaf.value):

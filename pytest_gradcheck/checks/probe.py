@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_gradcheck.backends import Array, Flat, Guard
+from pytest_gradcheck.backends import Array, Flat, Guard, RefusedRule
 from pytest_gradcheck.checks.cost import Cost
-from pytest_gradcheck.checks.derivative import Derivative, Uncast, WrongDerivative
+from pytest_gradcheck.checks.derivative import Derivative, Uncast
+from pytest_gradcheck.checks.form import WrongDerivative, of_form
 from pytest_gradcheck.checks.problem import Problem, of_user
 from pytest_gradcheck.checks.projection import Cotangents, norm, projected, rounding_of
 from pytest_gradcheck.errors import UsageError
@@ -142,10 +143,15 @@ class Probe:
             return self.derivative.gradient(self.problem, self.outputs, cotangents)
         except (UsageError, WrongDerivative):
             raise
+        except RefusedRule as refused:
+            raise of_form(self.problem, refused) from refused.__cause__
         except Exception as error:  # the user's own code; chained, so that its traceback is shown
-            raise UsageError(
-                f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
-            ) from of_user(error)
+            told = f"the derivative of {self.problem.label} raised {type(error).__name__}: {error}"
+            form = getattr(self.derivative, "form", "")
+            if form and isinstance(error, TypeError) and "argument" in str(error):
+                names = dict.fromkeys(self.problem.groups[i] for i in self.problem.selected)
+                told += f"; it is called as {form.format(', '.join(names))}"
+            raise UsageError(told) from of_user(error)
 
     def direction(self, seed: int, shares: Shares) -> list[Array | None]:
         """A random direction in some of the inputs, as it will be realised in their precision.

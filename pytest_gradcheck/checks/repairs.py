@@ -14,15 +14,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pytest_gradcheck.backends import Array
-from pytest_gradcheck.checks.derivative import WrongDerivative
-from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.projection import is_bilinear
+from pytest_gradcheck.checks.case import Case, Numbers
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.errors import UsageError
 
-Numbers = NDArray[Any]  # float64 or complex128
 Source = Callable[[int], Numbers]  # set of cotangents -> an array
 SAME = 1e-6  # relative; far above the rounding of equal numbers
 MOST_AXES = 4  # whose permutations are tried: 23 of them
@@ -43,77 +39,6 @@ class Repair:
     right: Source
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """The claimed gradient of an input, and what it may have been confused with, in NumPy.
-
-    Complex gradients are brought to the convention in which ``Re(sum(conj(g) * v))`` is the
-    derivative along ``v``.
-    """
-
-    plan: Plan
-    index: int
-
-    @functools.cached_property
-    def x(self) -> Numbers:
-        """The input."""
-        return self.value(self.index)
-
-    @functools.cached_property
-    def gradients(self) -> tuple[Numbers, ...]:
-        """The claimed gradient for each set of cotangents."""
-        return tuple(self.claimed(self.index, j) for j in range(len(self.plan.cotangents)))
-
-    def value(self, i: int) -> Numbers:
-        """Value of an input."""
-        return self.plain(self.plan.probe.problem.point[i])
-
-    def claimed(self, i: int, j: int) -> Numbers:
-        """Gradient claimed for an input, zero where there is none."""
-        gradient = self.plan.claim.gradients[j][i]
-        if gradient is None:
-            return np.zeros(self.shape(i))
-        return self.brought(gradient).reshape(self.shape(i))
-
-    def brought(self, gradient: Array) -> Numbers:
-        """A gradient in the convention of this file."""
-        plain = self.plain(gradient)
-        bilinear = np.iscomplexobj(plain) and is_bilinear(self.plan.probe.problem.backend)
-        return plain.conj() if bilinear else plain
-
-    def weights(self, j: int) -> list[Numbers]:
-        """A set of cotangents."""
-        return [self.plain(w) for w in self.plan.cotangents[j] if w is not None]
-
-    def shape(self, i: int) -> tuple[int, ...]:
-        """Shape of an input."""
-        return self.plan.probe.problem.inputs[i].shape
-
-    @property
-    def can_run(self) -> bool:
-        """Whether the derivative can run again on the side of the differences."""
-        return self.plan.claim.dtype == self.plan.probe.precision
-
-    @property
-    def others(self) -> list[int]:
-        """The other inputs."""
-        return [i for i in range(len(self.plan.probe.problem.inputs)) if i != self.index]
-
-    @property
-    def twins(self) -> list[int]:
-        """The other inputs of the same shape."""
-        return [i for i in self.others if self.shape(i) == self.shape(self.index)]
-
-    def name(self, i: int) -> str:
-        """Path of an input."""
-        return self.plan.probe.problem.names[i]
-
-    def plain(self, x: Array) -> Numbers:
-        """Any array as NumPy numbers in double precision."""
-        host = np.asarray(self.plan.probe.problem.backend.to_numpy(x))
-        return host.astype(np.complex128 if np.iscomplexobj(host) else np.float64)
-
-
 def repairs(case: Case) -> Iterator[Repair]:
     """All that can be tried, the likeliest first."""
     for of_kind in _KINDS:
@@ -124,12 +49,17 @@ def terms(case: Case) -> Iterator[Repair]:
     """Terms of which some multiple may be missing or too much; any would explain one number."""
     if case.x.size < 2:
         return
+    yield from constants(case)
+    for i in case.twins:
+        yield Repair("term", f"the gradient of {case.name(i)}", partial(case.claimed, i))
+
+
+def constants(case: Case) -> Iterator[Repair]:
+    """Those of the terms that are the same for every cotangent."""
     yield Repair("offset", "", lambda j: np.ones(case.x.shape))
     yield Repair("term", case.name(case.index), lambda j: case.x)
     if not np.iscomplexobj(case.x):
         yield Repair("term", f"sign({case.name(case.index)})", lambda j: np.sign(case.x))
-    for i in case.twins:
-        yield Repair("term", f"the gradient of {case.name(i)}", partial(case.claimed, i))
 
 
 def _conjugated(case: Case) -> Iterator[Repair]:

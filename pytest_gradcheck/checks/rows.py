@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks.compare import Comparison
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.outputs import leaf_name
 from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import Diagnosis
@@ -89,10 +89,14 @@ def wrong(parts: Parts) -> Diagnosis | None:
         return None
     rows = Rows(parts)
     try:
-        m = spots[0] if len(spots) == 1 else _only_leaf(rows, spots)
+        off = spots if len(spots) == 1 else _wrong_leaves(rows, spots)
+        m = off[0] if len(off) == 1 else None
         element = None if m is None else _only_element(rows, m)
     except (UsageError, WrongDerivative):  # a derivative that takes no cotangents with zeros
         return None
+    if m is None and 1 < len(off) < len(spots):
+        names = [leaves[k].path for k in off]
+        return Diagnosis("output", f"outputs {', '.join(names[:-1])} and {names[-1]}")
     if m is None or (element is None and len(spots) == 1):
         return None
     leaf = leaves[m]
@@ -102,11 +106,11 @@ def wrong(parts: Parts) -> Diagnosis | None:
     return Diagnosis("output", f"output{name}")
 
 
-def _only_leaf(rows: Rows, spots: Sequence[int]) -> int | None:
+def _wrong_leaves(rows: Rows, spots: Sequence[int]) -> list[int]:
+    """Those of the outputs whose own derivative is wrong."""
     leaves = rows.parts.survey.plan.probe.outputs.leaves
     seen = rows.errors([{m: np.ones(leaves[m].size)} for m in spots])
-    off = [m for m, c in zip(spots, seen, strict=True) if c.is_off]
-    return off[0] if len(off) == 1 else None
+    return [m for m, c in zip(spots, seen, strict=True) if c.is_off]
 
 
 def _only_element(rows: Rows, m: int) -> int | None:

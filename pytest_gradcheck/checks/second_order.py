@@ -13,13 +13,14 @@ from typing import Any
 from pytest_gradcheck.backends import Array, Leaf
 from pytest_gradcheck.checks import verdict
 from pytest_gradcheck.checks.compare import cancellation
-from pytest_gradcheck.checks.derivative import Automatic, WrongDerivative
+from pytest_gradcheck.checks.derivative import Automatic
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.measure import measure
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Call, Problem
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, brief
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.seeds import derive
 from pytest_gradcheck.results import Finding, Severity
@@ -41,9 +42,9 @@ def measured(
     except WrongDerivative as error:
         return None, (_of_form(error),)
     except UsageError as error:
-        told = " ".join(str(error.__cause__ or error).split())
-        told = told[:100] + ("…" if len(told) > 100 else "")
-        message = f"the gradient cannot be differentiated again: {told}"
+        cause = error.__cause__ or error
+        told = f"{type(cause).__name__}: {brief(str(cause), 100)}"
+        message = f"differentiating the gradient again raises {told}"
         return None, (Finding(code="second-order-missing", severity="fail", message=message),)
     return again, _told(again, limits)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pytest_gradcheck.checks.demand import Demand
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.plan import Plan
 from pytest_gradcheck.numerics import precision
@@ -19,21 +20,6 @@ DIM_FACTOR = 1e4  # bounds so much wider than rounding leaves them say nothing a
 SMALL_SHARE = {"float64": 1e-3, "float32": 1e-1}
 COARSE_RESOLUTION = 0.5
 FADED_SHARE = 1e-3  # the same in any precision
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a survey has to reach, from the limits.
-
-    Args:
-        resolution: Relative error of an input's gradient that must be visible.
-        miss_probability: Probability with which it may be missed.
-        tolerance: Relative error of an input's gradient that is accepted.
-    """
-
-    resolution: float
-    miss_probability: float
-    tolerance: float
 
 
 @dataclass(slots=True, eq=False)
@@ -55,11 +41,38 @@ class Sight:
         return self.plan.sizes[index]
 
     def resolution(self, index: int) -> float:
-        """Smallest relative error of an input's gradient that would have been seen."""
-        hidden = [look.hidden(index) for look in self.looks if index in look.shares]
+        """Smallest relative error of an input's gradient that would have been seen and failed."""
+        looks = [look for look in self.looks if index in look.shares]
+        sure = self._visible([look.hidden(index, math.inf) for look in looks], index)
+        if not self.demand.resolution < sure < math.inf:
+            return max(sure, self.demand.tolerance)
+        # Of what is accepted, no more hides along any direction than was seen along one of them.
+        # As that decides on how long is looked, errors are missed up to twice as often: measured.
+        shown = max(look.shown / look.shares[index] for look in looks)
+        hidden = [look.hidden(index, shown) for look in looks]
+        return max(min(sure, self._visible(hidden, index, 0.5)), self.demand.tolerance)
+
+    def blur(self, index: int) -> float:
+        """The same resolution if the differences were all that errors could hide behind."""
+        looks = [look for look in self.looks if index in look.shares]
+        return self._visible([look.obscure / look.shares[index] for look in looks], index)
+
+    def _visible(self, hidden: Sequence[float], index: int, odds: float = 1.0) -> float:
         size = self.gradient_size(index)
-        seen = visible_error(hidden, self.demand.miss_probability)
-        return seen / size if size else math.inf
+        if not size:
+            return math.inf
+        return visible_error(hidden, odds * self.demand.miss_probability) / size
+
+    def sees(self, index: int, goal: float, most: float = math.inf) -> bool:
+        """Whether an error of a relative size would show: in the differences and in the claim.
+
+        Args:
+            index: The input.
+            goal: The size.
+            most: What may hide behind a claim that is off by what is accepted, at the most.
+        """
+        within = max(goal, min(self.demand.within, most))
+        return self.blur(index) <= goal and self.resolution(index) <= within
 
     @property
     def whole(self) -> float:
@@ -103,8 +116,8 @@ class Sight:
 
     def is_below_noise(self, index: int) -> bool:
         """Whether an input moves the function by less than the function's own rounding."""
-        hidden = [look.hidden(index) for look in self.looks if index in look.shares]
-        least = min(hidden, default=math.inf)
+        looks = [look for look in self.looks if index in look.shares]
+        least = min((look.obscure / look.shares[index] for look in looks), default=math.inf)
         return math.isfinite(least) and self.gradient_size(index) <= least
 
     def is_dim(self, index: int) -> bool:
@@ -117,7 +130,7 @@ class Sight:
 
     def unresolved(self, inputs: Sequence[int]) -> list[int]:
         """Those of the inputs in which an error of the asked size could still hide."""
-        return [i for i in inputs if not self.resolution(i) <= self.demand.resolution]
+        return [i for i in inputs if not self.sees(i, self.demand.resolution)]
 
     @property
     def dull(self) -> list[int]:
@@ -131,7 +144,7 @@ class Sight:
         The gradient of such an input is less than ``SMALL_SHARE`` of the whole, and zero, a sign
         or a factor 2 in it would still be seen.
         """
-        return self.is_small(index) and self.resolution(index) <= COARSE_RESOLUTION
+        return self.is_small(index) and self.sees(index, COARSE_RESOLUTION)
 
     def is_small(self, index: int) -> bool:
         """Whether the gradient of an input is small beside the whole."""

@@ -116,7 +116,7 @@ class Survey(Sight):
         )
         if line.estimate.exponent is None:
             line = edges.one_sided(plan.probe, direction, plan.cotangents, plan.floor) or line
-        return Look(shares, line, compare(self.plan, line, shares, self.demand.tolerance))
+        return Look(shares, line, compare(self.plan, line, shares, self.demand))
 
     def again(
         self,
@@ -141,7 +141,8 @@ class Survey(Sight):
 
     def relax(self, resolution: float, arithmetic: str) -> None:
         """Ask for less from now on, along other directions, since the function rounds so much."""
-        self.demand = replace(self.demand, resolution=resolution)
+        within = max(self.demand.within, resolution)
+        self.demand = replace(self.demand, resolution=resolution, within=within)
         self.inside = arithmetic
         self._again += "'"
 
@@ -197,10 +198,10 @@ class Survey(Sight):
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
         return any(
             (len(looks) == 1 and self._may_show(i))
-            or visible_error([min(look.hidden(i) for look in looks)] * most, miss)
+            or visible_error([min(look.obscure / look.shares[i] for look in looks)] * most, miss)
             <= self.goal(i) * self.gradient_size(i)
             for i in inputs
-            if not self.resolution(i) <= self.goal(i)
+            if not self.sees(i, self.goal(i), COARSE_RESOLUTION)
         )
 
     def _may_show(self, index: int) -> bool:
@@ -223,11 +224,11 @@ class Survey(Sight):
     def _open(self, inputs: Sequence[int]) -> list[int]:
         """Those of the inputs that are worth directions of their own."""
         least = {i: COARSE_RESOLUTION if self.is_faded(i) else self._goal for i in inputs}
-        return [i for i in inputs if not self.resolution(i) <= max(least[i], self._goal)]
+        return [i for i in inputs if not self.sees(i, max(least[i], self._goal))]
 
     def _coarsely(self, small: Sequence[int]) -> bool:
         """Look along many directions in inputs that are too small to be seen as finely as asked."""
-        blurred = [i for i in small if not self.resolution(i) <= COARSE_RESOLUTION]
+        blurred = [i for i in small if not self.sees(i, COARSE_RESOLUTION)]
         if not blurred or self.plan.probe.cost.is_spent:
             return False
         self._goal, self._few = COARSE_RESOLUTION, MOST_DIRECTIONS

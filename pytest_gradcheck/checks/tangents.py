@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ Moved = list[Array | None]
 class ByTangents:
     """Forward mode of the framework, one tangent for each element."""
 
+    takes_cotangent: ClassVar[bool] = False
     _columns: dict[Problem, list[Moved]] = field(default_factory=dict)
 
     def function(self, problem: Problem) -> Function:

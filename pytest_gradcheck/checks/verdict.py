@@ -7,12 +7,15 @@ from dataclasses import replace
 from pytest_gradcheck.checks import accuse, power
 from pytest_gradcheck.checks.amended import outside, short
 from pytest_gradcheck.checks.compare import strongest
-from pytest_gradcheck.checks.derivative import WrongDerivative
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
+
+DIFFERENT_VALUES = "two equal calls of the function give different values"
+NO_STATE = "make it a function of its inputs: no counter, no generator of its own"
 
 
 def of(seen: Measured, limits: Limits) -> Result:
@@ -144,8 +147,7 @@ def _unconfirmed(seen: Measured, limits: Limits) -> Result:
     worst = strongest(look.comparisons)
     numbers = (("claimed", worst.claimed), ("reference", worst.reference), ("bound", worst.bound))
     if not seen.plan.native.is_repeatable:
-        code, why = "unrepeatable", "two equal calls of the function give different values"
-        advice = "make it a function of its inputs: no counter, no generator of its own"
+        code, why, advice = "unrepeatable", DIFFERENT_VALUES, NO_STATE
     elif seen.is_rough:
         code = "jump" if seen.jumps else "kink"
         why = f"the function has a {code} at the point, and nothing can be said beside it either"
@@ -284,11 +286,14 @@ def _unresolved(
     if survey.plan.probe.cost.is_spent:
         findings = (power.spent(seen, limits, dull), *findings)
         advice = "raise budget=, or check fewer inputs at a time with wrt="
+    why = f"{power.blindness(worst)} would not have been seen"
+    if not seen.plan.native.is_repeatable:
+        why, advice = DIFFERENT_VALUES, NO_STATE
     return _result(
         seen,
         limits,
         "undecided",
-        f"undecided on {seen.label}: {power.blindness(worst)} would not have been seen",
+        f"undecided on {seen.label}: {why}",
         findings + notes,
         (advice,),
         (power.resolutions(seen, dull),),

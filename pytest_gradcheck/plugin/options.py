@@ -122,9 +122,9 @@ def _ini(config: pytest.Config, limit: Limit) -> Any:  # Any: whatever the file 
     try:
         return config.getini(limit.ini)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        # pytest's own message holds the value as it is written.
+        written = str(error).rpartition(": ")[2]  # the end of pytest's own message
         raise UsageError(
-            f"{_ini_place(config, limit)}: {error}; allowed: {limit.allowed}"
+            f"{_ini_place(config, limit)}: {written} is not allowed; allowed: {limit.allowed}"
         ) from error
 
 

@@ -15,6 +15,32 @@ from pytest_gradcheck.verbs.record import asked, asserting, circumstances, narro
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+# What other checkers call it, and what it is here.
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("tol", "atol", "rtol", "nondet_tol"),
+        "tolerance= is the relative error of "
+        "a gradient that is accepted; none is needed for what rounding does",
+    ),
+    **dict.fromkeys(
+        ("eps", "epsilon", "step", "delta", "h"),
+        "the step of the differences is found from the function, and cannot be given",
+    ),
+    **dict.fromkeys(
+        ("fast_mode", "n", "samples", "num_samples"),
+        "directions are drawn until an error of resolution= would show",
+    ),
+    "raise_exception": "assert_gradient and the fixture raise, check_gradient does not",
+    **dict.fromkeys(
+        ("argnums", "argnum", "args", "names", "param", "params"),
+        "name the inputs under test with wrt=, and give the inputs themselves by position",
+    ),
+    **dict.fromkeys(("fprime", "gradient"), "did you mean grad=?"),
+    **dict.fromkeys(("jacobian", "fjac"), "did you mean jac=?"),
+    "check_forward_ad": "did you mean modes=('reverse', 'forward')?",
+    "check_batched_grad": "did you mean modes=('reverse', 'batched')?",
+    "name": "did you mean label=?",
+}
 ALIKE = 0.85  # of two names, by difflib: one letter of eight
 NEAR_A_LIMIT = 0.8
 
@@ -147,7 +173,8 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
     Raises:
         UsageError: Names the keyword and the nearest one that is known.
     """
-    known = [n for n in inspect.signature(check_gradient).parameters if n not in ("fn", "kwargs")]
+    taken = inspect.signature(check_gradient).parameters.values()
+    known = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
     parameters = _parameters(fn)
     if parameters is not None and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         _require_no_limit(name for name in names if name not in parameters)
@@ -158,6 +185,7 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, [*known, *(parameters or ())], 1, likeness)
         if near or parameters is not None:
             hint = f"; did you mean {near[0]}=?" if near else ""
+            hint = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else hint
             raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
 
 

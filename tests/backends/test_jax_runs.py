@@ -28,7 +28,7 @@ def test_a_pure_function_is_traced_and_not_run_again_and_again():
 
         return f
 
-    verdict, evaluations, calls = runs_of(make)
+    verdict, evaluations, calls = runs_of(make, resolution=1e-5)
     assert verdict == "pass"
     assert calls <= evaluations / 2
 
@@ -142,7 +142,7 @@ def test_what_the_first_call_sets_up_is_no_state():
 
         return f
 
-    verdict, evaluations, calls = runs_of(make)
+    verdict, evaluations, calls = runs_of(make, resolution=1e-5)
     assert verdict == "pass"
     assert calls <= evaluations / 2
 

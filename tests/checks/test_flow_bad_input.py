@@ -50,6 +50,23 @@ def test_a_jax_loss_that_is_no_number_or_raises_is_refused():
         check_flow(params, lambda p, b: b @ p["v"] if "v" in p else p + 1, jnp.ones((3, 4)))
 
 
+def test_a_loss_is_told_how_it_is_called():
+    told = "; no batch was given: check_flow(model, loss, batch)"
+    for model, of in (
+        (make(), lambda m, b: m(b[0]).mean()),
+        ({"w": jnp.ones((4, 2))}, lambda p, b: (b[0] @ p["w"]).mean()),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_flow(model, of)
+        assert str(caught.value).endswith(told)
+    batch = (X, torch.zeros(32, 1))
+    told = "; it is called with a Sequential first, then the whole batch, a tuple of 2"
+    for wrong in (nn.functional.mse_loss, nn.MSELoss(), lambda m, x, y: m(x).mean()):
+        with pytest.raises(UsageError) as caught:
+            check_flow(make(), wrong, batch)
+        assert str(caught.value).endswith(told)
+
+
 def test_a_loss_that_does_not_depend_on_the_model_fails():
     for wrong in (lambda m, b: b.square().mean(), lambda m, b: m(b).detach().mean()):
         result = check_flow(make(), wrong, X)

@@ -39,7 +39,7 @@ def finding(result):
     [
         ("sign", lambda g, x: -g, "x has the wrong sign"),
         ("zero", lambda g, x: 0 * g, "x gets zero, though"),
-        ("missing", lambda g, x: None, "none reaches x"),
+        ("missing", lambda g, x: (None,), "none reaches x"),
         ("factor", lambda g, x: 2 * g, "x gets 2 times the right one"),
         ("factor", lambda g, x: 1.01 * g, "x gets 1.01 times the right one"),
         ("factor", lambda g, x: 1.001 * g, "x gets 1 + 0.001 times the right one"),

@@ -12,7 +12,8 @@ import torch
 from pytest_gradcheck import UsageError, check_gradient
 
 X = np.linspace(-1.0, 1.0, 5)
-SWAPPED = "with the cotangent last it is right; it is called as vjp(cotangent, *inputs)"
+SWAPPED = "vjp takes its cotangent last, and is right with it there"
+FIRST = "take it first, as vjp(cotangent, *inputs) is called"
 
 
 def tanh_vjp(g, x):
@@ -22,21 +23,89 @@ def tanh_vjp(g, x):
 def test_a_vjp_with_its_arguments_swapped_is_told_so():
     result = check_gradient(np.tanh, X, vjp=lambda x, g: tanh_vjp(g, x))
     assert result.verdict == "fail"
-    assert SWAPPED in result.advice[0]
+    assert result.headline == f"wrong gradient of tanh: {SWAPPED}"
+    assert result.advice == (FIRST,)
 
 
 def test_one_that_raises_for_it_too():
     a = np.arange(6.0).reshape(2, 3)
-    with pytest.raises(UsageError, match=re.escape(SWAPPED)):
+    with pytest.raises(UsageError, match=re.escape(f"{SWAPPED}; {FIRST}")):
         check_gradient(lambda x: a @ x, np.ones(3), vjp=lambda x, g: a.T @ g)
 
 
 def test_one_that_is_wrong_either_way_is_not():
     result = check_gradient(np.tanh, X, vjp=lambda g, x: 2 * tanh_vjp(g, x))
     assert result.findings[0].code == "gradient-factor"
-    assert not any("order" in advice for advice in result.advice)
+    assert SWAPPED not in result.headline
     result = check_gradient(np.tanh, X, vjp=lambda x, g: 2 * tanh_vjp(g, x))
-    assert not any(SWAPPED in advice for advice in result.advice)
+    assert SWAPPED not in result.headline
+
+
+def test_a_result_is_true_where_it_is_green():
+    assert check_gradient(np.tanh, X, vjp=tanh_vjp)
+    assert not check_gradient(np.tanh, X, vjp=lambda g, x: 2 * tanh_vjp(g, x))
+    assert not check_gradient(np.tanh, X, vjp=tanh_vjp, tolerance=1e-3, resolution=1e-6)
+
+
+def test_inputs_as_other_checkers_take_them_are_told():
+    x = torch.ones(3)
+    for inputs in ((x, x), [x, x]):
+        with pytest.raises(UsageError, match="give the inputs one by one, as in gradcheck"):
+            check_gradient(torch.atan2, inputs)
+    with pytest.raises(UsageError, match="give the apply of a custom function"):
+        check_gradient(Square.forward, x)
+
+
+def test_a_function_that_draws_anew_is_told_so_first():
+    made = (np.random.default_rng(k) for k in itertools.count())
+    result = check_gradient(lambda x: x * next(made).normal(), X, vjp=lambda w, x: w)
+    assert result.verdict == "undecided"
+    assert "two equal calls of the function give different values" in result.headline
+    assert result.advice == (
+        "make it a function of its inputs: no counter, no generator of its own",
+    )
+
+
+def test_inputs_in_another_order_than_those_of_the_function_are_told():
+    def f(x, y):
+        return (x * y**2).sum()
+
+    told = "grad takes (y, x), the function (x, y): both are called in the order of the function"
+    result = check_gradient(f, X + 2, X - 3, grad=lambda y, x: (y**2, 2 * x * y))
+    assert result.verdict == "fail"
+    assert result.advice[0] == told
+    right = check_gradient(f, X + 2, X - 3, grad=lambda x, y: (y**2, 2 * x * y))
+    assert right.verdict == "pass"
+    other = check_gradient(f, X + 2, X - 3, grad=lambda x, y: (y**2, x * y))
+    assert not any("order" in advice for advice in other.advice)
+
+
+def test_a_derivative_that_takes_other_arguments_is_told_its_form():
+    with pytest.raises(UsageError, match=r"; it is called as vjp\(cotangent, x\)$"):
+        check_gradient(np.tanh, X, vjp=lambda x: 1 - np.tanh(x) ** 2)
+    with pytest.raises(UsageError, match=r"; it is called as grad\(a\)$"):
+        check_gradient(np.sum, X, grad=lambda: X)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("tol", "tolerance= is the relative error"),
+        ("rtol", "tolerance= is the relative error"),
+        ("eps", "the step of the differences is found from the function"),
+        ("fast_mode", "directions are drawn until an error of resolution= would show"),
+        ("raise_exception", "assert_gradient and the fixture raise"),
+        ("argnums", "name the inputs under test with wrt="),
+        ("jacobian", "did you mean jac=?"),
+        ("modus", "did you mean modes=?"),
+    ],
+)
+def test_what_other_checkers_call_an_argument_leads_to_ours(name, told):
+    with pytest.raises(UsageError) as caught:
+        check_gradient(lambda x: np.tanh(x), X, vjp=tanh_vjp, **{name: 1e-3})
+    assert str(caught.value).startswith(
+        f"neither the check nor the function takes an argument {name!r}; {told}"
+    )
 
 
 def test_a_resolution_below_the_tolerance_is_told_so():
@@ -50,9 +119,9 @@ def test_a_resolution_below_the_tolerance_is_told_so():
 
 def test_the_budget_is_told_as_it_is_written():
     told = [
-        next(f.message for f in check_gradient(*args, budget=budget).findings if f.code == "budget")
+        next(f.message for f in result.findings if f.code == "budget")
         for budget in (3, "0.0001s")
-        for args in [(lambda x: torch.tanh(x).prod(), torch.linspace(0.1, 1, 40))]
+        for result in [check_gradient(np.tanh, X, vjp=tanh_vjp, budget=budget, resolution=1e-6)]
     ]
     assert "the budget (3 evaluations) was spent" in told[0]
     assert "the budget (0.0001s) was spent" in told[1]

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_gradcheck.backends.clips import Clipper
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
+from pytest_gradcheck.errors import brief
 from pytest_gradcheck.limits import LimitUse
 from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
 
@@ -108,5 +109,4 @@ def result(
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 160 else line[:157] + "..."
+    return brief(text, 160)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pytest_gradcheck.errors import brief
 from pytest_gradcheck.limits import LimitUse
 from pytest_gradcheck.results import Context, Evidence, Finding, Result, Verdict
 
@@ -111,5 +112,4 @@ def _verdict(failed: Sequence[Finding]) -> Verdict:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+    return brief(text, WIDTH)
