@@ -36,7 +36,7 @@ VERBS: dict[str, Check] = {
 # Smallest relative error of an input's gradient that must be visible. In float64, or promoted to
 # it, 1 % costs one or two directions; natively, what central differences of that precision certify
 # (measured bounds of native differences: f32 1e-4, f16 6e-2, bf16 0.3 of the derivative).
-RESOLUTION = {"float64": 0.01, "float32": 0.02, "float16": 0.5, "bfloat16": 1.0}
+RESOLUTION = {"float64": 0.01, "float32": 0.02, "float16": 0.5, "bfloat16": 0.5}
 # One undetected error in 100,000 checks that each hold one of exactly that size, and one in a
 # million where it is ten times larger: what one direction can tell in float64.
 MISS_PROBABILITY = 1e-5
