@@ -54,7 +54,8 @@ class TorchLoop:
         if self._model is None:
             raise UsageError("Training.model is missing: the module that the step trains")
         if not isinstance(self._model, nn.Module):
-            raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
+            kind = type(self._model).__name__
+            raise UsageError(f"Training.model must be a torch Module, got a {kind}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]
