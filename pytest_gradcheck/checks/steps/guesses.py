@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import left, rounded
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.cuts import again, of_clipping, times
 from pytest_gradcheck.checks.steps.expected import combined, flat
@@ -109,6 +110,7 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
         ),
         lambda p: _with_decay(p),
     )
+    yield from rounded.guesses(run, contract)
 
 
 def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
@@ -131,6 +133,15 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
             "micro-batches; or claim weights='batches', or a function of a batch",
         ),
         of(lambda k: [1 / k] * k),
+    )
+    wanted = left.full(run, contract)
+    yield (
+        Suspect(
+            "step-gradient-accumulates",
+            "the optimizer received the gradient on top of those of a call that made no update",
+            "set the gradients to zero where the update is left out",
+        ),
+        lambda p: of(lambda k: [1 / wanted] * k)(p) if wanted and p.window.count > wanted else None,
     )
     yield (
         Suspect(
