@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places
+from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places, jax_states
 from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
@@ -33,6 +33,7 @@ class JaxLoop(NumpyLoop):
     """
 
     name = "jax"
+    moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     doubt = 0.0
 
@@ -55,6 +56,10 @@ class JaxLoop(NumpyLoop):
         self.can_see = self._tx is not None
         self._is_first = True
         self.is_unseen = self.can_see  # until the step asks for an update
+
+    def stir(self) -> None:
+        """Other keys in the state."""
+        self._state = jax_states.stirred(self._state)
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""
@@ -145,27 +150,17 @@ class JaxLoop(NumpyLoop):
         received = [np.mean(column, axis=0) for column in zip(*self._pending, strict=True)]
         is_window = len(self._pending) > 1
         self._pending.clear()
-        if len(received) != len(before):
+        received = jax_states.of_examples(received, before)
+        if [x.shape for x in received] != [x.shape for x in before]:
             return plain
         found = Update(before, after, received, plain.hyper)
-        is_lost, is_astray = self._is_lost(self._caught[-1][1]), self._is_astray(before)
+        _, state, params, _ = self._caught[-1]
+        is_lost = jax_states.is_lost(state, self._start, self._own)
+        self._start = self._start or jax_states.arrays(state)
         if not is_window:
             found = self._asked_again(found)
+        is_astray = jax_states.is_astray(params, before)
         return replace(found, is_lost=is_lost, is_astray=is_astray)
-
-    def _is_astray(self, before: list[np.ndarray]) -> bool:
-        """Whether the transformation was given other parameters than the step."""
-        got = jax_leaves.arrays(self._caught[-1][2])
-        return len(got) == len(before) and not jax_leaves.equal(got, before)
-
-    def _is_lost(self, state: Any) -> bool:
-        """Whether a step after the first one hands over the state that the first one got."""
-        leaves = jax_leaves.arrays(state)
-        if not self._start:
-            self._start = leaves
-            return False
-        is_first = jax_leaves.equal(leaves, self._start)
-        return is_first and not jax_leaves.equal(jax_leaves.arrays(self._own), leaves)
 
     def _asked_again(self, update: Update) -> Update:
         """With what the transformation makes of the same gradients, at zero parameters too."""
@@ -175,7 +170,8 @@ class JaxLoop(NumpyLoop):
         if self._own is None:
             self._own = state
         given, more = jax.tree.map(jnp.asarray, (updates, extra))
-        own = jax.tree.map(jax_leaves.asarray, self._own)
+        own = jax_states.with_hyperparameters(self._own, state)
+        own = jax.tree.map(jax_leaves.asarray, own)
         ask: Any = self._updated  # caught, so there is one
         zeros = [np.zeros_like(x) for x in update.before]
         bare, _ = ask(given, own, jax_leaves.trained(self._built(zeros)), **more)

@@ -34,6 +34,7 @@ class NumpyLoop:
     """
 
     name = "numpy"
+    moving: Sequence[str] = ("_params", "_state", "_since", "_old", "_last")  # what calls move on
     rules: Sequence[str] = ("",)
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
     is_foreign = False
@@ -92,7 +93,7 @@ class NumpyLoop:
         return [g.get() for g in self._generators]
 
     def rewind(self, mark: Sequence[Any]) -> None:
-        """Set all generators back to a mark."""
+        """Set all generators to a mark."""
         for generator, state in zip(self._generators, mark, strict=True):
             generator.set(state)
 
@@ -239,14 +240,17 @@ class NumpyLoop:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold generators, and what the functions carry along."""
+        """Hold parameters, state and generators, and what the functions carry along."""
         bindings = held_bindings(reachable(self._roots))
+        now = {name: getattr(self, name) for name in self.moving}
+        kept = {name: list(x) if isinstance(x, list) else x for name, x in now.items()}
         try:
             with BACKEND.guard(*self._roots):
                 yield
         finally:
             for restore in bindings:
                 restore()
+            vars(self).update(kept)
 
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
         """None: a functional step has no part that could be called alone."""

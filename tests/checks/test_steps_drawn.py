@@ -12,7 +12,8 @@ DRAWN = {
     "noise on the gradient": f"opt.zero_grad(); loss(batch).backward(); {NOISE}",
     "noise after a clip": f"opt.zero_grad(); loss(batch).backward(); clip(params, 0.1); {NOISE}",
     "noise on the inputs": """
-opt.zero_grad(); loss((batch[0] + 0.1 * torch.randn_like(batch[0]), batch[1])).backward(); opt.step()
+noisy = batch[0] + 0.1 * torch.randn_like(batch[0]), batch[1]
+opt.zero_grad(); loss(noisy).backward(); opt.step()
 """,
     "mixed batches": """
 share = torch.rand(()); other = torch.randperm(len(batch[0]))

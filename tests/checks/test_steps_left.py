@@ -57,7 +57,8 @@ def test_a_window_with_a_spike_begins_anew():
 
 def test_a_spike_that_gets_into_the_next_update():
     result = loop(
-        "loss(batch).backward()\nif value.item() <= 0.9: opt.step(); opt.zero_grad()", sizes=(8,) * 7
+        "loss(batch).backward()\nif value.item() <= 0.9: opt.step(); opt.zero_grad()",
+        sizes=(8,) * 7,
     )
     assert "on top of those of a call that made no update" in result.headline
     assert result.findings[0].code == "step-gradient-accumulates"

@@ -147,3 +147,22 @@ if number % 2 == 0: opt.step(); opt.zero_grad()
     result = loop(body, accumulate=2, max_norm=0.1)
     assert result.findings[0].code == "step-clip-micro"
     assert "with its share of the window" in result.headline
+
+
+def test_clips_between_backward_passes_of_one_call():
+    result = loop("""
+opt.zero_grad()
+for part in (slice(0, 3), slice(3, None)):
+    (loss(tuple(x[part] for x in batch)) * 0.5).backward(); clip(params, 0.1)
+opt.step()
+""")
+    assert result.findings[0].code == "step-clip-micro"
+
+
+def test_a_tensor_that_gets_nothing_where_only_some_updates_are_clipped():
+    result = loop(
+        PASS + "model[2].zero_grad(); clip(params, 0.5); opt.step()",
+        max_norm=0.5,
+    )
+    assert result.findings[0].code == "step-missing-gradient"
+    assert "2.weight" in result.headline

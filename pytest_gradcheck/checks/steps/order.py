@@ -55,6 +55,15 @@ def unzeroed(window: Window) -> int:
     return before[last + 1 :].count("backward")
 
 
+def clips_between(window: Window) -> int:
+    """Clips before the step that a further backward pass follows, on top of what they clipped."""
+    seen = words(window)
+    before = seen[: seen.index("step")] if "step" in seen else seen
+    last = max((i for i, w in enumerate(before) if w == "zero_grad"), default=-1)
+    kept = [w for w in before[last + 1 :] if w == "backward" or w.startswith("clip")]
+    return sum(a != "backward" and b == "backward" for a, b in itertools.pairwise(kept))
+
+
 def clip_is_scaled(window: Window) -> bool:
     """Whether gradients were clipped before a scaler unscaled them."""
     seen = words(window)
