@@ -49,6 +49,19 @@ def test_a_spike_is_left_out(body, claims):
     assert "step-window" not in told(result)
 
 
+def test_most_batches_are_left_out():
+    body = "opt.zero_grad(); (loss(batch) * 1).backward(); value.item() > 0.55 or opt.step()"
+    result = loop(body, sizes=(8, 5, 8, 3, 8))
+    assert result.verdict == "pass", result.headline
+    assert told(result)["step-batch-skipped"] == "note"
+
+
+def test_a_scheduler_that_counts_calls():
+    assert loop(LEFT["zeroed at the start"] + "; sched.step()").verdict == "pass"
+    twice = loop(LEFT["zeroed at the start"] + "; sched.step(); sched.step()")
+    assert twice.findings[0].code == "step-scheduler"
+
+
 def test_a_window_with_a_spike_begins_anew():
     result = loop(ACCUMULATED, accumulate=2, sizes=(8,) * 7)
     assert result.verdict == "pass", result.headline

@@ -134,15 +134,15 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
         ),
         of(lambda k: [1 / k] * k),
     )
-    wanted = left.full(run, contract)
-    yield (
-        Suspect(
-            "step-gradient-accumulates",
-            "the optimizer received the gradient on top of those of a call that made no update",
-            "set the gradients to zero where the update is left out",
-        ),
-        lambda p: of(lambda k: [1 / wanted] * k)(p) if wanted and p.window.count > wanted else None,
-    )
+    for wanted in left.full(run, contract):
+        yield (
+            Suspect(
+                "step-gradient-accumulates",
+                "the optimizer received the gradient on top of those of a call that made no update",
+                "set the gradients to zero where the update is left out",
+            ),
+            functools.partial(_with_left_out, run, contract, wanted),
+        )
     yield (
         Suspect(
             "step-gradient-sum",
@@ -158,6 +158,13 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
         yield suspect, of(functools.partial(_one, is_first=first, is_averaged=False))
         yield suspect, of(functools.partial(_one, is_first=first, is_averaged=True))
         yield suspect, functools.partial(_share, run, contract, 0 if first else -1)
+
+
+def _with_left_out(run: Run, contract: Contract, wanted: int, pair: Pair) -> Grads | None:
+    count = len(pair.window.micro)
+    if pair.window.count <= wanted:
+        return None
+    return again(run, pair, contract, combined(pair.window.micro, [1 / wanted] * count))
 
 
 def _share(run: Run, contract: Contract, place: int, pair: Pair) -> Grads | None:

@@ -19,22 +19,27 @@ if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.received import Pair
 
 
-def full(run: Run, contract: Contract) -> int | None:
-    """Calls of a window that is not longer than it should be; None where no window shows that.
+def full(run: Run, contract: Contract) -> tuple[int, ...]:
+    """Calls that a window has where nothing is left out, the likeliest first; none if not known.
 
-    The first one and those at the end of an epoch may be short for other reasons.
+    The first window and those at the end of an epoch may be short for other reasons. Where all
+    others are equally long, nothing is left out of them.
     """
-    inner = [w.count for w in run.windows if w.first > 1 and w.last % run.epoch]
-    if contract.accumulate is None:
-        return min(inner, default=None)
-    return contract.accumulate if contract.accumulate in inner else None
+    inner = {w.count for w in run.windows if w.first > 1 and w.last % run.epoch}
+    if contract.accumulate is not None:
+        return (contract.accumulate,) if contract.accumulate in inner or len(inner) > 1 else ()
+    return tuple(dict.fromkeys([min(inner), *([1] if len(inner) > 1 else [])])) if inner else ()
 
 
 def meanings(run: Run, window: Window, contract: Contract) -> Iterator[Window]:
-    """A window that is longer than others, without the calls before its last ones."""
-    wanted = full(run, contract)
-    if wanted is None or window.count <= wanted:
-        return
+    """A window that is longer than it should be, without the calls before its last ones."""
+    for wanted in full(run, contract):
+        if window.count > wanted:
+            yield from _last(window, wanted)
+
+
+def _last(window: Window, wanted: int) -> Iterator[Window]:
+    """A window of its last calls, with the gradients before or after the call."""
     working = [k for k in range(len(window.batches)) if k not in window.idle]
     gone, start = working[:-wanted], working[-wanted]
     events, clips = window.starts[start]

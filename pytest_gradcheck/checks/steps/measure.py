@@ -107,7 +107,7 @@ def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> R
     wanted = max(len(batches), least * (contract.accumulate or 1))
     window = Window(1, 1)
     number = 0
-    while number < wanted or (len(seen.windows) < least and number < min(4 * wanted, MOST_CALLS)):
+    while number < wanted or (len(_moved(seen)) < least and number < min(4 * wanted, MOST_CALLS)):
         batch = batches[number % len(batches)]
         number += 1
         window = _called(seen, window, batch, number)
@@ -125,9 +125,14 @@ def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> R
     return seen
 
 
+def _moved(seen: Run) -> list[Window]:
+    """The windows that end with an update of something."""
+    return [w for w in seen.windows if not all(u.is_still for u in w.updates)]
+
+
 def _leave_out(seen: Run) -> None:
     """Take calls that returned everything as it was for no updates, if others are some."""
-    moved = [w for w in seen.windows if not all(u.is_still for u in w.updates)]
+    moved = _moved(seen)
     if moved and len(moved) < len(seen.windows):
         seen.unmoved = [w.last for w in seen.windows if w not in moved]
         seen.windows = moved
