@@ -36,7 +36,7 @@ def made(**changes):
         ({"batches": lambda loss, x, y: (x, y)}, r"looks like one batch.*batches=\[\(x, y\)\]"),
         ({"batches": lambda loss, x, y: {"x": x, "y": y}}, "looks like one batch"),
         ({"optimizer": lambda loss, x, y: torch.optim.AdamW}, "got the class AdamW"),
-        ({"model": lambda loss, x, y: [x]}, "must be a torch Module, got a list"),
+        ({"model": lambda loss, x, y: [x]}, "must be a torch Module, got list"),
     ],
 )
 def test_parts_of_a_training(changes, told):
