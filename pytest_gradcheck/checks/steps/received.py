@@ -74,10 +74,15 @@ def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
 
 
 def _likeness(pair: Pair) -> float:
-    """How much what arrived points where it should, or away from there; the first one of equals."""
-    got = flat(pair.got or (), pair.window.at)
-    _, cosine = clipping.ratio(got, flat(pair.expected.clipped, pair.window.at))
-    return round(abs(cosine), 6) if np.isfinite(cosine) else 0.0
+    """How much what arrived points where it should, or away from there; the first one of equals.
+
+    Or what it adds to what lay there before, where nobody set that to zero.
+    """
+    at = pair.window.at
+    right, got = flat(pair.expected.clipped, at), flat(pair.got or (), at)
+    added = [got - flat(pair.window.lying, at)] if pair.window.lying else []
+    cosines = [abs(clipping.ratio(row, right)[1]) for row in (got, *added)]
+    return max((round(c, 6) for c in cosines if np.isfinite(c)), default=0.0)
 
 
 def meanings(window: Window) -> Iterator[Window]:
