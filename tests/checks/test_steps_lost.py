@@ -69,11 +69,12 @@ def test_momentum_that_is_lost_is_no_wrong_gradient(given, kept):
     assert "without momentum" in result.headline
 
 
-def test_other_parameters_for_the_decay():
+@pytest.mark.parametrize("claims", [{}, ADAMW], ids=["tx", "claimed"])
+def test_other_parameters_for_the_decay(claims):
     tx = optax.adamw(1e-2, weight_decay=0.1)
-    result = check_step(lambda: made(tx, at=lambda start: start))
+    result = check_step(lambda: made(tx, at=lambda start: start), **claims)
     assert "is given other parameters" in result.headline
-    assert check_step(lambda: made(tx)).verdict == "pass"
+    assert check_step(lambda: made(tx), **claims).verdict == "pass"
 
 
 def test_a_decay_that_is_too_small_to_be_seen():

@@ -176,6 +176,10 @@ def _explained(
             if rates.fits(run, mine, name, change, limits):
                 told = f"the update is that of {other}, not of {name}{where}"
                 return Suspect("step-optimizer", told, "look at which optimizer is built")
+    if any(u.is_astray for w in run.windows for u in w.updates):
+        told = f"{run.loop.shown} is given other parameters than those of the step"
+        advice = "give it the parameters that it is to move: its decay goes from there"
+        return Suspect("step-optimizer", told + where, advice)
     return Suspect(
         "step-optimizer",
         f"{UNEXPLAINED} {name}{where}",
