@@ -24,6 +24,7 @@ JAX = {
     "backends.jax_contracts",
     "backends.jax_cuts",
     "backends.jax_leaves",
+    "backends.jax_states",
     "backends.jax_modes",
     "backends.jax_eval",
     "backends.jax_given",

@@ -325,7 +325,7 @@ def faults_of(kind: str) -> list[Fault]:
         "optax: subtracted": "negative of what the optimizer says",
         "optax: one tensor not moved": "c\\b",
         "optax: gradients applied": "otherwise than the optimizer|times what",
-        "optax: state not carried on": "otherwise than the optimizer|times what",
+        "optax: state not carried on": "state .* is not carried on",
     }.items():
         found.append(_fault(kind, f, first, {}, tx=tx))
     return found

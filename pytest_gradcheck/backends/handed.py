@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.steps import Training
 from pytest_gradcheck.errors import UsageError
 
@@ -37,6 +41,30 @@ def built(training: Any) -> Training:
     return made
 
 
+def returned(got: Sequence[Any], params: Any, flatten: Callable[[Any], Flat]) -> str:
+    """What is wrong with the first two values that a functional step returns; empty where nothing.
+
+    Args:
+        got: What it returns.
+        params: The parameters that it was given.
+        flatten: Takes a nested value apart.
+    """
+
+    def form(value: Any) -> list[tuple[str, tuple[int, ...]]]:
+        return [(leaf.path, np.shape(leaf.value)) for leaf in flatten(value).leaves if leaf.dtype]
+
+    wanted = form(params)
+    if form(got[0]) == wanted:
+        return ""
+    if form(got[1]) == wanted:
+        told = "the step returns its parameters second, as in (opt_state, params)"
+        return f"ValueError: {told}; return (params, opt_state, ...)"
+    if form(got) == wanted:
+        return "TypeError: the step returns parameters alone; return (params, opt_state, ...)"
+    is_fit = [shape for _, shape in form(got[0])] == [shape for _, shape in wanted]
+    return "" if is_fit else "ValueError: the step returns parameters of other shapes"
+
+
 def takes(function: Callable[..., Any], default: int) -> int:
     """How many positional arguments a function must be given."""
     try:
@@ -45,6 +73,28 @@ def takes(function: Callable[..., Any], default: int) -> int:
         return default
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+
+
+@contextmanager
+def telling(part: str) -> Iterator[None]:
+    """What a function of the user raises is told in its own words.
+
+    Args:
+        part: What the function is.
+
+    Raises:
+        UsageError: It raises.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        what = f"{type(error).__name__}: {error}"
+        if what.startswith("ConcretizationTypeError"):
+            first = what.partition("\n")[0]
+            what = f"{first}; return what JAX computes, without float() or item()"
+        raise UsageError(f"{part} raised {what}") from error
 
 
 def scalar(value: Any) -> Any:

@@ -33,6 +33,11 @@ def wide(x: Any) -> np.ndarray:
     return np.array(np.asarray(x), dtype=np.float64)
 
 
+def arrays(tree: Any) -> list[np.ndarray]:
+    """All leaves of a nested value in float64."""
+    return [wide(x) for x in jax.tree.leaves(tree)]
+
+
 def is_near(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays are the same but for rounding in float32."""
     return bool(np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-30)

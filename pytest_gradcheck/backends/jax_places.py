@@ -98,6 +98,9 @@ def of_state(value: Any, old: Any, new: Any, depth: int = 4) -> Any:
         held = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         moved = {k: new for k, v in held.items() if v is old}
         return dataclasses.replace(value, **moved) if moved else value
+    own = getattr(value, "__dict__", {})
+    if not isinstance(value, type):  # an optimizer of nnx: it is set back after the call
+        own.update({k: new for k, v in list(own.items()) if v is old})
     return value
 
 

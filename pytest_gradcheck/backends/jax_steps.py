@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places
-from pytest_gradcheck.backends.handed import scalar
+from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places, jax_states
+from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_places import replaced, with_update
@@ -32,6 +33,7 @@ class JaxLoop(NumpyLoop):
     """
 
     name = "jax"
+    moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     doubt = 0.0
 
@@ -45,6 +47,7 @@ class JaxLoop(NumpyLoop):
         self._pending: list[list[np.ndarray]] = []
         if self._tx is not None and training.opt_state is None:
             self._state = jax_places.first_state(self._tx, self._params)
+        self._start: list[np.ndarray] = []  # the first state that the transformation was given
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
         self._is_hurried = can_hurry()
@@ -53,6 +56,10 @@ class JaxLoop(NumpyLoop):
         self.can_see = self._tx is not None
         self._is_first = True
         self.is_unseen = self.can_see  # until the step asks for an update
+
+    def stir(self) -> None:
+        """Other keys in the state."""
+        self._state = jax_states.stirred(self._state)
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""
@@ -95,6 +102,7 @@ class JaxLoop(NumpyLoop):
         with replaced(self._training.step, own, ours):
             self._state = jax_places.of_state(self._state, own, ours)
             self._params = jax_places.of_state(self._params, own, ours)
+            own_state = self._own
             try:
                 call = super().call(batch)
             finally:
@@ -102,6 +110,8 @@ class JaxLoop(NumpyLoop):
                 self._params = jax_places.of_state(self._params, ours, own)
             jax.effects_barrier()
         self.is_unseen = self.is_unseen and not self._caught
+        if any(update.is_still for update in call.updates):
+            self._own = own_state  # the transformation was asked, and its answer thrown away
         return call
 
     @functools.cached_property  # or what is compiled for a train state would be, at every call
@@ -124,12 +134,9 @@ class JaxLoop(NumpyLoop):
     def accumulates(self, is_still: bool) -> bool:
         """Whether a call only adds to a window; optax's own windows say so themselves."""
         if self._caught:
-            self._pending.append(self._received(self._caught[0][0]))
+            self._pending.append(jax_leaves.arrays(self._caught[0][0]))
         own = [x for x in jax_places.nodes(self._state) if type(x).__name__ == "MultiStepsState"]
         return int(own[0].mini_step) != 0 if own else super().accumulates(is_still)
-
-    def _received(self, updates: Any) -> list[np.ndarray]:
-        return [jax_leaves.wide(x) for x in jax.tree.leaves(updates)]
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call, with what was caught and what the transformation makes of it."""
@@ -137,30 +144,40 @@ class JaxLoop(NumpyLoop):
         if not self._caught:
             self._pending.clear()
             return plain
-        last = self._received(self._caught[-1][0])
+        last = jax_leaves.arrays(self._caught[-1][0])
         if not self._pending or not jax_leaves.equal(self._pending[-1], last):
             self._pending.append(last)
         received = [np.mean(column, axis=0) for column in zip(*self._pending, strict=True)]
         is_window = len(self._pending) > 1
         self._pending.clear()
-        if len(received) != len(before):
+        received = jax_states.of_examples(received, before)
+        if [x.shape for x in received] != [x.shape for x in before]:
             return plain
-        oracle = () if is_window else self._oracle(before)
-        return Update(before, after, received, plain.hyper, oracle=oracle)
+        found = Update(before, after, received, plain.hyper)
+        _, state, params, _ = self._caught[-1]
+        is_lost = jax_states.is_lost(state, self._start, self._own)
+        self._start = self._start or jax_states.arrays(state)
+        if not is_window:
+            found = self._asked_again(found)
+        is_astray = jax_states.is_astray(params, before)
+        return replace(found, is_lost=is_lost, is_astray=is_astray)
 
-    def _oracle(self, before: list[np.ndarray]) -> Sequence[np.ndarray]:
+    def _asked_again(self, update: Update) -> Update:
+        """With what the transformation makes of the same gradients, at zero parameters too."""
         updates, state, _, extra = self._caught[-1]
         if extra is None:
-            return ()
+            return update
         if self._own is None:
             self._own = state
-        moved, self._own = self._updated(  # type: ignore[misc]  # caught, so there is one
-            jax.tree.map(jnp.asarray, updates),
-            jax.tree.map(jax_leaves.asarray, self._own),
-            jax_leaves.trained(self._built(before)),
-            **jax.tree.map(jnp.asarray, extra),
-        )
-        return [jax_leaves.wide(x) for x in jax.tree.leaves(moved)]
+        given, more = jax.tree.map(jnp.asarray, (updates, extra))
+        own = jax_states.with_hyperparameters(self._own, state)
+        own = jax.tree.map(jax_leaves.asarray, own)
+        ask: Any = self._updated  # caught, so there is one
+        zeros = [np.zeros_like(x) for x in update.before]
+        bare, _ = ask(given, own, jax_leaves.trained(self._built(zeros)), **more)
+        moved, self._own = ask(given, own, jax_leaves.trained(self._built(update.before)), **more)
+        oracle, bare = (jax_leaves.arrays(tree) for tree in (moved, bare))
+        return replace(update, oracle=oracle, bare=bare)
 
     def absorbs(self, raw: Sequence[Any], clipped: Sequence[Any], at: Sequence[np.ndarray]) -> bool:
         """Whether the transformation itself clips: both gradients leave the same state."""
@@ -244,10 +261,11 @@ class JaxLoop(NumpyLoop):
 
     def _with_gradient(self, params: Any, batch: Any) -> Any:
         handed = self.copied(batch)
-        try:  # one program for both: compiling is what takes time
-            return self._compiled(params, handed)
-        except (*_UNTRACED, TypeError):  # it needs numbers: not compiled
-            return self._differentiated(params, handed)
+        with telling("Training.loss"):
+            try:  # one program for both: compiling is what takes time
+                return self._compiled(params, handed)
+            except (*_UNTRACED, TypeError):  # it needs numbers: not compiled
+                return self._differentiated(params, handed)
 
     def careful(self) -> bool:
         """No hurry: another program rounds otherwise, by much where a network is saturated."""

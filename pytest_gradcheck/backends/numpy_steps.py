@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pytest_gradcheck.backends import numpy_batches, slots
-from pytest_gradcheck.backends.handed import scalar
+from pytest_gradcheck.backends.handed import returned, scalar, telling
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
@@ -33,6 +34,7 @@ class NumpyLoop:
     """
 
     name = "numpy"
+    moving: Sequence[str] = ("_params", "_state", "_since", "_old", "_last")  # what calls move on
     rules: Sequence[str] = ("",)
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
     is_foreign = False
@@ -90,7 +92,8 @@ class NumpyLoop:
         """The state of all generators."""
         return [g.get() for g in self._generators]
 
-    def _rewind(self, mark: Sequence[Any]) -> None:
+    def rewind(self, mark: Sequence[Any]) -> None:
+        """Set all generators to a mark."""
         for generator, state in zip(self._generators, mark, strict=True):
             generator.set(state)
 
@@ -109,12 +112,16 @@ class NumpyLoop:
             return Call(before, before, (), error=error)
         after = self._arrays(params)
         self._last = self._params, self._state, batch, mark, after
+        held = self._params, self._state
         self._params, self._state = params, state
         changed = not numpy_batches.is_same(batch, handed)
         is_still = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
         if self.accumulates(is_still):
             return Call(before, after, (), changed_batch=changed)
-        return Call(before, after, (self.update(before, after),), changed_batch=changed)
+        update = self.update(before, after)
+        if is_still and slots.is_same(held, (params, state), self.flatten):
+            update = replace(update, is_still=True)
+        return Call(before, after, (update,), changed_batch=changed)
 
     def accumulates(self, is_still: bool) -> bool:
         """Whether a call only adds to a window: it moves nothing, and the window is not full."""
@@ -139,28 +146,26 @@ class NumpyLoop:
         if got is None:
             return params, state, ""
         if isinstance(got, (tuple, list)) and len(got) >= 2:
-            params, state = got[0], got[1]
+            error = returned(got, self._params, self.flatten)
         else:
-            return None, None, "TypeError: the step must return (params, opt_state, ...)"
-        shapes = [x.shape for x in self._arrays(params)]
-        if shapes != [x.shape for x in self._arrays(self._params)]:
-            return None, None, "ValueError: the step returns parameters of other shapes"
-        return params, state, ""
+            error = "TypeError: the step must return (params, opt_state, ...)"
+        return (None, None, error) if error else (got[0], got[1], "")
 
     # --- the loss ---------------------------------------------------------------------------
 
     def _loss(self, params: Any, batch: Any) -> float:
-        value = scalar(self._training.loss(params, self.copied(batch)))
+        with telling("Training.loss"):
+            value = scalar(self._training.loss(params, self.copied(batch)))
         return float(np.asarray(value, dtype=np.float64))
 
     @contextmanager
     def _from(self, mark: Sequence[Any]) -> Iterator[None]:
         now = self.mark()
-        self._rewind(mark)
+        self.rewind(mark)
         try:
             yield
         finally:
-            self._rewind(now)
+            self.rewind(now)
 
     def careful(self) -> bool:
         """There is one way only."""
@@ -235,14 +240,17 @@ class NumpyLoop:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold generators, and what the functions carry along."""
+        """Hold parameters, state and generators, and what the functions carry along."""
         bindings = held_bindings(reachable(self._roots))
+        now = {name: getattr(self, name) for name in self.moving}
+        kept = {name: list(x) if isinstance(x, list) else x for name, x in now.items()}
         try:
             with BACKEND.guard(*self._roots):
                 yield
         finally:
             for restore in bindings:
                 restore()
+            vars(self).update(kept)
 
     def idle(self, is_fresh: bool) -> Iterable[tuple[str, list[str], bool]]:
         """None: a functional step has no part that could be called alone."""

@@ -25,6 +25,35 @@ def arrays(state: Any, flatten: Callable[[Any], Flat], depth: int = DEPTH) -> It
                 yield from arrays(value, flatten, depth - 1)
 
 
+def is_same(one: Any, other: Any, flatten: Callable[[Any], Flat]) -> bool:
+    """Whether two states hold the same, down to their counters."""
+    a, b = list(_values(one, flatten, DEPTH)), list(_values(other, flatten, DEPTH))
+    return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _values(state: Any, flatten: Callable[[Any], Flat], depth: int) -> Iterator[Any]:
+    for leaf in flatten(state).leaves:
+        value = leaf.value
+        if (
+            depth
+            and hasattr(value, "__dict__")
+            and not (callable(value) or hasattr(value, "dtype"))
+        ):
+            for inner in vars(value).values():
+                yield from _values(inner, flatten, depth - 1)
+        else:
+            yield value
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+    except Exception:  # what is no array, a random key, says nothing
+        return False
+
+
 def grouped(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> list[Group]:
     """All groups in the order of a state: moment by moment, or parameter by parameter.
 

@@ -66,6 +66,10 @@ class Update:
         slots_after: The same after.
         place: Number of the event of the call that it is.
         fresh: Loss and fresh gradient at the last backward pass before; None where none was taken.
+        is_still: Whether parameters and state were returned as they were handed over.
+        is_lost: Whether the optimizer was given the state of the start, in place of its last one.
+        is_astray: Whether the optimizer was given other parameters than those before.
+        bare: The update as the optimizer makes it for parameters of zero; empty as ``oracle`` is.
     """
 
     before: Sequence[np.ndarray]
@@ -79,6 +83,10 @@ class Update:
     slots_after: Sequence[Sequence[np.ndarray]] = ()
     place: int = 0
     fresh: tuple[float, Sequence[np.ndarray | None]] | None = None
+    is_still: bool = False
+    is_lost: bool = False
+    is_astray: bool = False
+    bare: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,9 @@ class Loop(Protocol):
 
     def mark(self) -> Any:
         """Note the state of all generators, from which the next calls draw."""
+
+    def rewind(self, mark: Any) -> None:
+        """Set all generators to a mark."""
 
     def call(self, batch: Any) -> Call:
         """Call the user's step as it is."""

@@ -45,7 +45,10 @@ class Cuts(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
         name = _name(func)
-        if any(part in name for part in NOT_HELD) or not _is_held_back(args, kwargs, answer):
+        is_written = name.endswith("_") and not name.endswith("__")
+        if any(part in name for part in NOT_HELD):
+            return answer
+        if not _is_held_back(args, kwargs, answer, is_written):
             return answer
         if self._at is None:
             self._kept.append(_copy(answer))
@@ -55,7 +58,11 @@ class Cuts(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         if self._at >= len(self._kept) or not _is_alike(answer, self._kept[self._at]):
             raise DifferentError(name)
         self._at += 1
-        return _copy(self._kept[self._at - 1])
+        kept = self._kept[self._at - 1]
+        if is_written:  # into a tensor that is used further on: a momentum encoder, say
+            answer.data.copy_(kept)
+            return answer
+        return _copy(kept)
 
 
 def _name(func: Any) -> str:
@@ -92,13 +99,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _is_held_back(args: Any, kwargs: Any, answer: Any) -> bool:
-    """Whether something with a graph went in, and nothing with one came out."""
+def _is_held_back(args: Any, kwargs: Any, answer: Any, is_written: bool) -> bool:
+    """Whether something with a graph went in, and nothing with one came out.
+
+    What only comes through is not: a tensor that goes in and out again, unless it is written into.
+    """
     if not any(x.requires_grad for x in _tensors((args, kwargs))):
         return False
     if isinstance(answer, (float, int, list)) and not isinstance(answer, bool):
         return True
     found = list(_tensors(answer))
+    if is_written:
+        return len(found) == 1 and not found[0].requires_grad
     given = {id(x) for x in _tensors((args, kwargs))}
     return bool(found) and not any(x.requires_grad or id(x) in given for x in found)
 

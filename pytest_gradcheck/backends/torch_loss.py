@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_gradcheck.backends.handed import scalar
+from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.raised import loss_raised
 from pytest_gradcheck.errors import UsageError
 
@@ -45,11 +45,14 @@ def of_training(loss: Callable[..., Any], given: Sequence[Any]) -> Tensor:
     Raises:
         UsageError: The loss raises, or is no number.
     """
-    try:
+    with telling("Training.loss"):
         value = scalar(loss(*given))
-    except Exception as error:  # whatever the user's code raises, told with its own words
-        raise UsageError(f"Training.loss raised {type(error).__name__}: {error}") from error
     if type(value) in (int, float):
+        if value:
+            raise UsageError(
+                f"Training.loss must give a tensor, it gave the number {value!r:.12}, which has no "
+                f"gradient; return the tensor itself, without item() or float()"
+            )
         value = torch.as_tensor(value)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         shown = (

@@ -57,6 +57,11 @@ def _opened(optimizer: Any) -> Any:
         inner, torch.optim.Optimizer
     ):
         return inner
+    if isinstance(optimizer, type):
+        name = optimizer.__name__
+        raise UsageError(
+            f"Training.optimizer must be the optimizer that the step uses, got the class {name}"
+        )
     if not callable(getattr(optimizer, "step", None)):
         raise UsageError(f"Training.optimizer must have a step(), got {optimizer!r}")
     return optimizer

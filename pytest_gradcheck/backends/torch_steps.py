@@ -54,7 +54,8 @@ class TorchLoop:
         if self._model is None:
             raise UsageError("Training.model is missing: the module that the step trains")
         if not isinstance(self._model, nn.Module):
-            raise UsageError(f"Training.model must be a torch Module, got {self._model!r}")
+            shown = f"{type(self._model).__name__} {self._model!r:.20}"
+            raise UsageError(f"Training.model must be a torch Module, got {shown}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]

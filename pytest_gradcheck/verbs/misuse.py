@@ -12,6 +12,24 @@ from pytest_gradcheck.limits import VERBS
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+_TOLERANCES = ("tolerance", "step_gradient", "clip_rounding")
+_THRESHOLDS = ("max_norm",)
+_WINDOWS = ("accumulate",)
+# What is written for an argument that has another name here, by verbs and by other libraries.
+MEANT = {
+    **dict.fromkeys(("tol", "rtol", "atol", "tolerance", "precision"), _TOLERANCES),
+    **dict.fromkeys(("clip", "clip_norm", "grad_clip", "gradient_clip_val"), _THRESHOLDS),
+    **dict.fromkeys(("max_grad_norm", "threshold", "grad_norm"), _THRESHOLDS),
+    **dict.fromkeys(("clip_value", "value"), ("max_value",)),
+    **dict.fromkeys(("accumulation_steps", "grad_accum", "accumulation"), _WINDOWS),
+    **dict.fromkeys(("gradient_accumulation_steps", "accumulate_grad_batches"), _WINDOWS),
+    **dict.fromkeys(("learning_rate", "rate"), ("lr",)),
+    **dict.fromkeys(("wd", "decay", "l2"), ("weight_decay",)),
+    **dict.fromkeys(("beta", "beta1", "beta2"), ("betas",)),
+    **dict.fromkeys(("steps", "n_steps", "num_steps", "calls"), ("step_calls",)),
+    **dict.fromkeys(("scheduler", "lr_schedule"), ("schedule",)),
+}
+
 
 def is_of_the_call(error: TypeError) -> bool:
     """Whether arguments did not fit: caught where the call was made, nothing of it has run."""
@@ -35,7 +53,8 @@ def refusal(
     shown = _as_written(name)
     unknown = next((k for k in kwargs if k not in known), None)
     if unknown is not None:
-        near = difflib.get_close_matches(unknown, known, 1)
+        near = [name for name in MEANT.get(unknown, ()) if name in known]
+        near = near or difflib.get_close_matches(unknown, known, 1)
         hint = f"; did you mean {near[0]}=?" if near else ""
         return UsageError(
             f"{shown} has no argument {unknown!r}{hint} (it takes {', '.join(known)})"

@@ -147,3 +147,61 @@ if number % 2 == 0: opt.step(); opt.zero_grad()
     result = loop(body, accumulate=2, max_norm=0.1)
     assert result.findings[0].code == "step-clip-micro"
     assert "with its share of the window" in result.headline
+
+
+def test_clips_between_backward_passes_of_one_call():
+    result = loop("""
+opt.zero_grad()
+for part in (slice(0, 3), slice(3, None)):
+    (loss(tuple(x[part] for x in batch)) * 0.5).backward(); clip(params, 0.1)
+opt.step()
+""")
+    assert result.findings[0].code == "step-clip-micro"
+
+
+def test_a_tensor_that_gets_nothing_where_only_some_updates_are_clipped():
+    result = loop(
+        PASS + "model[2].zero_grad(); clip(params, 0.5); opt.step()",
+        max_norm=0.5,
+    )
+    assert result.findings[0].code == "step-missing-gradient"
+    assert "2.weight" in result.headline
+
+
+@pytest.mark.parametrize(("zeroed", "verdict"), [(True, "pass"), (False, "fail")])
+def test_gradients_on_top_where_another_network_moves_in_between(zeroed, verdict):
+    def training():
+        torch.manual_seed(0)
+        critic, maker = torch.nn.Linear(2, 1), torch.nn.Linear(2, 2)
+        optimizers = [torch.optim.Adam(m.parameters(), 1e-2) for m in (critic, maker)]
+        calls = []
+
+        def of_critic(batch):
+            made = maker(batch[1]).detach()
+            return critic(made).square().mean() - critic(batch[0]).mean()
+
+        def of_maker(batch):
+            return -critic(maker(batch[1])).tanh().mean()
+
+        def step(batch):
+            calls.append(0)
+            optimizers[0].zero_grad()
+            of_critic(batch).backward()
+            optimizers[0].step()
+            if len(calls) % 2 == 0:
+                if zeroed:
+                    optimizers[1].zero_grad()
+                of_maker(batch).backward()
+                optimizers[1].step()
+
+        return Training(
+            step=step,
+            loss=[of_critic, of_maker],
+            batches=[(torch.randn(n, 2) + 2, torch.randn(n, 2)) for n in (16, 16, 16, 6)],
+            model=torch.nn.ModuleList([critic, maker]),
+            optimizer=optimizers,
+        )
+
+    result = check_step(training)
+    assert result.verdict == verdict, result.headline
+    assert zeroed or "on top of the ones before" in result.headline

@@ -162,3 +162,26 @@ def test_keys_in_another_order_are_the_same_parameters():
 
     result = check_step(lambda: made(optax.adam(1e-2), reordered))
     assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
+def test_an_optimizer_of_nnx_holds_it(factor, verdict):
+    nnx = pytest.importorskip("flax.nnx")
+    rng = np.random.default_rng(0)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
+    module, tx = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.adam(1e-2)
+    optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
+
+    def loss(module, batch):
+        return jnp.mean((module(batch[0]) - batch[1]) ** 2)
+
+    def step(module, optimizer, batch):
+        grads = nnx.grad(loss)(module, batch)
+        optimizer.update(module, jax.tree.map(lambda g: factor * g, grads))
+        return module, optimizer
+
+    training = Training(
+        step=step, loss=loss, batches=batches, params=module, opt_state=optimizer, optimizer=tx
+    )
+    assert check_step(training).verdict == verdict
+    assert optimizer.tx is tx

@@ -8,6 +8,7 @@ import pytest
 from pytest_gradcheck import GradCheckError, Training, assert_step, check_clipping, check_step
 
 torch = pytest.importorskip("torch")
+nn = torch.nn
 pytest.importorskip("optax")
 loops = importlib.import_module("loops")
 loop, STEP = loops.loop, loops.STEP
@@ -126,3 +127,45 @@ def test_a_clip_that_works_in_place_as_torch_does_is_one_of_torch():
     result = check_clipping(lambda ps: [p.data.mul_(0.5) for p in ps] and None, max_norm=1.0)
     assert result.context.backend == "torch"
     assert result.findings[0].code == "clip-not-applied"
+
+
+def moving_encoder(momentum, factor=1.0):
+    """A training whose loss moves an average of its own network, which gives its keys."""
+    torch.manual_seed(0)
+    query, key = nn.Linear(8, 6), nn.Linear(8, 6).requires_grad_(False)
+    key.load_state_dict(query.state_dict())
+    optimizer = torch.optim.AdamW(query.parameters(), 1e-2)
+
+    def loss(batch):
+        with torch.no_grad():
+            for average, p in zip(key.parameters(), query.parameters(), strict=True):
+                average.mul_(momentum).add_(p, alpha=1 - momentum)
+            keys = nn.functional.normalize(key(batch + 0.1), dim=1)
+        found = nn.functional.normalize(query(batch), dim=1)
+        return nn.functional.cross_entropy(found @ keys.T / 0.2, torch.arange(len(batch)))
+
+    def step(batch):
+        optimizer.zero_grad()
+        (factor * loss(batch)).backward()
+        optimizer.step()
+
+    batches = [torch.randn(n, 8) for n in (16, 16, 5)]
+    model = nn.ModuleList([query, key])
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999])
+def test_a_momentum_encoder_that_the_loss_moves(momentum):
+    result = check_step(lambda: moving_encoder(momentum), semi_gradient="the keys are held")
+    assert result.verdict == "pass", result.headline
+    wrong = check_step(lambda: moving_encoder(momentum, 2.0), semi_gradient="the keys are held")
+    assert "2 times the right gradient" in wrong.headline
+
+
+def test_a_momentum_encoder_is_named_where_it_counts():
+    result = check_step(lambda: moving_encoder(0.9))
+    assert result.findings[0].code == "step-stopped-gradient"
+    assert "no_grad() at test_steps_told.py" in result.headline
+    claimed = check_step(lambda: moving_encoder(0.9), semi_gradient="the keys are held")
+    told = {f.code: f.severity for f in claimed.findings}
+    assert told["step-semi-gradient"] == "note"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pytest_gradcheck.checks.clipping import sizes
 from pytest_gradcheck.checks.clipping.cases import HALVES
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
@@ -19,29 +19,12 @@ from pytest_gradcheck.checks.clipping.right import (
     only_rounded,
     right,
 )
+from pytest_gradcheck.checks.clipping.sizes import Cause
 from pytest_gradcheck.numerics import clipping
 
-Size = Callable[[Tensors], float]
 LOOSE = 3e-3  # the small number that many add to a norm shows at a thousandth of the threshold
 FIT = 30.0  # roundings by which a prediction may be off; the mistakes differ by far more
 MOST = 0.2  # or anything would be explained by anything, in half precision
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cause:
-    """A mistake that was recognised.
-
-    Args:
-        code: Code of the finding.
-        message: What the clip does, to stand after its name.
-        advice: What to try.
-        where: Path of a tensor, where one is to blame.
-    """
-
-    code: str
-    message: str
-    advice: str
-    where: str = ""
 
 
 def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol: float) -> Cause:
@@ -143,10 +126,11 @@ def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Predicti
                     f"takes the norm of order {other:g} where {_order(p)} is claimed",
                     "look at norm_type, and at a sum of squares without a root or the reverse",
                 ),
-                _to(c, functools.partial(clipping.norm, p=other)),
+                sizes.to(c, functools.partial(clipping.norm, p=other)),
             )
     yield from _formulas(claim)
-    yield from _of_one_tensor(claim, names)
+    yield from sizes.of_tensors(claim)
+    yield from sizes.of_one_tensor(claim, names)
 
 
 def _known_values(c: float) -> Iterator[tuple[Cause, Prediction]]:
@@ -183,54 +167,7 @@ def _formulas(claim: Claim) -> Iterator[tuple[Cause, Prediction]]:
     for message, factor in told.items():
         code = "clip-boost" if "small ones up" in message else "clip-norm"
         cause = Cause(code, message, "the factor is min(1, max_norm / norm)")
-        yield cause, _by(factor, functools.partial(clipping.norm, p=p))
-
-
-def _of_one_tensor(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Prediction]]:
-    c, p = claim.threshold, claim.norm_type
-    whole = functools.partial(clipping.norm, p=p)
-    for i, name in enumerate(names):
-        rest, alone, twice = (functools.partial(f, i=i, p=p) for f in (_without, _only, _twice))
-        give, once = "give all parameters to the clip", "take the norm over every gradient once"
-        code = "clip-missed-tensor"
-        told = f"leaves {name} as it is and scales the others"
-        yield Cause(code, told, give, name), _to(c, whole, kept=i)
-        told = f"leaves {name} out, of the norm too"
-        yield Cause(code, told, give, name), _to(c, rest, kept=i)
-        yield Cause("clip-norm", f"leaves {name} out of the norm", once, name), _to(c, rest)
-        told = f"takes the norm of {name} for that of all"
-        yield Cause("clip-norm", told, once, name), _to(c, alone)
-        yield Cause("clip-tied", f"counts {name} twice in the norm", once, name), _to(c, twice)
-        told = f"counts {name} twice in the norm, and scales it twice"
-        yield Cause("clip-tied", told, once, name), _to(c, twice, again=i)
-
-
-def _to(threshold: float, size: Size, kept: int = -1, again: int = -1) -> Prediction:
-    """Clipping by some size of the gradients; a tensor is kept, or scaled again, where named."""
-    return _by(lambda n: min(1.0, threshold / n), size, kept, again)
-
-
-def _by(
-    factor: Callable[[float], float], size: Size, kept: int = -1, again: int = -1
-) -> Prediction:
-    def predict(x: Tensors) -> list[np.ndarray]:
-        scale = factor(max(size(x), TINY))
-        powers = [0 if i == kept else 2 if i == again else 1 for i in range(len(x))]
-        return [g * scale**power for g, power in zip(x, powers, strict=True)]
-
-    return predict
-
-
-def _only(x: Tensors, i: int, p: float | str) -> float:
-    return clipping.norm([x[i]], p) if i < len(x) else 0.0
-
-
-def _twice(x: Tensors, i: int, p: float | str) -> float:
-    return clipping.norm([*x, *x[i : i + 1]], p)
-
-
-def _without(x: Tensors, i: int, p: float | str) -> float:
-    return clipping.norm([g for j, g in enumerate(x) if j != i], p)
+        yield cause, sizes.by(factor, functools.partial(clipping.norm, p=p))
 
 
 def _scaled(x: Tensors, factor: float) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import left, rounded
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.cuts import again, of_clipping, times
 from pytest_gradcheck.checks.steps.expected import combined, flat
@@ -109,6 +110,7 @@ def guesses(run: Run, pairs: Sequence[Pair], contract: Contract) -> Iterator[Gue
         ),
         lambda p: _with_decay(p),
     )
+    yield from rounded.guesses(run, contract)
 
 
 def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
@@ -132,6 +134,15 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
         ),
         of(lambda k: [1 / k] * k),
     )
+    for wanted in left.full(run, contract):
+        yield (
+            Suspect(
+                "step-gradient-accumulates",
+                "the optimizer received the gradient on top of those of a call that made no update",
+                "set the gradients to zero where the update is left out",
+            ),
+            functools.partial(_with_left_out, run, contract, wanted),
+        )
     yield (
         Suspect(
             "step-gradient-sum",
@@ -147,6 +158,13 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
         yield suspect, of(functools.partial(_one, is_first=first, is_averaged=False))
         yield suspect, of(functools.partial(_one, is_first=first, is_averaged=True))
         yield suspect, functools.partial(_share, run, contract, 0 if first else -1)
+
+
+def _with_left_out(run: Run, contract: Contract, wanted: int, pair: Pair) -> Grads | None:
+    count = len(pair.window.micro)
+    if pair.window.count <= wanted:
+        return None
+    return again(run, pair, contract, combined(pair.window.micro, [1 / wanted] * count))
 
 
 def _share(run: Run, contract: Contract, place: int, pair: Pair) -> Grads | None:

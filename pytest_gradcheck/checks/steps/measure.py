@@ -19,6 +19,10 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 MOST_BATCHES = 64  # of an epoch: a loader without end is cut there
 MOST_CALLS = 200
+PARTS = (
+    "Training.batches looks like one batch, and each of its parts was taken for a batch: give a "
+    "list of batches, such as batches=[(x, y)]"
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,18 +33,24 @@ class Run:
         loop: The training.
         windows: One for each update.
         calls: Every call.
+        epoch: Batches of an epoch.
+        are_parts: Whether the batches look like the parts of one.
         skipped: Numbers of calls whose update was left out on purpose (an overflow).
         bad: The call with a batch that is not finite, and its number; None where none was made.
         left: Calls after the last update.
+        unmoved: Numbers of calls that returned parameters and state as they were.
         zero: What a step with zero gradients moved, before anything else.
     """
 
     loop: Loop
     windows: list[Window] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    epoch: int = 0
+    are_parts: bool = False
     skipped: list[int] = field(default_factory=list)
     bad: Call | None = None
     left: int = 0
+    unmoved: list[int] = field(default_factory=list)
     zero: Sequence[tuple[str, Sequence[str], bool]] = ()
 
     @property
@@ -84,14 +94,20 @@ def batches_of(batches: Any) -> list[Any]:
     return found
 
 
+def _are_parts(batches: Sequence[Any]) -> bool:
+    """Whether what was given as batches is arrays, or the names of a dictionary: a batch, maybe."""
+    return all(isinstance(batch, str) or hasattr(batch, "shape") for batch in batches)
+
+
 def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> Run:
     """Call the step over a whole epoch, until there were enough calls and updates."""
-    seen = Run(loop, zero=tuple(loop.idle(True)))
+    seen = Run(loop, epoch=len(batches), zero=tuple(loop.idle(True)))
+    seen.are_parts = _are_parts(batches)
     loop.accumulate = contract.accumulate or 1
     wanted = max(len(batches), least * (contract.accumulate or 1))
     window = Window(1, 1)
     number = 0
-    while number < wanted or (len(seen.windows) < least and number < min(4 * wanted, MOST_CALLS)):
+    while number < wanted or (len(_moved(seen)) < least and number < min(4 * wanted, MOST_CALLS)):
         batch = batches[number % len(batches)]
         number += 1
         window = _called(seen, window, batch, number)
@@ -105,14 +121,35 @@ def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> R
                 if seen.bad.error or seen.bad.updates:
                     return seen
     seen.left = len(window.batches)
+    _leave_out(seen)
     return seen
+
+
+def _moved(seen: Run) -> list[Window]:
+    """The windows that end with an update of something."""
+    return [w for w in seen.windows if not all(u.is_still for u in w.updates)]
+
+
+def _leave_out(seen: Run) -> None:
+    """Take calls that returned everything as it was for no updates, if others are some."""
+    moved = _moved(seen)
+    if moved and len(moved) < len(seen.windows):
+        seen.unmoved = [w.last for w in seen.windows if w not in moved]
+        seen.windows = moved
+        for number, window in enumerate(moved, start=1):
+            window.number = number
 
 
 def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     """One call; the window that goes on, or the next one."""
     loop = seen.loop
     mark = loop.mark()
-    loss, fresh = loop.gradient(batch, None, mark)
+    try:
+        loss, fresh = loop.gradient(batch, None, mark)
+    except UsageError as error:
+        if number <= seen.epoch and seen.are_parts:
+            raise UsageError(f"{error}; {PARTS}") from error
+        raise
     call = loop.call(batch)
     # Where several losses are differentiated in a call, that before the update counts.
     first = call.updates[0].fresh if call.updates else None
@@ -122,6 +159,7 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
         window.first, window.at, window.lying = number, call.before, call.lying
     window.batches.append(batch)
     window.marks.append(mark)
+    window.starts.append((len(window.events), len(window.clips)))
     window.losses.append(loss)
     window.micro.append(fresh)
     window.is_altered |= call.is_altered

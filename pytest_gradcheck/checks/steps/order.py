@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from pytest_gradcheck.checks.steps import left
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Window
@@ -53,6 +54,15 @@ def unzeroed(window: Window) -> int:
     before = seen[: seen.index("step")] if "step" in seen else seen
     last = max((i for i, w in enumerate(before) if w == "zero_grad"), default=-1)
     return before[last + 1 :].count("backward")
+
+
+def clips_between(window: Window) -> int:
+    """Clips before the step that a further backward pass follows, on top of what they clipped."""
+    seen = words(window)
+    before = seen[: seen.index("step")] if "step" in seen else seen
+    last = max((i for i, w in enumerate(before) if w == "zero_grad"), default=-1)
+    kept = [w for w in before[last + 1 :] if w == "backward" or w.startswith("clip")]
+    return sum(a != "backward" and b == "backward" for a, b in itertools.pairwise(kept))
 
 
 def clip_is_scaled(window: Window) -> bool:
@@ -162,7 +172,9 @@ def _schedulers(run: Run, contract: Contract) -> list[Finding]:
         return []
     for window in run.windows:
         count = max(Counter(n for w, n in window.events if w == "scheduler").values(), default=0)
-        if count > 1:
+        # One that counts calls advances with those too that are left out of a longer window.
+        extra = max((window.count - n for n in left.full(run, contract)), default=0)
+        if count > 1 + max(extra, 0):
             return [
                 Finding(
                     code="step-scheduler",

@@ -129,10 +129,10 @@ def _gone(run: Run, wrong: Sequence[Pair], contract: Contract, fits: Fits) -> li
         gone = [i for i, (a, b) in both if b is not None and np.any(b) and not np.any(_zeros(a, b))]
         rest = [None if i in gone else g for i, g in enumerate(pair.expected.raw)]
         cut = expecting.finished(run, pair.window, contract, rest, pair.expected.shares).clipped
-        if not gone or not pair.expected.bites or not fits(pair, cut):
+        if not gone or not fits(pair, cut):
             return []
         found.append(gone)
-    return found[0]
+    return found[0] if any(pair.expected.bites for pair in wrong) else []
 
 
 def _zeros(got: np.ndarray | None, like: np.ndarray) -> np.ndarray:
@@ -168,6 +168,14 @@ def _told(run: Run, wrong: Sequence[Pair]) -> Iterator[Suspect]:
     ratio, cosine = clipping.ratio(got, right)
     passes = order.unzeroed(first.window)
     is_one = len(first.window.batches) == 1
+    between = order.clips_between(first.window)
+    if between:
+        yield Suspect(
+            "step-clip-micro",
+            f"the gradient is clipped before all of it is there: {between + 1} clips take turns "
+            f"with backward passes that nothing sets to zero between",
+            "clip after the last backward pass, before the step",
+        )
     if is_one and passes > 1 and cosine > 1 - ABOUT and abs(ratio / passes - 1) < ABOUT:
         yield Suspect(
             "step-gradient-sum",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.checks.steps import expected as expecting
-from pytest_gradcheck.checks.steps import suspects, weighing
+from pytest_gradcheck.checks.steps import left, shrinking, suspects, weighing
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
 from pytest_gradcheck.checks.steps.measure import Run, percent
@@ -32,8 +32,8 @@ CODES = frozenset(
     }
     | {f"step-{word}" for word in ("random", "weights", "batch", "parameters", "mode")}
     | {"step-not-compared"}
-    | {"step-decay-in-gradient", "step-not-clipped"}
-    | {f"step-clip-{word}" for word in ("kind", "micro", "scaled")}
+    | {"step-decay-in-gradient", "step-not-clipped", "step-rounded"}
+    | {f"step-clip-{word}" for word in ("kind", "micro", "scaled", "varied")}
 )
 
 
@@ -66,14 +66,23 @@ def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
         if not found.wrong:
             return found
         seen.append(found)
+    for meant in left.meanings(run, window, contract):
+        found = _paired(run, meant, contract, limits)
+        if not found.wrong:
+            return found
     return max(seen, key=_likeness)
 
 
 def _likeness(pair: Pair) -> float:
-    """How much what arrived points where it should, or away from there; the first one of equals."""
-    got = flat(pair.got or (), pair.window.at)
-    _, cosine = clipping.ratio(got, flat(pair.expected.clipped, pair.window.at))
-    return round(abs(cosine), 6) if np.isfinite(cosine) else 0.0
+    """How much what arrived points where it should, or away from there; the first one of equals.
+
+    Or what it adds to what lay there before, where nobody set that to zero.
+    """
+    at = pair.window.at
+    right, got = flat(pair.expected.clipped, at), flat(pair.got or (), at)
+    added = [got - flat(pair.window.lying, at)] if pair.window.lying else []
+    cosines = [abs(clipping.ratio(row, right)[1]) for row in (got, *added)]
+    return max((round(c, 6) for c in cosines if np.isfinite(c)), default=0.0)
 
 
 def meanings(window: Window) -> Iterator[Window]:
@@ -83,21 +92,8 @@ def meanings(window: Window) -> Iterator[Window]:
     both = [retaken, window] if window.is_altered else [window, retaken]
     for each in both if is_other else both[:1]:
         if window.idle:
-            yield _without(each, set(window.idle))
+            yield each.without(set(window.idle))
         yield each
-
-
-def _without(window: Window, idle: set[int]) -> Window:
-    """A window without some of its calls."""
-    kept = [k for k in range(len(window.batches)) if k not in idle]
-    return replace(
-        window,
-        batches=[window.batches[k] for k in kept],
-        marks=[window.marks[k] for k in kept],
-        losses=[window.losses[k] for k in kept],
-        micro=[window.micro[k] for k in kept],
-        idle=[],
-    )
 
 
 def _paired(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
@@ -171,6 +167,8 @@ def findings(
     suspect = suspects.recognised(run, pairs, wrong, contract, limits)
     if is_random and (suspect is None or suspect.is_varied):
         return [_random(first)]
+    if suspect is not None and suspect.is_bare and shrinking.is_shrinking(run, pairs, contract):
+        return [shrinking.finding(pairs)]
     got = flat(first.got or (), first.window.at)
     ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
     if suspect is None and first.window.turns > 1:
@@ -206,16 +204,24 @@ def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
     if cosine > 1 - 1e-4 and suspects.is_multiple(got, right):
         return Suspect(
             "step-gradient-scale",
-            f"the optimizer received {ratio:.4g} times the right gradient",
+            f"the optimizer received {suspects.times(ratio)} the right gradient",
             "look for a loss scale, a sum for a mean, or a division by the number of batches",
         )
     return Suspect(
         "step-wrong-gradient",
         f"the optimizer received another gradient than that of the loss for {some}, off by "
-        f"{percent(pair.error)} (cosine {cosine:.3g}, ratio {ratio:.3g})",
+        f"{percent(pair.error)} ({_likeness_told(cosine, ratio)})",
         "compare what the step does to gradients between backward and step",
         names[0] if len(names) == 1 else "",
     )
+
+
+def _likeness_told(cosine: float, ratio: float) -> str:
+    """How what arrived lies to what is right; of what rounds to 1, that the rest is small."""
+    shown = f"cosine {cosine:.3g}, ratio {ratio:.3g}"
+    if shown != "cosine 1, ratio 1":
+        return shown
+    return "in the right direction and of the right length: a lower precision, or a small term"
 
 
 def _not_compared(pair: Pair) -> Finding:

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import held, rates, unclaimed
+from pytest_gradcheck.checks.steps import held, oracles, rates
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run, percent
 from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.limits import Limits
-from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.optimizers import DEFAULTS, Hyper
 from pytest_gradcheck.numerics.replay import Followed, Misfit, Move
 from pytest_gradcheck.numerics.variants import Change, dialects, variants
 from pytest_gradcheck.results import Finding
+
+UNEXPLAINED = "the update is not that of"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +47,13 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
             continue
         if name and run.loop.is_foreign:
             told = "the optimizer is in use, and its state is not known: give a function that"
-            findings.append(_not_replayed(f"{told} builds a fresh one"))
+            findings.append(oracles.not_replayed(f"{told} builds a fresh one"))
         elif name:
             found, followed = _by_rule(run, moves, name, limits)
             findings += found
             replays |= followed
         else:
-            findings += _by_oracle(run, pairs, contract, limits)
+            findings += oracles.findings(run, pairs, contract, limits)
     return Judged(tuple(findings), replays)
 
 
@@ -67,64 +68,6 @@ def _by_rule(
     replays = rates.replays(run, moves, name, {}, limits)
     wrong = {i: each.misfit for i, each in replays.items() if each.misfit is not None}
     return [_accused(run, moves, name, wrong, limits)], replays
-
-
-def _not_seen(run: Run) -> Finding:
-    return Finding(
-        code="step-not-seen",
-        severity="fail",
-        message=f"the step never asked {run.loop.shown} that was handed over for an update, so "
-        f"neither gradients nor updates were seen; hand over the one that the step uses, where the "
-        f"step holds it (a closure, an argument, an attribute), or claim optimizer= with lr=",
-    )
-
-
-def _not_replayed(told: str) -> Finding:
-    return Finding(code="step-not-replayed", severity="note", message=told)
-
-
-def _by_oracle(
-    run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
-) -> list[Finding]:
-    """The optimizer itself, called once more, where no rule is known by name."""
-    oracles = [u for p in pairs for u in p.window.updates if u.oracle]
-    for number, update in enumerate(oracles, start=1):
-        for i, wanted in enumerate(update.oracle):
-            actual = update.after[i] - update.before[i]
-            dtype = run.loop.parameters[i].dtype
-            size = max(float(np.linalg.norm(wanted)), float(np.linalg.norm(actual)))
-            bound = limits.number("step_replay", dtype) * size
-            bound += 2 * precision.epsilon(dtype) * float(np.linalg.norm(update.before[i]))
-            if not float(np.linalg.norm(actual - wanted)) <= bound:
-                return [_unlike(run, update, i, number)]
-    if oracles:
-        return []
-    if getattr(run.loop, "is_unseen", False):
-        return [_not_seen(run)]
-    if any(p.got is None for p in pairs):
-        return unclaimed.findings(run, pairs, contract, limits)
-    told = f"updates of {run.loop.shown} are not replayed: its rule is not known"
-    return [_not_replayed(f"{told}; claim optimizer= to have them replayed")]
-
-
-def _unlike(run: Run, update: Any, i: int, number: int) -> Finding:
-    actual, wanted = update.after[i] - update.before[i], update.oracle[i]
-    ratio, cosine = clipping.ratio(actual.ravel(), wanted.ravel())
-    told = f"moves {run.names[i]} otherwise than the optimizer says (cosine {cosine:.3g})"
-    if cosine > 1 - 1e-4:
-        told = f"moves {run.names[i]} by {ratio:.4g} times what the optimizer says"
-    elif cosine < -1 + 1e-4:
-        told = f"moves {run.names[i]} by the negative of what the optimizer says"
-    elif not np.any(actual):
-        told = f"does not move {run.names[i]}, though the optimizer says so"
-    return Finding(
-        code="step-update",
-        severity="fail",
-        where=run.names[i],
-        message=f"the step {told} (update {number}); apply each update once, to the parameters "
-        f"that the optimizer was given",
-        numbers=(("update", number), ("ratio", ratio), ("cosine", cosine)),
-    )
 
 
 def _moves(
@@ -233,9 +176,13 @@ def _explained(
             if rates.fits(run, mine, name, change, limits):
                 told = f"the update is that of {other}, not of {name}{where}"
                 return Suspect("step-optimizer", told, "look at which optimizer is built")
+    if any(u.is_astray for w in run.windows for u in w.updates):
+        told = f"{run.loop.shown} is given other parameters than those of the step"
+        advice = "give it the parameters that it is to move: its decay goes from there"
+        return Suspect("step-optimizer", told + where, advice)
     return Suspect(
         "step-optimizer",
-        f"the update is not that of {name}{where}",
+        f"{UNEXPLAINED} {name}{where}",
         "compare the formula, its state, and what else writes into parameters",
     )
 

@@ -54,7 +54,7 @@ def _later(loop: Loop, window: Window, update: Update, first: int) -> Window:
     again = getattr(loop, "seen_gradient", loop.gradient)
     loss, fresh = update.fresh or again(batch, update.before, mark)
     found = Window(window.number + 1, first, at=update.before, is_altered=window.is_altered)
-    found.batches, found.marks = [batch], [mark]
+    found.batches, found.marks, found.starts = [batch], [mark], [(0, 0)]
     found.losses, found.micro = [loss], [fresh]
     return found
 

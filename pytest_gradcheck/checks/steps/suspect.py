@@ -22,6 +22,7 @@ class Suspect:
         advice: What to try.
         where: Path of a tensor, where one is to blame.
         is_varied: Whether it needs another number for each window, as a random loss would too.
+        is_bare: Whether it is a factor of which nothing says where it comes from.
     """
 
     code: str
@@ -29,6 +30,7 @@ class Suspect:
     advice: str
     where: str = ""
     is_varied: bool = False
+    is_bare: bool = False
 
 
 Predict = Callable[["Pair"], "Grads | None"]

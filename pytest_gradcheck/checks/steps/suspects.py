@@ -24,7 +24,7 @@ FIT = 10.0  # how many tolerances a prediction may be off
 MOST = 0.1  # or anything would be explained by anything
 LEAST = 1e-4  # and at least this: the mistakes differ by far more
 APART = 0.1  # of what is wrong, by which a mistake must differ from what is right
-LEFT = 0.5  # of what is wrong, that a factor may not explain
+LEFT = 0.5  # of what is wrong, that a mistake may not explain
 EXACT = 1e-3  # how close a factor must be to a number to be called by its name
 
 
@@ -65,7 +65,14 @@ def _fits(pair: Pair, guess: Grads | None, tolerance: float) -> bool:
         return False  # what is as good as right explains nothing
     if not size:  # both are zero, which is wrong only because something was expected
         return pair.expected.norm > 0
-    return float(np.linalg.norm(a - b)) <= tolerance * size
+    left = float(np.linalg.norm(a - b))
+    return left <= tolerance * size and left <= LEFT * float(np.linalg.norm(a - right))
+
+
+def times(ratio: float) -> str:
+    """A factor in digits, as many as show that it is none of 1."""
+    shown = f"{ratio:.4g}"
+    return f"{ratio:.7g} times" if shown == "1" else f"{shown} times"
 
 
 def is_multiple(got: np.ndarray, right: np.ndarray) -> bool:
@@ -105,7 +112,9 @@ def _factor(
             "look for what normalises it; a clip has min(1, max_norm / norm)",
         )
     message = f"the optimizer received {told} the right gradient"
-    return Suspect("step-gradient-scale", message, advice, is_varied="other factors" in told)
+    is_varied = "other factors" in told
+    is_bare = is_varied or told == times(ratios[0])
+    return Suspect("step-gradient-scale", message, advice, is_varied=is_varied, is_bare=is_bare)
 
 
 def _named(
@@ -116,7 +125,7 @@ def _named(
     contract: Contract,
 ) -> tuple[str, str]:
     """The factor in digits, with what it is where that explains it in every window."""
-    plain = f"{ratios[0]:.4g} times"
+    plain = times(ratios[0])
     for name, (value, advice) in _factors(run, pairs, contract).items():
         values = [value(p) for p in wrong]
         if all(v not in (0.0, 1.0) for v in values) and all(
@@ -200,7 +209,7 @@ def _missing(run: Run, wrong: Sequence[Pair], tolerance: float) -> Suspect | Non
     if ratios and all(c > 1 - tolerance for _, c in ratios):
         return Suspect(
             "step-gradient-scale",
-            f"{told} received {ratios[0][0]:.4g} times the right gradient, alone",
+            f"{told} received {times(ratios[0][0])} the right gradient, alone",
             "look for a gradient hook, or a factor for a part of the parameters",
             names[0],
         )

@@ -28,7 +28,10 @@ ORDER = (
     "step-window",
 )
 _VACUOUS = ("step-no-gradient", "step-rate-zero")
-UNDECIDED = ("step-random", "step-not-seen", "step-not-compared", "step-rates-differ")
+UNDECIDED = (
+    *("step-random", "step-not-seen", "step-not-compared", "step-rates-differ"),
+    "step-clip-varied",
+)
 WIDTH = 200
 
 

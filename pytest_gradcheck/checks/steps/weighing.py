@@ -74,11 +74,12 @@ def calls(run: Run, pairs: Sequence[Pair], contract: Contract) -> tuple[list[int
     """
     right = [p.window for p in pairs if not p.wrong]
     if not right:
-        counts = [len(p.window.batches) for p in pairs]
+        counts = [len(p.window.batches) + p.window.left for p in pairs]
     elif any(w.idle for w in right):
         counts = [len(w.batches) for w in run.windows]
     else:
         counts = [w.count for w in run.windows]
+    counts = [count - p.window.left for count, p in zip(counts, pairs, strict=True)]
     return counts, contract.accumulate or _usual(counts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Window:
         turns: How often the optimizer steps in the call that ends it.
         again: The losses once more, after everything; empty until they are asked for.
         lying: The gradients that lay at the parameters before; empty where nobody looked.
+        starts: Numbers of events and of clips before each call.
+        left: Calls at its start that were left out after their backward pass.
     """
 
     number: int
@@ -56,6 +58,20 @@ class Window:
     turns: int = 1
     again: list[float] = field(default_factory=list)
     lying: Grads = ()
+    starts: list[tuple[int, int]] = field(default_factory=list)
+    left: int = 0
+
+    def without(self, gone: set[int]) -> Window:
+        """The window without some of its calls, of which nothing but their events is left."""
+        kept = [k for k in range(len(self.batches)) if k not in gone]
+        return replace(
+            self,
+            batches=[self.batches[k] for k in kept],
+            marks=[self.marks[k] for k in kept],
+            losses=[self.losses[k] for k in kept],
+            micro=[self.micro[k] for k in kept],
+            idle=[],
+        )
 
     @property
     def count(self) -> int:

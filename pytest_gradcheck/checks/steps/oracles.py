@@ -1,0 +1,126 @@
+"""Updates held against the optimizer itself, called once more, where its rule has no name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_gradcheck.backends.steps import Update
+from pytest_gradcheck.checks.steps import unclaimed
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics import clipping, precision
+from pytest_gradcheck.results import Finding
+
+
+def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) -> list[Finding]:
+    """What the step makes of the updates that its optimizer gives, or why that is not seen."""
+    asked = [u for p in pairs for u in p.window.updates if u.oracle]
+    for number, update in enumerate(asked, start=1):
+        for i, wanted in enumerate(update.oracle):
+            actual = update.after[i] - update.before[i]
+            if not _is_near(run, update, i, actual, wanted, limits):
+                return [_told(run, update, i, number)]
+    if asked:
+        return _weak(run, asked, limits)
+    if getattr(run.loop, "is_unseen", False):
+        return [_not_seen(run)]
+    if any(p.got is None for p in pairs):
+        return unclaimed.findings(run, pairs, contract, limits)
+    told = f"updates of {run.loop.shown} are not replayed: its rule is not known"
+    return [not_replayed(f"{told}; claim optimizer= to have them replayed")]
+
+
+def _is_near(
+    run: Run, update: Update, i: int, actual: np.ndarray, wanted: np.ndarray, limits: Limits
+) -> bool:
+    """Whether two updates of a parameter are the same but for rounding."""
+    dtype = run.loop.parameters[i].dtype
+    size = max(float(np.linalg.norm(wanted)), float(np.linalg.norm(actual)))
+    bound = limits.number("step_replay", dtype) * size
+    bound += 2 * precision.epsilon(dtype) * float(np.linalg.norm(update.before[i]))
+    return float(np.linalg.norm(actual - wanted)) <= bound
+
+
+def _weak(run: Run, asked: Sequence[Update], limits: Limits) -> list[Finding]:
+    """A part of the updates that comes from the parameters, and is too small to be seen."""
+    rows = [(u, list(zip(u.oracle, u.bare, strict=True))) for u in asked]
+    pairs = [(u, i, a, b) for u, each in rows for i, (a, b) in enumerate(each)]
+    has_decay = any(not np.array_equal(a, b) for _, _, a, b in pairs)
+    if not has_decay or not all(_is_near(run, u, i, a, b, limits) for u, i, a, b in pairs):
+        return []
+    return [
+        Finding(
+            code="weak-decay",
+            severity="warn",
+            message="the decay is smaller than rounding, so it was not seen that it is one of the "
+            "parameters; check with a larger weight_decay",
+        )
+    ]
+
+
+def not_replayed(told: str) -> Finding:
+    """That the updates of an optimizer are not seen to be right."""
+    return Finding(code="step-not-replayed", severity="note", message=told)
+
+
+def _not_seen(run: Run) -> Finding:
+    return Finding(
+        code="step-not-seen",
+        severity="fail",
+        message=f"the step never asked {run.loop.shown} that was handed over for an update, so "
+        f"neither gradients nor updates were seen; hand over the one that the step uses, where the "
+        f"step holds it (a closure, an argument, an attribute), or claim optimizer= with lr=",
+    )
+
+
+def _told(run: Run, update: Update, i: int, number: int) -> Finding:
+    if update.is_lost:
+        return _lost(run, i, number)
+    return _astray(run, i, number) if update.is_astray else _unlike(run, update, i, number)
+
+
+def _lost(run: Run, i: int, number: int) -> Finding:
+    return Finding(
+        code="step-optimizer",
+        severity="fail",
+        where=run.names[i],
+        message=f"the state of {run.loop.shown} is not carried on: it is given that of the start "
+        f"at every step (first at update {number}); hand the new state to the next update, and "
+        f"return it from the step",
+        numbers=(("update", number),),
+    )
+
+
+def _astray(run: Run, i: int, number: int) -> Finding:
+    return Finding(
+        code="step-update",
+        severity="fail",
+        where=run.names[i],
+        message=f"{run.loop.shown} is given other parameters than those of the step, so that it "
+        f"decays from there (update {number}); give it the parameters that it is to move",
+        numbers=(("update", number),),
+    )
+
+
+def _unlike(run: Run, update: Update, i: int, number: int) -> Finding:
+    actual, wanted = update.after[i] - update.before[i], update.oracle[i]
+    ratio, cosine = clipping.ratio(actual.ravel(), wanted.ravel())
+    told = f"moves {run.names[i]} otherwise than the optimizer says (cosine {cosine:.3g})"
+    if cosine > 1 - 1e-4:
+        told = f"moves {run.names[i]} by {ratio:.4g} times what the optimizer says"
+    elif cosine < -1 + 1e-4:
+        told = f"moves {run.names[i]} by the negative of what the optimizer says"
+    elif not np.any(actual):
+        told = f"does not move {run.names[i]}, though the optimizer says so"
+    return Finding(
+        code="step-update",
+        severity="fail",
+        where=run.names[i],
+        message=f"the step {told} (update {number}); apply each update once, to the parameters "
+        f"that the optimizer was given",
+        numbers=(("update", number), ("ratio", ratio), ("cosine", cosine)),
+    )

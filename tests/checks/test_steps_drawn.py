@@ -1,0 +1,78 @@
+"""Steps that do at random, or by a threshold that changes, what nobody can hold against them."""
+
+import importlib
+
+import pytest
+
+pytest.importorskip("torch")
+loop = importlib.import_module("loops").loop
+
+NOISE = "put([g + 0.05 * torch.randn_like(g) for g in grads()]); opt.step()"
+DRAWN = {
+    "noise on the gradient": f"opt.zero_grad(); loss(batch).backward(); {NOISE}",
+    "noise after a clip": f"opt.zero_grad(); loss(batch).backward(); clip(params, 0.1); {NOISE}",
+    "noise on the inputs": """
+noisy = batch[0] + 0.1 * torch.randn_like(batch[0]), batch[1]
+opt.zero_grad(); loss(noisy).backward(); opt.step()
+""",
+    "mixed batches": """
+share = torch.rand(()); other = torch.randperm(len(batch[0]))
+mixed = tuple(share * x + (1 - share) * x[other] for x in batch)
+opt.zero_grad(); loss(mixed).backward(); opt.step()
+""",
+    "clipped examples with noise": """
+total = [torch.zeros_like(p) for p in params]
+for x, y in zip(*batch):
+    opt.zero_grad(); loss((x[None], y[None])).backward()
+    clip(params, 0.5)
+    [t.add_(p.grad / len(batch[0])) for t, p in zip(total, params)]
+put([t + 0.05 * torch.randn_like(t) for t in total]); opt.step()
+""",
+}
+
+
+@pytest.mark.parametrize("body", DRAWN.values(), ids=DRAWN)
+def test_random_numbers_of_the_step_alone(body):
+    result = loop(body)
+    assert result.verdict == "undecided", result.headline
+    assert "random numbers that the loss does not draw" in result.headline
+
+
+def test_the_same_numbers_in_the_loss():
+    noisy = "model(x + 0.1 * torch.randn_like(x))"
+    result = loop("opt.zero_grad(); loss(batch).backward(); opt.step()", forward=noisy)
+    assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize(
+    "wrong", ["put([g.abs() for g in grads()])", "put([g * g.norm() for g in grads()])"]
+)
+def test_a_draw_that_changes_nothing_excuses_nothing(wrong):
+    result = loop(f"torch.rand(3); opt.zero_grad(); loss(batch).backward(); {wrong}; opt.step()")
+    assert result.verdict == "fail", result.headline
+
+
+RUNNING_MEAN = """
+opt.zero_grad(); loss(batch).backward()
+size = sum((g**2).sum() for g in grads()) ** 0.5
+sizes = memory.setdefault('sizes', []); sizes.append(float(size))
+limit = sum(sizes) / len(sizes)
+if size > limit: put([g * limit / size for g in grads()])
+opt.step()
+"""
+
+
+def test_a_threshold_that_changes():
+    result = loop(RUNNING_MEAN)
+    assert result.verdict == "undecided", result.headline
+    assert result.findings[0].code == "step-clip-varied"
+
+
+def test_one_factor_for_each_size_is_a_mean():
+    result = loop("opt.zero_grad(); (loss(batch) * len(batch[0]) / 8).backward(); opt.step()")
+    assert result.verdict == "fail", result.headline
+    assert result.findings[0].code == "step-gradient-scale"
+
+
+def test_a_claimed_threshold_is_held():
+    assert loop(RUNNING_MEAN, max_norm=0.5).verdict == "fail"

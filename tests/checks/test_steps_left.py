@@ -1,0 +1,156 @@
+"""Batches that a step leaves out on purpose: a spike of the loss, a gradient that is too long."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import Training, check_step
+
+pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+loop = importlib.import_module("loops").loop
+jnp = jax.numpy
+
+SPIKE = "(loss(batch) * 1).backward(); value.item() > 0.9 or opt.step()"
+LEFT = {
+    "zeroed at the start": "opt.zero_grad(); " + SPIKE,
+    "thrown away at once": """
+loss(batch).backward()
+if value.item() <= 0.9: opt.step()
+opt.zero_grad()
+""",
+    "set to None": "[setattr(p, 'grad', None) for p in params]; " + SPIKE,
+    "after a clip": """
+opt.zero_grad(); loss(batch).backward(); size = clip(params, 0.1)
+value.item() > 0.9 or opt.step()
+""",
+}
+ACCUMULATED = """
+(loss(batch) / 2).backward()
+k = memory.get('k', 0) + 1
+if value.item() > 1.5: opt.zero_grad(); k = 0
+if k == 2: opt.step(); opt.zero_grad(); k = 0
+memory['k'] = k
+"""
+
+
+def told(result):
+    return {f.code: f.severity for f in result.findings}
+
+
+@pytest.mark.parametrize("body", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("claims", [{}, {"accumulate": 1}], ids=["plain", "accumulate=1"])
+def test_a_spike_is_left_out(body, claims):
+    result = loop(body, **claims)
+    assert result.verdict == "pass", result.headline
+    assert told(result)["step-batch-skipped"] == "note"
+    assert "step-window" not in told(result)
+
+
+def test_most_batches_are_left_out():
+    body = "opt.zero_grad(); (loss(batch) * 1).backward(); value.item() > 0.55 or opt.step()"
+    result = loop(body, sizes=(8, 5, 8, 3, 8))
+    assert result.verdict == "pass", result.headline
+    assert told(result)["step-batch-skipped"] == "note"
+
+
+def test_a_scheduler_that_counts_calls():
+    assert loop(LEFT["zeroed at the start"] + "; sched.step()").verdict == "pass"
+    twice = loop(LEFT["zeroed at the start"] + "; sched.step(); sched.step()")
+    assert twice.findings[0].code == "step-scheduler"
+
+
+def test_a_window_with_a_spike_begins_anew():
+    result = loop(ACCUMULATED, accumulate=2, sizes=(8,) * 7)
+    assert result.verdict == "pass", result.headline
+    assert told(result)["step-batch-skipped"] == "note"
+
+
+def test_a_spike_that_gets_into_the_next_update():
+    result = loop(
+        "loss(batch).backward()\nif value.item() <= 0.9: opt.step(); opt.zero_grad()",
+        sizes=(8,) * 7,
+    )
+    assert "on top of those of a call that made no update" in result.headline
+    assert result.findings[0].code == "step-gradient-accumulates"
+
+
+@pytest.mark.parametrize("claims", [{}, {"accumulate": 2}])
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (8, 5, 3)])
+def test_every_window_loses_its_first_batch(claims, sizes):
+    result = loop(
+        "opt.zero_grad(); (loss(batch) / 2).backward(); number % 2 or opt.step()",
+        sizes=sizes,
+        **claims,
+    )
+    assert result.findings[0].code == "step-gradient-dropped"
+
+
+def loss_of(params, batch):
+    return jnp.mean((jnp.tanh(batch[0] @ params["w"] + params["b"]) - batch[1]) ** 2)
+
+
+def returning(params, state, new, is_fine):
+    return new if is_fine else (params, state)
+
+
+def selecting(params, state, new, is_fine):
+    return jax.tree.map(lambda a, b: jnp.where(is_fine, a, b), new, (params, state))
+
+
+def functional(left, factor=1.0):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), "b": jnp.ones(3)}
+    tx = optax.adamw(1e-2, weight_decay=0.1)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(4)]
+
+    def step(params, state, batch):
+        value, grads = jax.value_and_grad(loss_of)(params, batch)
+        grads = jax.tree.map(lambda g: factor * g, grads)
+        updates, new = tx.update(grads, state, params)
+        return left(params, state, (optax.apply_updates(params, updates), new), value < 1.8)
+
+    state = tx.init(params)
+    return Training(
+        step=step, loss=loss_of, batches=batches, params=params, opt_state=state, optimizer=tx
+    )
+
+
+@pytest.mark.parametrize("left", [returning, selecting])
+@pytest.mark.parametrize(
+    "claims", [{}, {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}], ids=["tx", "claimed"]
+)
+def test_a_functional_step_returns_what_it_was_given(left, claims):
+    result = check_step(lambda: functional(left), **claims)
+    assert result.verdict == "pass", result.headline
+    assert told(result) == {"step-batch-skipped": "note", "step-sharpness": "note"}
+    assert check_step(lambda: functional(left, 2.0), **claims).verdict == "fail"
+
+
+def test_a_numpy_step_leaves_out_a_batch():
+    def training(factor=1.0, limit=4.0):
+        rng = np.random.default_rng(0)
+        params = {"w": rng.normal(size=(4, 3))}
+        state = {"v": np.zeros((4, 3)), "t": 0}
+        batches = [(rng.normal(size=(8, 4)), rng.normal(size=(8, 3))) for _ in range(4)]
+
+        def loss(params, batch):
+            return np.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+
+        def step(params, state, batch):
+            if loss(params, batch) > limit:
+                return params, state
+            x, y = batch
+            g = factor * 2 * x.T @ (x @ params["w"] - y) / y.size
+            state = {"v": 0.9 * state["v"] + g, "t": state["t"] + 1}
+            return {"w": params["w"] - 0.01 * state["v"]}, state
+
+        return Training(step=step, loss=loss, batches=batches, params=params, opt_state=state)
+
+    claims = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
+    result = check_step(training, **claims)
+    assert result.verdict == "pass", result.headline
+    assert told(result)["step-batch-skipped"] == "note"
+    assert check_step(lambda: training(2.0), **claims).verdict == "fail"

@@ -1,0 +1,90 @@
+"""Calls that nobody gets right the first time: what is said of them."""
+
+import pytest
+
+from pytest_gradcheck import Training, UsageError, check_clipping, check_step
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+nn = torch.nn
+
+
+def made(**changes):
+    """A training, parts of which are made of model, optimizer, loss, inputs and targets."""
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    x, y = torch.randn(6, 8), torch.randn(6, 1)
+
+    def loss(batch):
+        return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    parts = {"step": step, "loss": loss, "batches": [(x, y)], "model": model}
+    parts |= {"optimizer": optimizer}
+    return Training(**{**parts, **{k: f(loss, x, y) for k, f in changes.items()}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"loss": lambda loss, x, y: lambda batch: loss(batch).item()}, r"without item\(\)"),
+        ({"batches": lambda loss, x, y: (x, y)}, r"looks like one batch.*batches=\[\(x, y\)\]"),
+        ({"batches": lambda loss, x, y: {"x": x, "y": y}}, "looks like one batch"),
+        ({"optimizer": lambda loss, x, y: torch.optim.AdamW}, "got the class AdamW"),
+        ({"model": lambda loss, x, y: [x]}, "must be a torch Module, got list"),
+    ],
+)
+def test_parts_of_a_training(changes, told):
+    with pytest.raises(UsageError, match=told):
+        check_step(lambda: made(**changes))
+
+
+def test_a_loss_of_nothing_is_a_loss():
+    def loss(batch):
+        return 0.0
+
+    assert check_step(lambda: made(loss=lambda *_: loss)).verdict != "pass"
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda params, batch: float(jax.numpy.sum(params["w"] * batch)), r"without float\(\)"),
+        (lambda batch, params: jax.numpy.sum(params["w"] * batch), "Training.loss raised"),
+    ],
+)
+def test_a_loss_that_raises_in_jax(loss, told):
+    params = {"w": jax.numpy.ones(3)}
+    training = Training(
+        step=lambda params, state, batch: (params, state),
+        loss=loss,
+        batches=[jax.numpy.ones(3)],
+        params=params,
+        optimizer=optax.sgd(0.1),
+    )
+    with pytest.raises(UsageError, match=told):
+        check_step(training)
+
+
+@pytest.mark.parametrize(
+    ("verb", "written", "meant"),
+    [
+        (check_step, "tol", "step_gradient"),
+        (check_step, "max_grad_norm", "max_norm"),
+        (check_step, "gradient_accumulation_steps", "accumulate"),
+        (check_step, "learning_rate", "lr"),
+        (check_step, "wd", "weight_decay"),
+        (check_step, "steps", "step_calls"),
+        (check_step, "step_grad", "step_gradient"),
+        (check_clipping, "rtol", "clip_rounding"),
+        (check_clipping, "clip_norm", "max_norm"),
+    ],
+)
+def test_arguments_by_other_names(verb, written, meant):
+    with pytest.raises(UsageError, match=f"did you mean {meant}="):
+        verb(made, **{written: 1})
