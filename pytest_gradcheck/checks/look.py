@@ -13,6 +13,7 @@ from pytest_gradcheck.numerics.differences import is_jump
 # Nearer to the claim than to the other reference, whatever both bounds hide.
 SHARP = 2.0
 PLAIN = 4.0
+BENT = 0.1  # of the slope, by which the slopes on both sides differ where the point is at a kink
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,11 @@ class Look:
     def has_kink(self) -> bool:
         """Whether the slopes on both sides of the point differ."""
         return any(c.kink for c in self.comparisons)
+
+    @property
+    def bends(self) -> bool:
+        """Whether they differ by a good part of the slope: its steps are no measure of others."""
+        return any(c.kink > BENT * abs(c.reference) for c in self.comparisons)
 
     @property
     def jumps(self) -> bool:

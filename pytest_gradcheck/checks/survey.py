@@ -14,7 +14,7 @@ from pytest_gradcheck.backends import Array
 from pytest_gradcheck.checks import edges
 from pytest_gradcheck.checks.compare import compare
 from pytest_gradcheck.checks.look import Look
-from pytest_gradcheck.checks.probe import Line, Shares
+from pytest_gradcheck.checks.probe import Shares
 from pytest_gradcheck.checks.sight import COARSE_RESOLUTION, Sight
 from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.differences import around
@@ -28,6 +28,7 @@ JOINT_DIRECTIONS = (
     4  # in so many, inputs that move together are to be seen; others move by themselves
 )
 MOST_DIRECTIONS = 8
+FEWEST = 3  # steps that tell of a direction
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
@@ -57,15 +58,18 @@ class Survey(Sight):
         shares = self.shares(inputs, [k.obscure for k in before])
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
         telling = [k for k in before if k.tells]  # steps of those that tell nothing would not do
-        served = self._served(telling[-1].line) if telling else ()
+        served = self._served(telling[-1]) if telling else ()
         enough = ENOUGH * _mean([k.bound for k in telling])
         return self.measured(shares, direction, first=served, enough=enough)
 
-    def _served(self, line: Line) -> tuple[int, ...]:
+    def _served(self, look: Look) -> tuple[int, ...]:
         """Steps that will do for another direction in the same inputs."""
+        line = look.line
         exponent = line.estimate.exponent
         if exponent is None:
             return ()
+        if look.bends:  # far from the point, other directions may not show it
+            return line.ladder.exponents[-FEWEST:]
         unit = precision.epsilon(self.plan.probe.precision)
         return growth.narrow(line.ladder, unit) or around(min(exponent, TOP))
 
