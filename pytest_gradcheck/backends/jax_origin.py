@@ -54,7 +54,9 @@ def origin(traced: Traced, walk: Walk, values: Sequence[Any]) -> Origin | None:
 
 def _told_of(traced: Traced, sites: Mapping[str, Site], values: list[Any]) -> Told:
     """Every value and adjoint, each primitive by itself: a compiler may simplify a birth away."""
-    run = by_numpy(traced, sites, values) if is_near(traced, values) else None
+    run = (
+        by_numpy(traced, sites, values) if is_near(traced.jaxpr, (*values, *traced.batch)) else None
+    )
     if run is not None:
         return run(values, traced.batch, 1.0)
     loss, seen, ran = forward(traced, sites, (*values, *traced.batch), {})

@@ -85,7 +85,7 @@ class Programs:
         self._around = {k: s.around for k, s in sites.items()}
         self._ends = ends(sites)
         self._is_quick = sum(x.size for x in values) <= QUICK_SIZE
-        self._is_near = is_near(traced, values)
+        self._is_near = is_near(traced.jaxpr, (*values, *traced.batch))
         self._made: dict[Any, Run] = {}
 
     def run(
@@ -177,9 +177,9 @@ class Programs:
         return run
 
 
-def is_near(traced: Traced, values: Sequence[Any]) -> bool:
-    """Whether NumPy may stand in: the program is small, and the arrays lie on the CPU."""
-    return all(map(can_host, (*values, *traced.batch))) and is_small(traced.jaxpr)
+def is_near(closed: Any, given: Sequence[Any]) -> bool:
+    """Whether NumPy may stand in: the program is small, and what it is given lies on the CPU."""
+    return all(map(can_host, given)) and is_small(closed)
 
 
 def forward(
@@ -233,7 +233,7 @@ def gradient_sizes(
 
     try:
         closed = jax.make_jaxpr(total)(list(values))
-        if all(map(can_host, values)) and is_small(closed):
+        if is_near(closed, values):
             found = Tape(closed, len(values)).run(list(map(hosted, values)), 1.0)[2]
         else:
             found = jax.grad(total)(list(values))

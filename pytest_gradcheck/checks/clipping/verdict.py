@@ -99,14 +99,10 @@ def result(
         check="clipping",
         label=label,
         verdict=verdict,
-        headline=_short(headline),
+        headline=brief(headline, 160),
         findings=kept,
         evidence=(evidence,) if evidence.rows else (),
         limits=used,
         advice=(advice,) if advice else (),
         context=context,
     )
-
-
-def _short(text: str) -> str:
-    return brief(text, 160)

@@ -78,30 +78,21 @@ def _not_seen(run: Run) -> Finding:
 
 
 def _told(run: Run, update: Update, i: int, number: int) -> Finding:
-    if update.is_lost:
-        return _lost(run, i, number)
-    return _astray(run, i, number) if update.is_astray else _unlike(run, update, i, number)
-
-
-def _lost(run: Run, i: int, number: int) -> Finding:
-    return Finding(
-        code="step-optimizer",
-        severity="fail",
-        where=run.names[i],
-        message=f"the state of {run.loop.shown} is not carried on: it is given that of the start "
-        f"at every step (first at update {number}); hand the new state to the next update, and "
-        f"return it from the step",
-        numbers=(("update", number),),
+    if not (update.is_lost or update.is_astray):
+        return _unlike(run, update, i, number)
+    message = (
+        f"the state of {run.loop.shown} is not carried on: it is given that of the start at every "
+        f"step (first at update {number}); hand the new state to the next update, and return it "
+        f"from the step"
+        if update.is_lost
+        else f"{run.loop.shown} is given other parameters than those of the step, so that it "
+        f"decays from there (update {number}); give it the parameters that it is to move"
     )
-
-
-def _astray(run: Run, i: int, number: int) -> Finding:
     return Finding(
-        code="step-update",
+        code="step-optimizer" if update.is_lost else "step-update",
         severity="fail",
         where=run.names[i],
-        message=f"{run.loop.shown} is given other parameters than those of the step, so that it "
-        f"decays from there (update {number}); give it the parameters that it is to move",
+        message=message,
         numbers=(("update", number),),
     )
 

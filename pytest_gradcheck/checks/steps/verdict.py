@@ -61,7 +61,7 @@ def result(
         check="step",
         label=label,
         verdict=verdict,
-        headline=_short(headline),
+        headline=brief(headline, WIDTH),
         findings=kept,
         evidence=evidence,
         limits=used,
@@ -112,7 +112,3 @@ def _verdict(failed: Sequence[Finding]) -> Verdict:
     if all(f.code in _VACUOUS for f in failed):
         return "vacuous"
     return "undecided" if all(f.code in UNDECIDED for f in failed) else "fail"
-
-
-def _short(text: str) -> str:
-    return brief(text, WIDTH)
