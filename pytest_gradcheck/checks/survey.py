@@ -32,6 +32,7 @@ FEWEST = 3  # steps that tell of a direction
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
+EASY = 2.0  # a bound so much wider is no reason to take other steps than the quick ones
 FADED_RESOLUTION = 0.1  # an input whose gradient has faded need not be seen more finely
 
 
@@ -71,7 +72,11 @@ class Survey(Sight):
         if look.bends:  # far from the point, other directions may not show it
             return line.ladder.exponents[-FEWEST:]
         unit = precision.epsilon(self.plan.probe.precision)
-        return growth.narrow(line.ladder, unit) or around(min(exponent, TOP))
+        return (
+            growth.narrow(line.ladder, unit)
+            or growth.quick(line.ladder, unit, EASY * look.bound)
+            or around(min(exponent, TOP))
+        )
 
     def shares(self, inputs: Sequence[int], obscure: Sequence[float] = ()) -> dict[int, float]:
         """Shares of their own sizes by which inputs move together, so that each is seen alike.
@@ -200,12 +205,14 @@ class Survey(Sight):
         # Some number of them suffices with the best bound; the first look may have been unlucky.
         miss = self.demand.miss_probability
         looks = [look for look in self.looks if look.inputs == tuple(inputs)]
+        late = len(looks) >= JOINT_DIRECTIONS  # too late to go on for what may stay coarse
+        asked = {i: self._least(i) if late else self.goal(i) for i in inputs}
         return any(
             (len(looks) == 1 and self._may_show(i))
             or visible_error([min(look.obscure / look.shares[i] for look in looks)] * most, miss)
-            <= self.goal(i) * self.gradient_size(i)
-            for i in inputs
-            if not self.sees(i, self.goal(i), COARSE_RESOLUTION)
+            <= goal * self.gradient_size(i)
+            for i, goal in asked.items()
+            if not self.sees(i, goal, COARSE_RESOLUTION)
         )
 
     def _may_show(self, index: int) -> bool:
@@ -227,8 +234,11 @@ class Survey(Sight):
 
     def _open(self, inputs: Sequence[int]) -> list[int]:
         """Those of the inputs that are worth directions of their own."""
-        least = {i: COARSE_RESOLUTION if self.is_faded(i) else self._goal for i in inputs}
-        return [i for i in inputs if not self.sees(i, max(least[i], self._goal))]
+        return [i for i in inputs if not self.sees(i, self._least(i))]
+
+    def _least(self, index: int) -> float:
+        """Relative error of an input's gradient that is worth more than a few directions."""
+        return max(self._goal, COARSE_RESOLUTION) if self.is_faded(index) else self._goal
 
     def _coarsely(self, small: Sequence[int]) -> bool:
         """Look along many directions in inputs that are too small to be seen as finely as asked."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from pytest_gradcheck.numerics.column import FAST
 from pytest_gradcheck.numerics.differences import (
     FINE,
     Estimate,
@@ -22,6 +23,7 @@ FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at 
 MAX_RUNGS = 15
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
 MOST_IN_VAIN = 2
+FAIR = 1e-2  # a bound beside its value that leaves enough for some directions to tell
 
 
 Differences = tuple[Sequence[float], Sequence[float]]  # first and second, one for each set
@@ -49,22 +51,24 @@ def grown(
         is_spent: Whether there may be no more steps.
     """
     measured = {e: rung(e) for e in first or first_exponents(unit)}
-    careful = () if first else careful_exponents(unit)
-    missing = [e for e in careful if e not in measured]
-    few, heading, best, vain = len(measured), 0, None, 0
+    ladder, found = _judged(measured, floor)
+    heading, vain = 0, 0
+    best: float | None = None
+    if _stands(ladder, rung):
+        return ladder, found
+    missing = () if first else [e for e in careful_exponents(unit) if e not in measured]
+    if missing and not is_good(found, ladder, unit):
+        best = float(found.bound.max()) if _is_fair(found) else None
+        # Small steps alone may mislead where a function rounds inside; mostly the next one tells.
+        for steps in (missing[-1:], missing[:-1]) if ladder.moves else (missing,):
+            measured |= {e: rung(e) for e in steps}
+            ladder, found = _judged(measured, floor)
+            if _is_limited(found, ladder) or is_good(found, ladder, unit):
+                break
     while True:
-        ladder = ladder_of(measured, floor)
-        found = estimate(ladder)
-        is_sharp = is_good(found, ladder, unit)
-        if missing and not is_sharp:
-            if _stands(ladder, rung):
-                return ladder, found
-            # Small steps alone may mislead where a function rounds inside.
-            measured |= {e: rung(e) for e in missing}
-            few, missing = len(measured), []
-            continue
-        bound = float(np.max(found.bound))
-        if len(measured) >= rungs and (0 < bound <= enough or is_sharp):
+        bound = float(found.bound.max())
+        is_enough = 0 < bound <= enough or is_good(found, ladder, unit)
+        if is_enough and len(measured) >= rungs:
             return ladder, found
         # The ladder's own trend comes first; a way that did not help is left for the other one.
         refuted = heading < 0 and best is not None and bound > best  # by smaller steps
@@ -73,13 +77,18 @@ def grown(
         if found.exponent is None or found.settles or (refuted and found.extend < 0):
             heading, vain = -1, 0
         best = bound if best is None else min(best, bound)
-        if len(measured) == few and _stands(ladder, rung):
-            return ladder, found
         steps = more(sorted(measured), ladder, heading, unit)
-        in_vain = not found.extend or (vain > MOST_IN_VAIN and best < math.inf)
+        most = 0 if _is_fair(found) else MOST_IN_VAIN
+        in_vain = not found.extend or (vain > most and best < math.inf)
         if not steps or is_spent() or (in_vain and len(measured) >= rungs):
             return ladder, found
         measured |= {e: rung(e) for e in steps}
+        ladder, found = _judged(measured, floor)
+
+
+def _judged(measured: Mapping[int, Differences], floor: Floats) -> tuple[Ladder, Estimate]:
+    ladder = ladder_of(measured, floor)
+    return ladder, estimate(ladder)
 
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
@@ -106,6 +115,23 @@ def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
     return bool(bound <= unit**0.4 * np.abs(found.value).max())
 
 
+def _is_limited(found: Estimate, ladder: Ladder) -> bool:
+    """Whether a fair bound is all that larger steps would leave of it: they cross ever more kinks.
+
+    Told by four steps: what differs between neighbours rises towards the larger ones (rounding
+    inside a function would make it fall), and by less than truncation does.
+    """
+    if len(ladder.exponents) < 4 or found.exponent is None:
+        return False
+    gaps = np.abs(np.diff(ladder.first / (2 * ladder.steps[:, None]), axis=0))
+    rises = (gaps[0] >= gaps.max(axis=0)) & (gaps[1] > FAST * gaps[0])
+    return _is_fair(found) and bool(np.all(rises & (found.bound <= 4 * gaps[0])))
+
+
+def _is_fair(found: Estimate) -> bool:
+    return bool(np.all(found.bound <= FAIR * np.abs(found.value)))
+
+
 def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     """Three rungs that will do for another direction, judged by one like it; none where not.
 
@@ -124,6 +150,19 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
         return ()
     best = int(np.nanargmin(off))
     return ladder.exponents[best : best + 3] if 2 * off[best] <= unit**0.4 else ()
+
+
+def quick(ladder: Ladder, unit: float, enough: float) -> tuple[int, ...]:
+    """The quick steps where they alone would have given a bound like that; none where not.
+
+    Where kinks limit the bound, rounding keeps that of small steps from being narrow by chance.
+    """
+    steps = first_exponents(unit)
+    if unit > FINE or steps[-1] not in ladder.exponents or steps[0] not in ladder.exponents:
+        return ()
+    part = slice(ladder.exponents.index(steps[0]), ladder.exponents.index(steps[-1]) + 1)
+    found = estimate(Ladder(steps, ladder.first[part], ladder.second[part], ladder.floor))
+    return steps if _is_fair(found) and found.bound.max() <= enough else ()
 
 
 def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:
