@@ -60,8 +60,8 @@ def grown(
     if missing and not is_good(found, ladder, unit):
         best = float(found.bound.max()) if _is_fair(found) else None
         # Small steps alone may mislead where a function rounds inside; mostly the next one tells.
-        for steps in (missing[-1:], missing[:-1]) if ladder.moves else (missing,):
-            measured |= {e: rung(e) for e in steps}
+        for exponent in reversed(missing):
+            measured[exponent] = rung(exponent)
             ladder, found = _judged(measured, floor)
             if _is_limited(found, ladder) or is_good(found, ladder, unit):
                 break

@@ -238,7 +238,7 @@ def test_the_bound_covers_added_noise(size):
     assert missed <= 1
     quiet = estimate(ladder(np.sin, 1.2)[0])
     assert min(bounds) > quiet.bound[0]
-    assert np.median(bounds) < 1e5 * size
+    assert np.median(bounds) < max(1e5 * size, 2.0**-21)  # sharper ones are not looked for
 
 
 @pytest.mark.parametrize(
