@@ -199,3 +199,9 @@ def test_an_ignored_cotangent_is_told_in_one_line():
 
     result = check_gradient(Huber.apply, torch.linspace(-2, 2, 7), label="huber")
     assert "…" not in result.headline
+
+
+@pytest.mark.parametrize("f", [torch.argmax, lambda x: x > 0])
+def test_whole_numbers_of_torch_are_not_taken_for_sparse_ones(f):
+    with pytest.raises(UsageError, match="have no derivative"):
+        check_gradient(f, torch.randn(3))
