@@ -36,7 +36,7 @@ class JaxBackend:
 
     def evaluate(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` taken apart, with arrays of the CPU as NumPy arrays."""
-        with _mode_for(point):
+        with self.mode(point):
             flat = _runs().value(f, point)
         leaves = [replace(leaf, value=hosted(leaf.value)) for leaf in flat.leaves]
         return Flat(tuple(leaves), flat.rebuild)
@@ -49,7 +49,7 @@ class JaxBackend:
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> list[Array | None]:
         """Reverse mode by ``jax.vjp``."""
-        with _mode_for(point):
+        with self.mode(point):
             try:
                 pulled = _runs().gradient(f, point, cotangents)
             except (TypeError, ValueError) as error:
@@ -62,7 +62,7 @@ class JaxBackend:
         self, f: Function, point: Sequence[Array], tangents: Sequence[Array]
     ) -> list[Array | None]:
         """Forward mode by ``jax.jvp``; None for an output of integers or booleans."""
-        with _mode_for(point):
+        with self.mode(point):
             spots = [bool(leaf.dtype) for leaf in self.evaluate(f, point).leaves]
             moved = iter(jax_modes.forward(_runs(), f, point, tangents))
         return [next(moved) if spot else None for spot in spots]
@@ -71,14 +71,14 @@ class JaxBackend:
         self, f: Function, point: Sequence[Array], stacks: Sequence[Array | None]
     ) -> list[Array | None]:
         """Reverse mode under ``vmap``."""
-        with _mode_for(point):
+        with self.mode(point):
             return jax_modes.batched(_runs(), f, point, stacks)
 
     def vjps_each(
         self, f: Function, points: Sequence[Array], stacks: Sequence[Array | None]
     ) -> list[Array | None]:
         """Value and reverse mode under ``vmap``."""
-        with _mode_for(points):
+        with self.mode(points):
             return jax_modes.each(f, points, stacks)
 
     def gradient(self, f: Function, count: int) -> Function:
@@ -89,16 +89,22 @@ class JaxBackend:
         self, f: Function, point: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> Iterable[Variant]:
         """The gradient under ``jit`` and under ``vmap``."""
-        with _mode_for(point):
+        with self.mode(point):
             return list(jax_contracts.variants(f, point, cotangents))
 
     def lowered(self, f: Function, point: Sequence[Array]) -> tuple[str, ...]:
         """What primitives return in a lower precision than they are given."""
-        with _mode_for(point):
+        with self.mode(point):
             return jax_modes.lowered(f, point)
 
     def uncast(self, f: Function) -> None:
         """Not to be had."""
+
+    def mode(self, point: Sequence[Array]) -> AbstractContextManager[object]:
+        """64-bit mode as the user has it, and on where the point needs it."""
+        wide = any(str(x.dtype) in WIDE for x in point)
+        mode: AbstractContextManager[object] = enable_x64(wide or _runs().user_mode)
+        return mode
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""
@@ -144,12 +150,6 @@ _OPEN: list[Runs] = []  # one for each open guard
 
 def _runs() -> Runs:
     return _OPEN[-1] if _OPEN else Runs((), bool(jax.config.jax_enable_x64))
-
-
-def _mode_for(point: Sequence[Any]) -> AbstractContextManager[Any]:
-    wide = any(str(x.dtype) in WIDE for x in point)
-    mode: AbstractContextManager[Any] = enable_x64(wide or _runs().user_mode)
-    return mode
 
 
 def _device(name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 def copied(x: Any) -> Any:
     """A copy in a buffer of its own."""
-    if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if not isinstance(x, jax.Array) or is_key(x):
         return x.copy() if isinstance(x, (jax.Array, np.ndarray)) else x
     return jax.device_put(np.array(x), x.sharding)  # nothing to compile
 
@@ -34,8 +34,15 @@ def wide(x: Any) -> np.ndarray:
 
 
 def arrays(tree: Any) -> list[np.ndarray]:
-    """All leaves of a nested value in float64."""
-    return [wide(x) for x in jax.tree.leaves(tree)]
+    """All leaves of a nested value in float64, random keys by what they hold."""
+    leaves = jax.tree.leaves(tree)
+    return [wide(jax.random.key_data(x) if is_key(x) else x) for x in leaves]
+
+
+def is_key(x: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def is_near(a: np.ndarray, b: np.ndarray) -> bool:

@@ -12,17 +12,11 @@ import numpy as np
 from pytest_gradcheck.backends import jax_leaves
 
 
-def arrays(state: Any) -> list[np.ndarray]:
-    """All leaves of a state in float64, random keys by what they hold."""
-    leaves = jax.tree.leaves(state)
-    return [jax_leaves.wide(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
-
-
 def is_lost(state: Any, start: Sequence[np.ndarray], own: Any) -> bool:
     """Whether a transformation is given the state of the start, where its own went on."""
-    leaves = arrays(state)
+    leaves = jax_leaves.arrays(state)
     is_first = bool(start) and jax_leaves.equal(leaves, start)
-    return is_first and not jax_leaves.equal(arrays(own), leaves)
+    return is_first and not jax_leaves.equal(jax_leaves.arrays(own), leaves)
 
 
 def is_astray(params: Any, before: Sequence[np.ndarray]) -> bool:
@@ -56,11 +50,6 @@ def stirred(state: Any) -> Any:
 
     def other(x: Any) -> Any:
         is_old = getattr(x, "dtype", None) == np.uint32 and np.shape(x) == (2,)
-        return jax.random.fold_in(jnp.asarray(x), 1) if _is_key(x) or is_old else x
+        return jax.random.fold_in(jnp.asarray(x), 1) if jax_leaves.is_key(x) or is_old else x
 
     return jax.tree.map(other, state)
-
-
-def _is_key(x: Any) -> bool:
-    dtype = getattr(x, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)

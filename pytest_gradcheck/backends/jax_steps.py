@@ -156,7 +156,7 @@ class JaxLoop(NumpyLoop):
         found = Update(before, after, received, plain.hyper)
         _, state, params, _ = self._caught[-1]
         is_lost = jax_states.is_lost(state, self._start, self._own)
-        self._start = self._start or jax_states.arrays(state)
+        self._start = self._start or jax_leaves.arrays(state)
         if not is_window:
             found = self._asked_again(found)
         is_astray = jax_states.is_astray(params, before)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -83,6 +83,10 @@ class NumpyBackend:
 
     def uncast(self, f: Function) -> None:
         """Not to be had."""
+
+    def mode(self, point: Sequence[Array]) -> AbstractContextManager[object]:
+        """As they are."""
+        return nullcontext()
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array like another one, from a private generator."""

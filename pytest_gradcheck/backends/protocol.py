@@ -202,6 +202,9 @@ class Backend(Protocol):
         What it returns may be of a higher precision; it may raise where precisions then differ.
         """
 
+    def mode(self, point: Sequence[Array]) -> AbstractContextManager[object]:
+        """The settings that the user's own code runs under at such a point, inside of ``guard``."""
+
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal array of the shape, precision and device of ``like``.
 

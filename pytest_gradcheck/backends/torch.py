@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +131,10 @@ class TorchBackend:
     def uncast(self, f: Function) -> Function:
         """The function under a mode that copies instead of casting to a lower precision."""
         return torch_modes.uncast(f)
+
+    def mode(self, point: Sequence[Array]) -> AbstractContextManager[object]:
+        """As they are."""
+        return nullcontext()
 
     def normal(self, like: Array, seed: int) -> Array:
         """Standard normal tensor on the device of another one, from a private generator."""

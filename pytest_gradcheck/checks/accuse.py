@@ -35,6 +35,8 @@ ADVICE = {
     "a part that is meant to have none (a padding row) is declared by intended='the reason'",
     "output": "compare the formula for this output term by term",
     "element": "look for an index or a boundary that backward treats on its own",
+    "flat": "look for detach, rounding or a comparison in the function; a straight-through "
+    "estimator is declared by intended='the reason'",
     "other": "compare the formula for this input term by term",
     "backward-layout": "call .contiguous() on the cotangent, and reshape instead of view",
     "backward-zero": "look for a division by the cotangent",
@@ -171,12 +173,20 @@ def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
     worst, found = culprit.worst, culprit.diagnosis
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
+    if _is_flat(culprit):
+        return f"{name} gets a gradient, though the function is flat along it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
     told = f"{name} is off by {percent(size)}"
     if found.detail:
         return f"{told}, in {found.detail}"
     places = [_place(seen, culprit, place) for place in found.places]
     return told + (f", most of it in {' and '.join(places)}" if places else "")
+
+
+def _is_flat(culprit: Culprit) -> bool:
+    """Whether the right gradient is zero and nothing else is known of the claimed one."""
+    known = [c for look in culprit.looks for c in look.comparisons if c.is_known]
+    return culprit.pattern == "other" and all(abs(c.reference) <= c.bound for c in known)
 
 
 def _scaled(seen: Measured, names: list[str], factor: float) -> str:
@@ -215,6 +225,12 @@ def hooks(seen: Measured) -> tuple[Finding, ...]:
         return ()
     told = f"a hook on {', '.join(names)} (register_hook) ran, and may have changed its gradient"
     return (Finding(code="gradient-hook", severity="note", where=names[0], message=told),)
+
+
+def remedies(seen: Measured) -> tuple[str, ...]:
+    """What to try for each of the culprits, each told once."""
+    patterns = ("flat" if _is_flat(culprit) else culprit.pattern for culprit in seen.culprits)
+    return tuple(dict.fromkeys(ADVICE[pattern] for pattern in patterns))
 
 
 def allowance(seen: Measured) -> tuple[str, ...]:

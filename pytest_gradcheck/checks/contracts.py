@@ -166,7 +166,7 @@ def _difference(variant: Variant, gap: float, share: float) -> str:
     if not math.isfinite(share):
         return f"{variant.what} is not zero"
     if variant.code == "gradient-cotangent" and abs(share - 1.5) < 1e-3:
-        return f"ignores the cotangent: it stays the same {variant.what}"
+        return "ignores the cotangent: it stays the same for -2 times it"
     return f"{variant.what} is off by {percent(share)}"
 
 

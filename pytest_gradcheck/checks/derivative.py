@@ -6,7 +6,7 @@ function, one array for each input under test.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -90,8 +90,7 @@ class HandGrad(_Plain):
     ) -> list[Array | None]:
         """The returned gradient; the function runs just before, for those that keep a cache."""
         _require_scalar(outputs, "grad=", "vjp= or jac=")
-        call = _after_a_run(problem)
-        return match(problem, self.grad(*call.args, **call.kwargs))
+        return match(problem, asked(problem, self.grad))
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,9 @@ class HandVjp(_Plain):
         self, problem: Problem, outputs: Flat, cotangents: Cotangents
     ) -> list[Array | None]:
         """The returned product; the function runs just before, for those that keep a cache."""
-        call = _after_a_run(problem)
         convert = problem.backend.convert  # a copy: the function may write into it
         nested = outputs.rebuild([None if w is None else convert(w) for w in cotangents])
-        return match(problem, self.vjp(nested, *call.args, **call.kwargs))
+        return match(problem, asked(problem, self.vjp, nested))
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,7 @@ class HandJac(_Plain):
                 f"jac= takes a function with one output array, this one has "
                 f"{len(outputs.leaves)}; use vjp="
             )
-        call = _after_a_run(problem)
-        jacobian = match(problem, self.jac(*call.args, **call.kwargs), outputs.leaves[0].shape)
+        jacobian = match(problem, asked(problem, self.jac), outputs.leaves[0].shape)
         weight = cotangents[0]
         return [
             None if part is None else _transposed_times(problem.backend, part, weight, leaf)
@@ -152,14 +149,18 @@ class ValueAndGrad:
     ) -> list[Array | None]:
         """The second of the two."""
         if any(leaf.shape for leaf in outputs.leaves):
-            second = problem.backend.flatten(self._both(problem.call(problem.fresh()))[1]).leaves
+            second = problem.backend.flatten(self._fresh(problem)[1]).leaves
             if len(second) == 1 and not second[0].shape:
                 raise UsageError(
                     "value_and_grad=True: the function returns (gradient, value); it must return "
                     "(value, gradient)"
                 )
         _require_scalar(outputs, "value_and_grad=True", "vjp= or jac=")
-        return match(problem, self._both(problem.call(problem.fresh()))[1])
+        return match(problem, self._fresh(problem)[1])
+
+    def _fresh(self, problem: Problem) -> tuple[Any, Any]:
+        with problem.backend.mode(problem.point):
+            return self._both(problem.call(problem.fresh()))
 
     def _both(self, call: Call) -> tuple[Any, Any]:
         both = call()
@@ -171,10 +172,22 @@ class ValueAndGrad:
         return both[0], both[1]
 
 
-def _after_a_run(problem: Problem) -> Call:
-    """Fresh arguments, after the function ran on a copy of them (and filled its cache)."""
-    problem.call(problem.fresh())()
-    return problem.call(problem.fresh())
+def asked(
+    problem: Problem, own: Callable[..., Any], *first: Any, at: Sequence[Array] | None = None
+) -> Any:
+    """What a hand-written derivative returns, after a run of the function (some keep a cache).
+
+    Args:
+        problem: The function and its inputs.
+        own: The derivative.
+        *first: What it takes before the inputs of the function.
+        at: Values of the inputs under test, handed over as they are; by default a copy of those of
+            the problem.
+    """
+    with problem.backend.mode(problem.point):
+        problem.call(problem.fresh())()
+        call = problem.call(problem.fresh() if at is None else at)
+        return own(*first, *call.args, **call.kwargs)
 
 
 def choose(

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_gradcheck.checks import slices
 from pytest_gradcheck.checks.case import Numbers
 from pytest_gradcheck.checks.compare import Comparison
 from pytest_gradcheck.checks.parts import Chosen, Parts
@@ -116,16 +117,26 @@ def masked(parts: Parts) -> Diagnosis | None:
         opposite = (w for w, m in _conditions(parts.case.x) if (m != mask).all())
         found = None
         if is_wrong == (True, False):
-            found = _explained(parts, words, np.flatnonzero(mask))
+            found = _holding(parts, words, np.flatnonzero(mask))
         elif is_wrong == (False, True) and (told := next(opposite, "")):
-            found = _explained(parts, told, np.flatnonzero(~mask))
+            found = _holding(parts, told, np.flatnonzero(~mask))
         if found is not None:  # wrong in each part of it, so that no narrower one holds
             return found
     return None
 
 
+def _holding(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
+    """What is wrong under a condition; one on places must show wherever it holds.
+
+    Else some indices of an axis are taken for all but the first.
+    """
+    found = _explained(parts, words, inside)
+    is_on_values = words.startswith("where")
+    return found if is_on_values or not found or slices.show_everywhere(parts, inside) else None
+
+
 def sliced(parts: Parts) -> Diagnosis | None:
-    """The one index of an axis at which the gradient is wrong throughout, and otherwise right."""
+    """The indices of an axis at which the gradient is wrong throughout, and otherwise right."""
     if parts.clarity < TELLING**2:
         return None
     places = np.arange(parts.size).reshape(parts.case.x.shape)
@@ -133,26 +144,11 @@ def sliced(parts: Parts) -> Diagnosis | None:
     for axis, length in enumerate(lengths):
         if length < 3 or parts.size // length < FEWEST_MASKED or _is_spent(parts):
             continue
-        index = _halved_along(parts, np.moveaxis(places, axis, 0).reshape(length, -1))
-        inside = None if index is None else np.ravel(places.take(index, axis))
-        if inside is not None and _sides(parts, inside) == (True, False):
-            return _explained(parts, f"at index {index} of axis {axis}", inside)
+        indices = slices.wrong_along(parts, axis)
+        inside = np.ravel(places.take(indices, axis)) if indices else np.empty(0, np.intp)
+        if _sides(parts, inside) == (True, False):
+            return _explained(parts, slices.in_words(indices, axis, length), inside)
     return None
-
-
-def _halved_along(parts: Parts, slices: Chosen) -> int | None:
-    """The number of the slice that holds the error, followed down; None where several do."""
-    error, unsure = parts.whole.difference, parts.whole.bound + parts.whole.slack
-    first, last = 0, len(slices)
-    while last - first > 1:
-        middle = (first + last) // 2
-        seen = parts.at(slices[first:middle].ravel(), error)
-        unsure += seen.bound
-        here, there = abs(seen.difference), abs(error - seen.difference)
-        if not seen.is_known or min(here, there) > unsure or max(here, there) <= unsure:
-            return None
-        first, last = (first, middle) if here > there else (middle, last)
-    return first
 
 
 def _left_out(parts: Parts) -> Diagnosis | None:
@@ -161,21 +157,8 @@ def _left_out(parts: Parts) -> Diagnosis | None:
     if not 0 < mask.sum() < mask.size or _sides(parts, np.flatnonzero(mask)) != (True, False):
         return None
     known = (words for words, other in _conditions(parts.case.x) if (mask == other).all())
-    told = next(known, "") or _in_a_row(mask) or f"in {mask.sum()} of {mask.size} elements"
+    told = next(known, "") or slices.in_a_row(mask) or f"in {mask.sum()} of {mask.size} elements"
     return _explained(parts, told, np.flatnonzero(mask))
-
-
-def _in_a_row(mask: Mask) -> str:
-    """A mask in words that picks neighbouring indices of one axis; nothing of others."""
-    for axis, length in enumerate(mask.shape):
-        picked = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        first, last = int(picked[0]), int(picked[-1])
-        if len(picked) * mask.size // length != mask.sum() or last - first >= len(picked):
-            continue
-        if last == length - 1:
-            return f"from index {first} of axis {axis} on"
-        return f"at index {first} to {last} of axis {axis}"
-    return ""
 
 
 def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:

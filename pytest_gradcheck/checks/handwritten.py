@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import Array, Flat, Variant
-from pytest_gradcheck.checks.derivative import Derivative, HandGrad, HandJac, HandVjp
+from pytest_gradcheck.checks.derivative import Derivative, HandGrad, HandJac, HandVjp, asked
 from pytest_gradcheck.checks.probe import Probe
 from pytest_gradcheck.checks.problem import Problem
 from pytest_gradcheck.checks.projection import Cotangents, norm
@@ -22,7 +22,8 @@ def breaches(probe: Probe, weights: Cotangents) -> Iterator[Variant]:
     problem, backend = probe.problem, probe.problem.backend
     point = problem.fresh()
     probe.guard.rewind()
-    problem.call(point)()
+    with backend.mode(point):
+        problem.call(point)()
     changed = _changed(probe, problem.point, point)
     if changed:
         told = f"the function writes into its input {', '.join(changed)}"
@@ -53,21 +54,13 @@ def _called(
         vjp = derivative.vjp
 
         def of_vjp(point: Sequence[Array], given: Cotangents) -> Any:
-            problem.run(problem.fresh())
-            call = problem.call(point)
-            return vjp(probe.outputs.rebuild(given), *call.args, **call.kwargs)
+            return asked(problem, vjp, probe.outputs.rebuild(given), at=point)
 
         return of_vjp
     if not isinstance(derivative, (HandGrad, HandJac)):
         return None
     own = derivative.grad if isinstance(derivative, HandGrad) else derivative.jac
-
-    def of_point(point: Sequence[Array], given: Cotangents) -> Any:
-        problem.run(problem.fresh())
-        call = problem.call(point)
-        return own(*call.args, **call.kwargs)
-
-    return of_point
+    return lambda point, given: asked(problem, own, at=point)
 
 
 def _beside(probe: Probe) -> list[Array]:

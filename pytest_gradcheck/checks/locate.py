@@ -146,6 +146,9 @@ def _within(parts: Parts) -> Diagnosis:
     faint = None
     for examine in (elements.few, elements.pooled, elements.masked, elements.sliced, rows.wrong):
         found = examine(parts)
+        if found is not None and found.pattern == "broadcast":
+            # A mean is what is left of a gradient that leaves out an output.
+            found = rows.wrong(parts) or found
         if found is not None and found.pattern != "other":
             return found
         faint = faint or found

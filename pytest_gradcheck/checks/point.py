@@ -16,6 +16,8 @@ from pytest_gradcheck.numerics import precision
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+WHOLES = ("int", "bool")  # in the names of dtypes
+
 
 def start(problem: Problem, derivative: Derivative, guard: Guard, cost: Cost) -> Probe:
     """Evaluate at the point, twice, and check that the output can be differentiated at all.
@@ -94,6 +96,17 @@ def _is_finite(problem: Problem, x: Array) -> bool:
     return math.isfinite(norm(problem.backend, x)) or math.isfinite(norm(problem.backend, x * 0.0))
 
 
+def _instead(outputs: Flat) -> str:
+    """What to do about outputs of which none can be differentiated."""
+    values = [leaf.value for leaf in outputs.leaves]
+    kinds = [str(getattr(value, "dtype", "")) for value in values]
+    is_whole = any(whole in kind for kind in kinds for whole in WHOLES)
+    if is_whole or any(isinstance(value, int) for value in values):
+        return "argmax, comparisons and whole numbers have no derivative"
+    is_lazy = any(hasattr(value, "to_dense") for value in values)
+    return "call .to_dense() on it" if is_lazy else "forgot a return?"
+
+
 def _is_cut(outputs: Flat) -> bool:
     return any(type(leaf.value) in (float, complex) for leaf in outputs.leaves)
 
@@ -116,11 +129,9 @@ def _require_differentiable(problem: Problem, outputs: Flat) -> None:
                 f"{problem.label} returned {got}; return the tensor itself: .item(), float() and "
                 f".numpy() cut it off from its derivative"
             )
-        is_lazy = any(hasattr(leaf.value, "to_dense") for leaf in outputs.leaves)
-        todo = "call .to_dense() on it" if is_lazy else "forgot a return?"
         raise UsageError(
             f"{problem.label} returned {got}; it must return floating-point arrays or numbers "
-            f"({todo})"
+            f"({_instead(outputs)})"
         )
     for leaf in real:
         if not _is_finite(problem, leaf.value):

@@ -81,8 +81,7 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
     findings = tuple(accuse.accusation(seen, culprit) for culprit in seen.culprits)
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    patterns = dict.fromkeys(culprit.pattern for culprit in seen.culprits)
-    advice = tuple(accuse.ADVICE[pattern] for pattern in patterns) + accuse.allowance(seen)
+    advice = accuse.remedies(seen) + accuse.allowance(seen)
     findings += accuse.hooks(seen)
     if seen.is_right_beside:
         findings += (

@@ -11,36 +11,11 @@ from pytest_gradcheck import collector as collecting
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import limits_of
 from pytest_gradcheck.results import Result
+from pytest_gradcheck.verbs.foreign import hint
 from pytest_gradcheck.verbs.record import asked, asserting, circumstances, narrowed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-# What other checkers call it, and what it is here.
-ELSEWHERE = {
-    **dict.fromkeys(
-        ("tol", "atol", "rtol", "nondet_tol"),
-        "tolerance= is the relative error of "
-        "a gradient that is accepted; none is needed for what rounding does",
-    ),
-    **dict.fromkeys(
-        ("eps", "epsilon", "step", "delta", "h"),
-        "the step of the differences is found from the function, and cannot be given",
-    ),
-    **dict.fromkeys(
-        ("fast_mode", "n", "samples", "num_samples"),
-        "directions are drawn until an error of resolution= would show",
-    ),
-    "raise_exception": "assert_gradient and the fixture raise, check_gradient does not",
-    **dict.fromkeys(
-        ("argnums", "argnum", "args", "names", "param", "params"),
-        "name the inputs under test with wrt=, and give the inputs themselves by position",
-    ),
-    **dict.fromkeys(("fprime", "gradient"), "did you mean grad=?"),
-    **dict.fromkeys(("jacobian", "fjac"), "did you mean jac=?"),
-    "check_forward_ad": "did you mean modes=('reverse', 'forward')?",
-    "check_batched_grad": "did you mean modes=('reverse', 'batched')?",
-    "name": "did you mean label=?",
-}
 ALIKE = 0.85  # of two names, by difflib: one letter of eight
 NEAR_A_LIMIT = 0.8
 
@@ -184,9 +159,8 @@ def _require_taken(fn: object, names: Iterable[str]) -> None:
         likeness = ALIKE if parameters is None else 0.6
         near = difflib.get_close_matches(name, [*known, *(parameters or ())], 1, likeness)
         if near or parameters is not None:
-            hint = f"; did you mean {near[0]}=?" if near else ""
-            hint = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else hint
-            raise UsageError(f"neither the check nor the function takes an argument {name!r}{hint}")
+            told = hint(name, known, near)
+            raise UsageError(f"neither the check nor the function takes an argument {name!r}{told}")
 
 
 def _require_no_limit(names: Iterable[str]) -> None:

@@ -9,26 +9,9 @@ from typing import Any
 
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import VERBS
+from pytest_gradcheck.verbs.foreign import hint
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-_TOLERANCES = ("tolerance", "step_gradient", "clip_rounding")
-_THRESHOLDS = ("max_norm",)
-_WINDOWS = ("accumulate",)
-# What is written for an argument that has another name here, by verbs and by other libraries.
-MEANT = {
-    **dict.fromkeys(("tol", "rtol", "atol", "tolerance", "precision"), _TOLERANCES),
-    **dict.fromkeys(("clip", "clip_norm", "grad_clip", "gradient_clip_val"), _THRESHOLDS),
-    **dict.fromkeys(("max_grad_norm", "threshold", "grad_norm"), _THRESHOLDS),
-    **dict.fromkeys(("clip_value", "value"), ("max_value",)),
-    **dict.fromkeys(("accumulation_steps", "grad_accum", "accumulation"), _WINDOWS),
-    **dict.fromkeys(("gradient_accumulation_steps", "accumulate_grad_batches"), _WINDOWS),
-    **dict.fromkeys(("learning_rate", "rate"), ("lr",)),
-    **dict.fromkeys(("wd", "decay", "l2"), ("weight_decay",)),
-    **dict.fromkeys(("beta", "beta1", "beta2"), ("betas",)),
-    **dict.fromkeys(("steps", "n_steps", "num_steps", "calls"), ("step_calls",)),
-    **dict.fromkeys(("scheduler", "lr_schedule"), ("schedule",)),
-}
 
 
 def is_of_the_call(error: TypeError) -> bool:
@@ -53,18 +36,16 @@ def refusal(
     shown = _as_written(name)
     unknown = next((k for k in kwargs if k not in known), None)
     if unknown is not None:
-        near = [name for name in MEANT.get(unknown, ()) if name in known]
-        near = near or difflib.get_close_matches(unknown, known, 1)
-        hint = f"; did you mean {near[0]}=?" if near else ""
+        told = hint(unknown, known, difflib.get_close_matches(unknown, known, 1))
         return UsageError(
-            f"{shown} has no argument {unknown!r}{hint} (it takes {', '.join(known)})"
+            f"{shown} has no argument {unknown!r}{told} (it takes {', '.join(known)})"
         )
     if len(args) > len(by_position):
         names = [p.name for p in by_position]
-        hint = "; put the parts of a batch into one tuple" if names[-1] == "batch" else ""
+        batch = "; put the parts of a batch into one tuple" if names[-1] == "batch" else ""
         return UsageError(
             f"{shown} takes {', '.join(names)} by position, and got {len(args)} values; all "
-            f"others go by keyword{hint}"
+            f"others go by keyword{batch}"
         )
     twice = next((p.name for p in by_position[: len(args)] if p.name in kwargs), None)
     if twice is not None:

@@ -97,3 +97,58 @@ def test_several_outputs_that_a_backward_leaves_out():
         "gradient-output",
         "x is wrong only in the derivative of outputs 1 and 2",
     )
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        (np.s_[[1, 4, 6]], "at index 1, 4 and 6 of axis 0"),
+        (np.s_[1:3], "at index 1 to 2 of axis 0"),
+        (np.s_[:, 1::2], "at index 1, 3 and 5 of axis 1"),
+        (np.s_[:, 3:5], "at index 3 to 4 of axis 1"),
+        (np.s_[1:], "behind the first index of axis 0"),
+    ],
+)
+def test_some_slices(index, told):
+    def change(g, x):
+        wrong = g.copy()
+        wrong[index] *= np.linspace(1.5, 3, wrong[index].size).reshape(wrong[index].shape)
+        return wrong
+
+    assert named(change) == ("gradient-masked", f"x is wrong, only {told}")
+
+
+def test_columns_of_one_gate_are_not_taken_for_a_triangle():
+    x = DRAW.normal(size=(3, 16))
+
+    def change(g, x):
+        wrong = g.copy()
+        wrong[:, 4:8] *= x[:, 4:8]
+        return wrong
+
+    _, told = named(change, x=x)
+    assert told == "x is wrong, only at index 4 to 7 of axis 1"
+
+
+def test_many_slices_of_a_long_axis():
+    x = DRAW.normal(size=(200, 4))
+
+    def change(g, x):
+        return np.where(np.arange(200)[:, None] % 3 == 1, 1.5 * g * x, g)
+
+    _, told = named(change, x=x)
+    assert "axis" not in told
+
+
+def test_an_output_that_is_left_out_is_no_mean():
+    class Moments(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.mean(-1), x.var(-1, unbiased=False)
+
+        @staticmethod
+        def backward(ctx, w, left_out):
+            return w[:, None].expand(7, 6) / 6
+
+    (found,) = check_gradient(Moments.apply, torch.from_numpy(X)).findings
+    assert found.message == "x is wrong only in the derivative of output 1"

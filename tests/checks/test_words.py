@@ -172,3 +172,36 @@ def test_the_frames_of_a_check_are_not_shown_where_a_rule_of_jax_raises():
         check_gradient(square, jnp.ones(3), label="square")
     assert type(caught.value.__cause__) is NameError
     assert caught.value.__cause__.__cause__ is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_straight_through_estimator_is_told_how_to_declare_itself(dtype):
+    def quantised(x):
+        return x + (x.round() - x).detach()
+
+    result = check_gradient(quantised, torch.tensor([0.2, 1.3, -0.8, 2.4], dtype=dtype))
+    told = "wrong gradient of quantised: x gets a gradient, though the function is flat along it"
+    assert (result.verdict, result.headline) == ("fail", told)
+    assert "intended=" in result.advice[0]
+
+
+def test_an_ignored_cotangent_is_told_in_one_line():
+    class Huber(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.nn.functional.huber_loss(x, x * 0)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            (x,) = ctx.saved_tensors
+            return x.clamp(-1, 1) / x.numel()
+
+    result = check_gradient(Huber.apply, torch.linspace(-2, 2, 7), label="huber")
+    assert "…" not in result.headline
+
+
+@pytest.mark.parametrize("f", [torch.argmax, lambda x: x > 0])
+def test_whole_numbers_of_torch_are_not_taken_for_sparse_ones(f):
+    with pytest.raises(UsageError, match="have no derivative"):
+        check_gradient(f, torch.randn(3))

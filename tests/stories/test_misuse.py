@@ -1,5 +1,6 @@
 """Calls that do not fit a verb: refused in the words of the one who wrote them."""
 
+import inspect
 import re
 
 import numpy as np
@@ -18,6 +19,7 @@ from pytest_gradcheck import (
     check_gradient,
     check_step,
 )
+from pytest_gradcheck.verbs.foreign import FOREIGN
 
 X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.zeros(32, 2)
@@ -52,6 +54,29 @@ def test_an_unknown_keyword_lists_the_known_ones(verb, fixture, start):
     with refused(f"{name} has no argument 'lable'; did you mean label=? (it takes ") as caught:
         function(None, lable="x")
     assert "vacuous" in str(caught.value)
+
+
+def test_every_foreign_name_means_an_argument_of_some_verb():
+    verbs = (check_gradient, check_flow, check_clipping, check_step)
+    taken = {name for verb in verbs for name in inspect.signature(verb).parameters}
+    for name, hints in FOREIGN.items():
+        assert {argument for argument, _ in hints} <= taken, name
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        (check_gradient, "an argument 'precision'; did you mean tolerance=?"),
+        (check_gradient, "an argument 'eps'; the step of the differences is found from the"),
+        (check_step, "no argument 'precision'; did you mean step_gradient=?"),
+        (check_clipping, "no argument 'precision'; did you mean clip_rounding=?"),
+        (check_flow, "no argument 'precision' (it takes "),
+    ],
+)
+def test_a_foreign_name_means_what_the_verb_takes(verb, told):
+    name = told.split("'")[1]
+    with refused(told):
+        verb(np.sin, **{name: 1e-3})
 
 
 def test_too_many_by_position():
