@@ -138,7 +138,7 @@ def _drawn(
     if not is_open or not drawing.is_drawn(loop, seen, end, contract, limits, batches):
         return told
     kept = [f for f in findings if f.severity != "fail" or f.code not in received.CODES]
-    kept = [f for f in kept if f not in unknown]
+    kept = [f for f in kept if f not in unknown and f.code not in drawing.LUCK]
     error = next((n for f in wrong for name, n in f.numbers if name == "error"), 0.0)
     return seen, ([*kept, drawing.finding(float(error))], evidence)
 
@@ -207,7 +207,8 @@ def _judged(
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
         found = coverage.findings(seen, pairs, contract, limits, {})
-        return [nothing, *(f for f in found if f.code != nothing.code)], ()
+        known = {nothing.code, "step-detached"} if weak.is_cut(seen) else {nothing.code}
+        return [nothing, *(f for f in found if f.code not in known)], ()
     return _all(seen, pairs, contract, limits)
 
 
