@@ -88,6 +88,25 @@ def test_every_window_loses_its_first_batch(claims, sizes):
     assert result.findings[0].code == "step-gradient-dropped"
 
 
+EVERY_SECOND = "opt.zero_grad(); loss(batch).backward(); number % 2 or opt.step()"
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (8, 5, 3)])
+def test_batches_that_are_left_out_of_every_update_on_purpose(sizes):
+    meant = loop(EVERY_SECOND, sizes=sizes, accumulate=1)
+    assert meant.verdict == "pass", meant.headline
+    assert told(meant)["step-batch-skipped"] == "warn"
+    plain = loop(EVERY_SECOND, sizes=sizes)
+    assert plain.findings[0].code == "step-gradient-dropped"
+    assert "on purpose, claim accumulate=1" in plain.advice[0]
+    gathered = loop(
+        "loss(batch).backward(); number % 2 or (opt.step(), opt.zero_grad())",
+        sizes=sizes,
+        accumulate=1,
+    )
+    assert gathered.verdict == "fail", gathered.headline
+
+
 def loss_of(params, batch):
     return jnp.mean((jnp.tanh(batch[0] @ params["w"] + params["b"]) - batch[1]) ** 2)
 
