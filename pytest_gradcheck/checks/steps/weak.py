@@ -115,7 +115,7 @@ def skipped(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
             code="step-batch-skipped",
             severity="note" if size < largest else "warn",
             message=f"{len(left)} of {len(run.calls)} calls of the step do nothing, such as call "
-            f"{number} with {size} samples: no backward, no update",
+            f"{number} with {size} samples: they add nothing to any update",
             numbers=(("calls", len(left)), ("samples", size)),
         )
     ]
