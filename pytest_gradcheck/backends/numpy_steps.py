@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_gradcheck.backends import numpy_batches, slots
 from pytest_gradcheck.backends.gathering import Gathering
-from pytest_gradcheck.backends.handed import returned, scalar, telling
+from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
@@ -68,8 +68,8 @@ class NumpyLoop:
     # --- nested values ----------------------------------------------------------------------
 
     def flatten(self, value: Any) -> Flat:
-        """A nested value taken apart."""
-        return BACKEND.flatten(value)
+        """A nested value taken apart, its keys in the order of the parameters at hand-over."""
+        return BACKEND.flatten(in_order(value, self._training.params))
 
     def copied(self, value: Any) -> Any:
         """A copy that the step may write into."""
