@@ -156,13 +156,14 @@ class JaxLoop(NumpyLoop):
         is_window = len(self._pending) > 1
         self._pending.clear()
         received = jax_states.of_examples(received, before)
+        received = jax_states.filled(received, self._caught[-1][0], self._params, before)
         if [x.shape for x in received] != [x.shape for x in before]:
             return plain
         found = Update(before, after, received, plain.hyper)
         _, state, params, _ = self._caught[-1]
         is_lost = jax_states.is_lost(state, self._start, self._own)
         self._start = self._start or jax_states.arrays(state)
-        if not is_window:
+        if not is_window and len(last) == len(before):
             found = self._asked_again(found)
         is_astray = jax_states.is_astray(params, before)
         return replace(found, is_lost=is_lost, is_astray=is_astray)

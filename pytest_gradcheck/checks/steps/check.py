@@ -80,6 +80,7 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     label = question.label or _label(training)
     require_matched(contract, [p.name for loop in loops for p in loop.parameters])
     claims.require_used(contract, loops)
+    claims.freeze(contract, loops)
     findings: list[Finding] = []
     evidence: list[Evidence] = []
     calls = 0
