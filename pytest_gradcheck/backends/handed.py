@@ -65,6 +65,24 @@ def returned(got: Sequence[Any], params: Any, flatten: Callable[[Any], Flat]) ->
     return "" if is_fit else "ValueError: the step returns parameters of other shapes"
 
 
+def in_order(value: Any, like: Any) -> Any:
+    """A nested value whose dictionaries have their keys in the order of those of another.
+
+    Args:
+        value: What a step returns or keeps: parameters, or a state with parts like them.
+        like: The parameters.
+    """
+    if type(value) in (list, tuple):
+        is_like = type(like) is type(value) and len(like) == len(value)
+        inner = like if is_like else [like] * len(value)
+        return type(value)(in_order(x, y) for x, y in zip(value, inner, strict=True))
+    if type(value) is not dict:
+        return value
+    if isinstance(like, dict) and value.keys() == like.keys():
+        return {key: in_order(value[key], inner) for key, inner in like.items()}
+    return {key: in_order(inner, like) for key, inner in value.items()}
+
+
 def takes(function: Callable[..., Any], default: int) -> int:
     """How many positional arguments a function must be given."""
     try:

@@ -32,6 +32,28 @@ def of_examples(grads: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list
     return [np.mean(g, axis=0) for g in grads] if are_many else list(grads)
 
 
+def filled(
+    grads: Sequence[np.ndarray], given: Any, params: Any, like: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Gradients of a part of the parameters, by their paths, with zeros for all others.
+
+    Args:
+        grads: The gradients.
+        given: The tree that they came in: what is differentiated of a module, say.
+        params: All parameters.
+        like: Arrays of their shapes.
+    """
+    names, paths = (_paths(tree) for tree in (given, jax_leaves.trained(params)))
+    is_part = len(grads) == len(names) < len(paths) == len(like) and {*names} <= {*paths}
+    known = dict(zip(names, grads, strict=True)) if is_part else {}
+    pairs = zip(paths, like, strict=False)
+    return [known.get(p, np.zeros_like(x)) for p, x in pairs] if is_part else list(grads)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
 def with_hyperparameters(state: Any, given: Any) -> Any:
     """A state with the hyperparameters of another, which a step may set itself."""
 

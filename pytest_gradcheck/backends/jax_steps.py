@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places, jax_states
+from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
@@ -131,12 +132,16 @@ class JaxLoop(NumpyLoop):
     def _catch(self, updates: Any, state: Any, params: Any, extra: Any) -> None:
         self._caught.append((updates, state, params, extra))
 
-    def accumulates(self, is_still: bool) -> bool:
+    def accumulates(self, is_still: bool, is_same: bool) -> bool:
         """Whether a call only adds to a window; optax's own windows say so themselves."""
-        if self._caught:
+        if self._caught and not (is_same and self.accumulate > 1):
             self._pending.append(jax_leaves.arrays(self._caught[0][0]))
         own = [x for x in jax_places.nodes(self._state) if type(x).__name__ == "MultiStepsState"]
-        return int(own[0].mini_step) != 0 if own else super().accumulates(is_still)
+        if not own:
+            return super().accumulates(is_still, is_same)
+        waits = int(own[0].mini_step) != 0
+        self._since = Gathering(shows=True, waits=waits, is_idle=waits and is_same)
+        return waits
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call, with what was caught and what the transformation makes of it."""
@@ -151,13 +156,14 @@ class JaxLoop(NumpyLoop):
         is_window = len(self._pending) > 1
         self._pending.clear()
         received = jax_states.of_examples(received, before)
+        received = jax_states.filled(received, self._caught[-1][0], self._params, before)
         if [x.shape for x in received] != [x.shape for x in before]:
             return plain
         found = Update(before, after, received, plain.hyper)
         _, state, params, _ = self._caught[-1]
         is_lost = jax_states.is_lost(state, self._start, self._own)
         self._start = self._start or jax_leaves.arrays(state)
-        if not is_window:
+        if not is_window and len(last) == len(before):
             found = self._asked_again(found)
         is_astray = jax_states.is_astray(params, before)
         return replace(found, is_lost=is_lost, is_astray=is_astray)

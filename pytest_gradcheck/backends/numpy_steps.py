@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import numpy_batches, slots
-from pytest_gradcheck.backends.handed import returned, scalar, telling
+from pytest_gradcheck.backends.gathering import Gathering
+from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
 from pytest_gradcheck.backends.held import held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
@@ -55,7 +56,7 @@ class NumpyLoop:
         carried = reachable(self._roots)
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
-        self._since = 0  # calls after the last update
+        self._since = Gathering()
         self._old: list[list[np.ndarray]] = []
         self._last: tuple[Any, ...] | None = None  # what the last call was given, and its end
         self._is_random = False  # whether an evaluation of the loss moved a generator
@@ -67,8 +68,8 @@ class NumpyLoop:
     # --- nested values ----------------------------------------------------------------------
 
     def flatten(self, value: Any) -> Flat:
-        """A nested value taken apart."""
-        return BACKEND.flatten(value)
+        """A nested value taken apart, its keys in the order of the parameters at hand-over."""
+        return BACKEND.flatten(in_order(value, self._training.params))
 
     def copied(self, value: Any) -> Any:
         """A copy that the step may write into."""
@@ -116,19 +117,17 @@ class NumpyLoop:
         self._params, self._state = params, state
         changed = not numpy_batches.is_same(batch, handed)
         is_still = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-        if self.accumulates(is_still):
-            return Call(before, after, (), changed_batch=changed)
-        update = self.update(before, after)
-        if is_still and slots.is_same(held, (params, state), self.flatten):
-            update = replace(update, is_still=True)
+        is_same = is_still and slots.is_same(held, (params, state), self.flatten)
+        if self.accumulates(is_still, is_same):
+            is_idle = self._since.is_idle
+            return Call(before, after, (), changed_batch=changed, is_idle=is_idle)
+        update = replace(self.update(before, after), is_still=is_same)
         return Call(before, after, (update,), changed_batch=changed)
 
-    def accumulates(self, is_still: bool) -> bool:
+    def accumulates(self, is_still: bool, is_same: bool) -> bool:
         """Whether a call only adds to a window: it moves nothing, and the window is not full."""
-        self._since += 1
-        waits = is_still and self._since < self.accumulate
-        self._since = self._since if waits else 0
-        return waits
+        self._since = self._since.after(self.accumulate, is_still, is_same)
+        return self._since.waits
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call."""

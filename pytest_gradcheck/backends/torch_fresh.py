@@ -53,6 +53,7 @@ class Fresh:
         self._contents = Contents(self._carried, (*tensors, *training.model.buffers()))
         self._end = self.mark()
         self.casts_itself = False
+        self.is_cut = False  # whether the last loss was a tensor without a graph
         self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
         self.dtype = "float64"
 
@@ -122,6 +123,7 @@ class Fresh:
             with torch_scene.entered() as casts:
                 value = self._loss(batch)
             self.casts_itself = bool(casts)
+            self.is_cut = bool(wanted) and not value.requires_grad
             self.dtype = str(value.dtype).removeprefix("torch.")
             try:
                 grads = torch_loss.pulled(value, wanted)

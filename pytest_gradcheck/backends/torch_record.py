@@ -50,6 +50,7 @@ class Record:
             self._loop.scene.backward()
             if self._loop.looks_inside:
                 self._take()
+            self._stir()
         else:
             self.see()
         if clip and math.isfinite(number):
@@ -64,6 +65,14 @@ class Record:
         """A loss may begin now."""
         if self._loop.looks_inside and not self._is_taking:
             self.moments.see()
+
+    def _stir(self) -> None:
+        """Let what is drawn after the last backward pass of an update be other numbers."""
+        if self._loop.stirred is not None:
+            left, mark = self._loop.stirred
+            self._loop.stirred = None if left == 1 else (left - 1, mark)
+            if left == 1:
+                self._loop.rewind(mark)
 
     def _take(self) -> None:
         """Take the fresh gradient at this very moment, whatever the step moved before it."""

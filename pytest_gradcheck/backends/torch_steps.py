@@ -40,9 +40,9 @@ class TorchLoop:
 
     name = "torch"
     can_see = True
-    doubt = 0.0
+    doubt, is_cut = 0.0, False
     accumulate = 1
-    looks_inside = False
+    stirred: tuple[int, Any] | None = None  # after how many backward passes other numbers are drawn
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     heard = torch_heard.heard
@@ -183,7 +183,7 @@ class TorchLoop:
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
         value, found = self._fresh.gradient(batch, at, mark)
-        self.dtype = self._fresh.dtype
+        self.dtype, self.is_cut = self._fresh.dtype, self._fresh.is_cut
         arrays = [
             None
             if (g := found.get(id(p))) is None

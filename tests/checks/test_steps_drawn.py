@@ -38,6 +38,44 @@ def test_random_numbers_of_the_step_alone(body):
     assert "random numbers that the loss does not draw" in result.headline
 
 
+SHUFFLED = """
+batch = batch[0], batch[1][torch.randperm(len(batch[1]))]
+opt.zero_grad(); loss(batch).backward(); opt.step()
+"""
+
+
+def test_where_a_drawn_update_goes_says_nothing():
+    result = loop(SHUFFLED)
+    assert result.verdict == "undecided", result.headline
+    assert "shuffled labels" in result.headline
+
+
+DROPOUT = "model[1] = nn.Sequential(nn.Tanh(), nn.Dropout(0.3))"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_random_numbers_of_the_step_beside_a_random_loss(name):
+    result = loop(DRAWN[name], first=DROPOUT)
+    assert result.verdict == "undecided", result.headline
+
+
+def test_noise_on_a_window_beside_a_random_loss():
+    body = f"""
+(loss(batch) * share(2)).backward()
+if number % 2 == 0: {NOISE}; opt.zero_grad()
+"""
+    result = loop(body, first=DROPOUT, accumulate=2)
+    assert result.verdict == "undecided", result.headline
+
+
+@pytest.mark.parametrize("draw", ["pass", "torch.rand(3)"])
+def test_a_random_loss_excuses_nothing(draw):
+    body = f"opt.zero_grad(); loss(batch).backward(); {draw}; put([g.abs() for g in grads()])"
+    result = loop(body + "; opt.step()", first=DROPOUT)
+    assert result.verdict == "fail", result.headline
+    assert result.findings[0].code == "step-wrong-gradient"
+
+
 def test_the_same_numbers_in_the_loss():
     noisy = "model(x + 0.1 * torch.randn_like(x))"
     result = loop("opt.zero_grad(); loss(batch).backward(); opt.step()", forward=noisy)

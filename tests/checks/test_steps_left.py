@@ -88,6 +88,25 @@ def test_every_window_loses_its_first_batch(claims, sizes):
     assert result.findings[0].code == "step-gradient-dropped"
 
 
+EVERY_SECOND = "opt.zero_grad(); loss(batch).backward(); number % 2 or opt.step()"
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (8, 5, 3)])
+def test_batches_that_are_left_out_of_every_update_on_purpose(sizes):
+    meant = loop(EVERY_SECOND, sizes=sizes, accumulate=1)
+    assert meant.verdict == "pass", meant.headline
+    assert told(meant)["step-batch-skipped"] == "warn"
+    plain = loop(EVERY_SECOND, sizes=sizes)
+    assert plain.findings[0].code == "step-gradient-dropped"
+    assert "on purpose, claim accumulate=1" in plain.advice[0]
+    gathered = loop(
+        "loss(batch).backward(); number % 2 or (opt.step(), opt.zero_grad())",
+        sizes=sizes,
+        accumulate=1,
+    )
+    assert gathered.verdict == "fail", gathered.headline
+
+
 def loss_of(params, batch):
     return jnp.mean((jnp.tanh(batch[0] @ params["w"] + params["b"]) - batch[1]) ** 2)
 
@@ -154,3 +173,89 @@ def test_a_numpy_step_leaves_out_a_batch():
     assert result.verdict == "pass", result.headline
     assert told(result)["step-batch-skipped"] == "note"
     assert check_step(lambda: training(2.0), **claims).verdict == "fail"
+
+
+def numpy_loss(params, batch):
+    return float(np.mean((batch[0] @ params["w"] - batch[1]) ** 2))
+
+
+def numpy_gradient(params, batch):
+    x, y = batch
+    return {"w": x.T @ (x @ params["w"] - y) * 2 / y.size}
+
+
+def gathering_numpy(params, state, batch, factor):
+    if numpy_loss(params, batch) > 15:
+        return params, state
+    total = state["w"] + factor * numpy_gradient(params, batch)["w"] / 2
+    if state["n"] == 1:
+        return {"w": params["w"] - 0.1 * total}, {"w": 0 * total, "n": 0}
+    return params, {"w": total, "n": 1}
+
+
+def gathering_jax(tx, is_own):
+    def step(params, state, batch, factor):
+        value, grads = jax.value_and_grad(linear_loss)(params, batch)
+        inner, total, n = state
+        if is_own:
+            grads = jax.tree.map(lambda g: factor * g, grads)
+            updates, inner = tx.update(grads, inner, params)
+            new = optax.apply_updates(params, updates), (inner, total, n)
+            return selecting(params, state, new, value < 15)
+        if value > 15:
+            return params, state
+        total = jax.tree.map(lambda a, g: a + factor * g / 2, total, grads)
+        if n == 1:
+            updates, inner = tx.update(total, inner, params)
+            zero = jax.tree.map(jnp.zeros_like, total)
+            return optax.apply_updates(params, updates), (inner, zero, 0)
+        return params, (inner, total, 1)
+
+    return step
+
+
+def linear_loss(params, batch):
+    return jnp.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+
+
+def gathering(kind, spikes, factor):
+    """A training that gathers two batches in its state, and leaves out those that spike."""
+    rng = np.random.default_rng(0)
+    dtype = np.float64 if kind == "numpy" else np.float32
+    batches = [
+        (rng.normal(size=(8, 4)).astype(dtype), 10.0 ** (k in spikes) * np.ones((8, 3), dtype))
+        for k in range(5)
+    ]
+    w = rng.normal(size=(4, 3)).astype(dtype)
+    if kind == "numpy":
+        return Training(
+            step=lambda p, s, batch: gathering_numpy(p, s, batch, factor),
+            loss=numpy_loss,
+            grad=numpy_gradient,
+            batches=batches,
+            params={"w": w},
+            opt_state={"w": np.zeros((4, 3)), "n": 0},
+        )
+    params, inner = {"w": jnp.asarray(w)}, optax.adam(1e-2)
+    many = optax.MultiSteps(inner, 2)
+    tx = optax.GradientTransformation(many.init, many.update) if kind == "optax" else inner
+    step = gathering_jax(tx, kind == "optax")
+    return Training(
+        step=lambda p, s, batch: step(p, s, batch, factor),
+        loss=linear_loss,
+        batches=batches,
+        params=params,
+        opt_state=(tx.init(params), jax.tree.map(jnp.zeros_like, params), 0),
+        optimizer=tx,
+    )
+
+
+@pytest.mark.parametrize("spikes", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("kind", ["numpy", "jax", "optax"])
+def test_a_functional_window_without_the_batches_that_spike(kind, spikes):
+    claims = {"optimizer": "sgd", "lr": 0.1} if kind == "numpy" else {}
+    right = check_step(lambda: gathering(kind, spikes, 1.0), accumulate=2, **claims)
+    assert right.verdict == "pass", right.headline
+    assert "step-batch-skipped" in told(right)
+    wrong = check_step(lambda: gathering(kind, spikes, 2.0), accumulate=2, **claims)
+    assert wrong.findings[0].code == "step-gradient-sum", wrong.headline

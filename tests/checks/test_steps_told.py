@@ -78,6 +78,15 @@ def test_all_parameters_that_no_optimizer_holds_are_named():
     assert "more)" not in finding.message
 
 
+@pytest.mark.parametrize("act", ["value = value.detach()", "value = value.data * 2"])
+def test_a_loss_without_its_graph_says_nothing_about_the_step(act):
+    own = "opt.zero_grad(); nn.functional.mse_loss(model(batch[0]), batch[1]).backward()"
+    result = loop(own + "; opt.step()", act=act)
+    assert result.verdict == "vacuous", result.headline
+    assert "Training.loss gives a tensor that is cut from its graph" in result.headline
+    assert "without detach()" in result.advice[0]
+
+
 def test_a_rate_of_zero_is_told_once_with_what_to_do():
     result = loop(STEP, optimizer="AdamW(params, 0.0)")
     assert result.verdict == "vacuous"

@@ -19,6 +19,7 @@ from pytest_gradcheck.checks.steps import (
     counted,
     coverage,
     drawing,
+    examples,
     following,
     handmade,
     inferred,
@@ -79,6 +80,7 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
     label = question.label or _label(training)
     require_matched(contract, [p.name for loop in loops for p in loop.parameters])
     claims.require_used(contract, loops)
+    claims.freeze(contract, loops)
     findings: list[Finding] = []
     evidence: list[Evidence] = []
     calls = 0
@@ -138,7 +140,7 @@ def _drawn(
     if not is_open or not drawing.is_drawn(loop, seen, end, contract, limits, batches):
         return told
     kept = [f for f in findings if f.severity != "fail" or f.code not in received.CODES]
-    kept = [f for f in kept if f not in unknown]
+    kept = [f for f in kept if f not in unknown and f.code not in drawing.LUCK]
     error = next((n for f in wrong for name, n in f.numbers if name == "error"), 0.0)
     return seen, ([*kept, drawing.finding(float(error))], evidence)
 
@@ -207,7 +209,8 @@ def _judged(
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
         found = coverage.findings(seen, pairs, contract, limits, {})
-        return [nothing, *(f for f in found if f.code != nothing.code)], ()
+        known = {nothing.code, "step-detached"} if weak.is_cut(seen) else {nothing.code}
+        return [nothing, *(f for f in found if f.code not in known)], ()
     return _all(seen, pairs, contract, limits)
 
 
@@ -226,18 +229,18 @@ def _all(
     by_hand = handmade.adopted(seen, pairs, contract, limits)
     pairs = by_hand[0] if by_hand else pairs
     is_random = any(p.wrong for p in pairs) and _is_random(seen, pairs[0])
-    wrong = received.findings(seen, pairs, contract, limits, is_random)
+    pairs, wrong, each = _told(seen, pairs, contract, limits, is_random)
     replay = replaying.judged(seen, pairs, contract, limits)
     if any(f.severity == "fail" for f in replay.findings):
         read = inferred.pairs(seen, pairs, contract, limits)
         if read is not None and any(p.wrong for p in read):
-            told = received.findings(seen, read, contract, limits, False)
+            read, told, each = _told(seen, read, contract, limits, False)
             is_rate = replay.findings[0].code in ("step-rate", "step-decay")
             # A factor on the gradient and one on the learning rate look the same in an update.
-            is_either = is_rate and told[0].code == "step-gradient-scale"
+            is_either = is_rate and [f.code for f in told] == ["step-gradient-scale"]
             # A state that is lost is read for a gradient that nobody knows.
             is_named = not replay.findings[0].message.startswith(replaying.UNEXPLAINED)
-            if not is_either and not (is_named and told[0].code in UNNAMED):
+            if not is_either and not (is_named and any(f.code in UNNAMED for f in told)):
                 pairs, wrong = read, told
                 replay = replaying.judged(seen, pairs, contract, limits)
     found = [*wrong, *counted.findings(seen, pairs, contract), *order.findings(seen, contract)]
@@ -256,7 +259,7 @@ def _all(
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed
         evidence.append(ladder.evidence(climbed))
-    found += [by_hand[1]] if by_hand else []
+    found += [*([by_hand[1]] if by_hand else []), *each]
     if all(f.code in UNDECIDED for f in found if f.severity == "fail"):
         found += claims.findings(seen, pairs, contract)
     if not any(f.severity == "fail" for f in found):
@@ -267,6 +270,17 @@ def _all(
             found.append(sharpness.finding(points))
             evidence.append(sharpness.evidence(points))
     return found, tuple(evidence)
+
+
+def _told(
+    seen: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, is_random: bool
+) -> tuple[Sequence[Pair], list[Finding], list[Finding]]:
+    """What is wrong with gradients; the windows and a finding, where examples are clipped."""
+    wrong = received.findings(seen, pairs, contract, limits, is_random)
+    if [f.code for f in wrong] != ["step-wrong-gradient"]:
+        return pairs, wrong, []
+    found = examples.adopted(seen, pairs, contract, limits)
+    return (pairs, wrong, []) if found is None else (found[0], [], [found[1]])
 
 
 def _is_random(seen: Run, pair: Pair) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_gradcheck.backends.steps import Loop
-from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.errors import UsageError
@@ -31,6 +32,17 @@ def require_used(contract: Contract, loops: Sequence[Loop]) -> None:
             raise UsageError(
                 f"{name}={value!r} is not used by {told}, which takes {', '.join(sorted(taken))}"
             )
+
+
+def freeze(contract: Contract, loops: Sequence[Loop]) -> None:
+    """Take what is claimed to be frozen for that where nothing else says so (JAX, NumPy)."""
+    for loop in loops:
+        loop.parameters = [
+            replace(p, trainable=False)
+            if p.owners is None and matches(p.name, contract.frozen)
+            else p
+            for p in loop.parameters
+        ]
 
 
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:

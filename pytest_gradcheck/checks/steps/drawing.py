@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pytest_gradcheck.results import Finding
 
 OTHER = 0.02  # of what is wrong, by which it is another from other random numbers
 SAME = 1e-3  # of that, by which it may be another from the same ones
+LUCK = ("step-uphill", "step-too-long")  # where an update goes that is drawn
 
 
 def is_drawn(
@@ -25,7 +26,8 @@ def is_drawn(
 ) -> bool:
     """Whether what is wrong with the gradients is another from other random numbers.
 
-    Where the loss draws some itself, what is wrong may follow from these: then it is not said.
+    Where the loss draws some itself, what is wrong may follow from these: then it is said of what
+    is drawn after the last backward pass alone, where that is seen.
 
     Args:
         loop: The training, set back to its start.
@@ -37,20 +39,41 @@ def is_drawn(
     """
     windows = [received.pair(seen, w, contract, limits) for w in seen.windows]
     most = max(float(np.linalg.norm(_off(p))) for p in windows)
-    count, found = seen.windows[0].last, []
-    for mark in (seen.windows[0].marks[0], end):
+    first = seen.windows[0]
+    passes = [word for word, _ in first.events].count("backward")
+
+    def again(stir: Callable[[], None]) -> Pair | None:
         with loop.held():
-            loop.rewind(mark)
-            if mark is end and hasattr(loop, "stir"):
-                loop.stir()  # random keys of JAX are a part of its state
-            again = run(loop, batches[:count], contract, 1)
-            if not again.windows or any(call.error for call in again.calls):
-                return False
-            found.append(received.pair(again, again.windows[0], contract, limits))
-    same, other = (np.linalg.norm(_off(p) - _off(windows[0])) for p in found)
-    right = [flat(p.expected.raw, p.window.at) for p in found]
-    is_fixed = np.linalg.norm(right[1] - right[0]) <= SAME * np.linalg.norm(right[0])
-    return bool(is_fixed and other > OTHER * most and same < SAME * other)
+            loop.rewind(first.marks[0])
+            stir()
+            found = run(loop, batches[: first.last], contract, 1)
+            if not found.windows or any(call.error for call in found.calls):
+                return None
+            return received.pair(found, found.windows[0], contract, limits)
+
+    def everywhere() -> None:
+        loop.rewind(end)
+        if hasattr(loop, "stir"):
+            loop.stir()  # random keys of JAX are a part of its state
+
+    def late() -> None:
+        loop.stirred = (passes, end)  # type: ignore[attr-defined]  # of torch
+
+    same = again(lambda: None)
+    ways = [everywhere, late] if passes and hasattr(loop, "stirred") else [everywhere]
+    return same is not None and any(
+        other is not None and _is_another(windows[0], same, other, most)
+        for other in map(again, ways)
+    )
+
+
+def _is_another(first: Pair, same: Pair, other: Pair, most: float) -> bool:
+    """Whether other numbers make another mistake, and the same ones the same; the loss has none."""
+    right, moved = (flat(p.expected.raw, p.window.at) for p in (same, other))
+    if np.linalg.norm(moved - right) > SAME * np.linalg.norm(right):
+        return False
+    still, changed = (float(np.linalg.norm(_off(p) - _off(first))) for p in (same, other))
+    return changed > OTHER * most and still < SAME * changed
 
 
 def _off(pair: Pair) -> np.ndarray:
@@ -67,7 +90,7 @@ def finding(error: float) -> Finding:
         code="step-random",
         severity="fail",
         message="the step draws random numbers that the loss does not draw (noise on gradients, "
-        "augmented or mixed batches), so the gradients cannot be compared; draw the same in "
-        "Training.loss, or check the step without them",
+        "augmented or mixed batches, shuffled labels), so the gradients cannot be compared; draw "
+        "the same in Training.loss, or check the step without them",
         numbers=(("error", error),),
     )

@@ -151,7 +151,10 @@ def _of_windows(run: Run, contract: Contract) -> Iterator[Guess]:
         ),
         of(lambda k: [1.0] * k),
     )
-    lost = "call zero_grad once for each update, not for each micro-batch"
+    lost = (
+        "call zero_grad once for each update, not for each micro-batch; if batches are left out of "
+        "every update on purpose, claim accumulate=1"
+    )
     for told, first in (("last", False), ("first", True)):
         message = f"only the {told} micro-batch of the window reaches the optimizer"
         suspect = Suspect("step-gradient-dropped", message, lost)

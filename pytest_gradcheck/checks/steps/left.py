@@ -1,7 +1,8 @@
 """Batches that a step leaves out now and then, after their backward pass: spikes of the loss.
 
 A loop that means to gather micro-batches and loses them does so in every window; one that throws
-away what it does not like makes longer windows now and then.
+away what it does not like makes longer windows now and then. One that means to leave out some in
+every window says so by ``accumulate=1``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ def full(run: Run, contract: Contract) -> tuple[int, ...]:
     """Calls that a window has where nothing is left out, the likeliest first; none if not known.
 
     The first window and those at the end of an epoch may be short for other reasons. Where all
-    others are equally long, nothing is left out of them.
+    others are equally long, nothing is left out of them; unless a window is claimed to be one call.
     """
     inner = {w.count for w in run.windows if w.first > 1 and w.last % run.epoch}
+    if contract.accumulate == 1:
+        return (1,)
     if contract.accumulate is not None:
         return (contract.accumulate,) if contract.accumulate in inner or len(inner) > 1 else ()
     return tuple(dict.fromkeys([min(inner), *([1] if len(inner) > 1 else [])])) if inner else ()
@@ -64,10 +67,11 @@ def findings(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
     if not windows:
         return []
     count = sum(window.left for window in windows)
+    is_always = len(windows) == len(pairs)
     return [
         Finding(
             code="step-batch-skipped",
-            severity="note",
+            severity="warn" if is_always else "note",
             message=f"{count} of {len(run.calls)} batches are left out after their backward pass, "
             f"such as that of call {windows[0].first - 1}: no update has anything of them",
             numbers=(("calls", count),),

@@ -98,8 +98,8 @@ def meanings(window: Window) -> Iterator[Window]:
 
 def _paired(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
     """Compare, tensor by tensor."""
-    expected = expecting.expected(run, window, contract)
     got = gathered(run, window)
+    expected = expecting.expected(run, _trained(run, window, got), contract)
     if got is None:
         return Pair(window, expected, None)
     wrong, worst = compared(run, got, expected.clipped, expected, limits, window)
@@ -109,6 +109,19 @@ def _paired(run: Run, window: Window, contract: Contract, limits: Limits) -> Pai
         if not plain and absorbs(expected.raw, expected.clipped, window.at):
             return Pair(window, expected, got, is_absorbed=True)
     return Pair(window, expected, got, wrong, worst)
+
+
+def _trained(run: Run, window: Window, got: Grads | None) -> Window:
+    """A window without the gradients of what is claimed to be frozen, and was given none."""
+    frozen = [p.owners is None and not p.trainable for p in run.loop.parameters]
+    if got is not None:
+        frozen = [f and (g is None or not np.any(g)) for f, g in zip(frozen, got, strict=True)]
+    if not any(frozen):
+        return window
+    micro: list[Grads] = [
+        [None if f else g for f, g in zip(frozen, grads, strict=True)] for grads in window.micro
+    ]
+    return replace(window, micro=micro)
 
 
 def gathered(run: Run, window: Window) -> Grads | None:

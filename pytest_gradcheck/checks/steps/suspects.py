@@ -189,7 +189,8 @@ def _missing(run: Run, wrong: Sequence[Pair], tolerance: float) -> Suspect | Non
         return Suspect(
             "step-missing-gradient",
             f"{told} received no gradient, though the loss has one for it",
-            "look for detach, a graph that is built anew, or a gradient that is thrown away",
+            "look for detach, a graph that is built anew, or a gradient that is thrown away; if it "
+            "is not meant to be trained, freeze it, or claim frozen=",
             names[0],
         )
     extra = [p.expected.clipped[i] for p in wrong for i in p.wrong]

@@ -20,12 +20,12 @@ SAME = 1e-12
 def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | None:
     """Why nothing was exercised; None where something was."""
     if not any(np.any(g) for p in pairs for g in p.expected.raw if g is not None):
-        return Finding(
-            code="step-no-gradient",
-            severity="fail",
-            message="the gradient of the loss is zero for every parameter in all updates; give "
-            "batches whose inputs are not zero, and a loss that depends on the parameters",
-        )
+        zero = "the gradient of the loss is zero for every parameter in all updates; give batches "
+        zero += "whose inputs are not zero, and a loss that depends on the parameters"
+        cut = "Training.loss gives a tensor that is cut from its graph, so nothing can be compared "
+        cut += "with its gradient; return the tensor as it is, without detach(), .data or no_grad()"
+        message = cut if is_cut(run) else zero
+        return Finding(code="step-no-gradient", severity="fail", message=message)
     rates = [
         contract.at(p.name, h, k).get("lr")
         for k, w in enumerate(run.windows)
@@ -44,6 +44,11 @@ def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | No
             "learning rate above 0, or give more batches than a warm-up has",
         )
     return None
+
+
+def is_cut(run: Run) -> bool:
+    """Whether the loss is handed over without its graph: what the step does is not wrong by it."""
+    return bool(getattr(run.loop, "is_cut", False))
 
 
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
@@ -110,7 +115,7 @@ def skipped(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
             code="step-batch-skipped",
             severity="note" if size < largest else "warn",
             message=f"{len(left)} of {len(run.calls)} calls of the step do nothing, such as call "
-            f"{number} with {size} samples: no backward, no update",
+            f"{number} with {size} samples: they add nothing to any update",
             numbers=(("calls", len(left)), ("samples", size)),
         )
     ]
