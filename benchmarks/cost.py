@@ -24,6 +24,8 @@ BATCH = 128
 ROUNDS = 3
 WIDTHS = (64, 128, 256, 512, 1024)
 ELEMENTS = 1_000_000
+KINDS = [(nn.Tanh, "kaiming"), (nn.ReLU, "kaiming"), (nn.Tanh, "default"), (nn.ReLU, "default")]
+SMALL = 24  # width at which torch's fast mode can show, by whole Jacobians, why it says no
 
 
 def mlp(width: int, activation: type[nn.Module], start: str, dtype: torch.dtype) -> nn.Module:
@@ -40,6 +42,25 @@ def mlp(width: int, activation: type[nn.Module], start: str, dtype: torch.dtype)
 def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Mean square of the output."""
     return model(x).square().mean()
+
+
+class Flipped(torch.autograd.Function):
+    """The identity with the wrong sign in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
+        return -w
+
+
+class Wrong(nn.Linear):
+    """A layer whose weight gets the wrong sign."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, Flipped.apply(self.weight), self.bias)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -78,9 +99,8 @@ def models() -> None:
     """Table: cost in forward-and-backward passes."""
     print("| model | precision | ours | evaluations | verdict | would show | torch fast | says |")
     print("|---|---|---|---|---|---|---|---|")
-    kinds = [(nn.Tanh, "kaiming"), (nn.ReLU, "kaiming"), (nn.Tanh, "default"), (nn.ReLU, "default")]
     for width in (128, 512):
-        for activation, start in kinds:
+        for activation, start in KINDS:
             for dtype in (torch.float64, torch.float32):
                 print(_row(width, activation, start, dtype), flush=True)
 
@@ -102,6 +122,25 @@ def _row(width: int, activation: type[nn.Module], start: str, dtype: torch.dtype
         f"| {activation.__name__}, {start}, {size / 1e6:.2f} M | {str(dtype)[6:]} | {ours:.1f}x | "
         f"{result.context.evaluations} | {result.verdict} | {coarsest:.2g} | {rival} |"
     )
+
+
+def signs() -> None:
+    """Table: who sees that the first layer's weight has the wrong sign."""
+    print("\n| first layer wrong in sign | its part of the gradient | ours | torch fast |")
+    print("|---|---|---|---|")
+    for activation, start in KINDS:
+        model = mlp(SMALL, activation, start, torch.float64)
+        x = torch.randn(BATCH, SMALL, dtype=torch.float64)
+        training_pass(model, x)
+        norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
+        model[0].__class__ = Wrong
+        ours = check_gradient(loss, model, x, wrt="model")
+        fast = "pass" if torch_fast(model, x) else "fail"
+        print(
+            f"| {activation.__name__}, {start} | {norms[0] / sum(n * n for n in norms) ** 0.5:.1g} "
+            f"| {ours.verdict} | {fast} |",
+            flush=True,
+        )
 
 
 def growth() -> None:
@@ -211,6 +250,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     models()
+    signs()
     growth()
     elements()
     if torch.cuda.is_available():
