@@ -279,7 +279,8 @@ def _require_finite(probe: Probe, gradient: Gradient) -> None:
         raise WrongDerivative(
             "domain-edge",
             name,
-            f"{told}, and the function ends at the point; give a point inside the domain",
+            f"the derivative for {name} is not finite where the function ends; "
+            f"give a point inside the domain",
         )
 
 
