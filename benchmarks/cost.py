@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from corpora.identities import Scaled
 from torch import nn
 
 from pytest_gradcheck import check_gradient
@@ -44,23 +45,11 @@ def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return model(x).square().mean()
 
 
-class Flipped(torch.autograd.Function):
-    """The identity with the wrong sign in its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
-        return -w
-
-
 class Wrong(nn.Linear):
     """A layer whose weight gets the wrong sign."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, Flipped.apply(self.weight), self.bias)
+        return nn.functional.linear(x, Scaled.apply(self.weight, -1.0), self.bias)
 
 
 def seconds(run: Callable[[], Any]) -> float:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  # as everybody writes it
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from corpora.identities import Scaled
 from pytest_gradcheck import Training
 
 SIZES = (16, 9, 16, 7, 16, 12, 5)
@@ -120,18 +121,6 @@ class Adam(torch.optim.Optimizer):
         return found
 
 
-class Half(torch.autograd.Function):
-    """The identity with half of its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        return g / 2
-
-
 class Net(nn.Module):
     """A small network; dropout and a detached layer where asked for."""
 
@@ -145,7 +134,7 @@ class Net(nn.Module):
         if self.fault == "detached":
             h = h.detach()
         if self.fault == "half backward":
-            h = Half.apply(h)
+            h = Scaled.apply(h, 0.5)
         h = self.drop(torch.tanh(self.b(h)))
         weight = self.c.weight.data if self.fault == "data" else self.c.weight
         return F.linear(h, weight, self.c.bias)

@@ -51,24 +51,23 @@ def grown(
         is_spent: Whether there may be no more steps.
     """
     measured = {e: rung(e) for e in first or first_exponents(unit)}
-    ladder, found = _judged(measured, floor)
+    ladder, found, is_sharp = _judged(measured, floor, unit)
     heading, vain = 0, 0
     best: float | None = None
     if _stands(ladder, rung):
         return ladder, found
     missing = () if first else [e for e in careful_exponents(unit) if e not in measured]
-    if missing and not is_good(found, ladder, unit):
+    if missing and not is_sharp:
         best = float(found.bound.max()) if _is_fair(found) else None
         # Small steps alone may mislead where a function rounds inside; mostly the next one tells.
         for exponent in reversed(missing):
             measured[exponent] = rung(exponent)
-            ladder, found = _judged(measured, floor)
-            if _is_limited(found, ladder) or is_good(found, ladder, unit):
+            ladder, found, is_sharp = _judged(measured, floor, unit)
+            if is_sharp or _is_limited(found, ladder):
                 break
     while True:
         bound = float(found.bound.max())
-        is_enough = 0 < bound <= enough or is_good(found, ladder, unit)
-        if is_enough and len(measured) >= rungs:
+        if len(measured) >= rungs and (0 < bound <= enough or is_sharp):
             return ladder, found
         # The ladder's own trend comes first; a way that did not help is left for the other one.
         refuted = heading < 0 and best is not None and bound > best  # by smaller steps
@@ -83,12 +82,16 @@ def grown(
         if not steps or is_spent() or (in_vain and len(measured) >= rungs):
             return ladder, found
         measured |= {e: rung(e) for e in steps}
-        ladder, found = _judged(measured, floor)
+        ladder, found, is_sharp = _judged(measured, floor, unit)
 
 
-def _judged(measured: Mapping[int, Differences], floor: Floats) -> tuple[Ladder, Estimate]:
+def _judged(
+    measured: Mapping[int, Differences], floor: Floats, unit: float
+) -> tuple[Ladder, Estimate, bool]:
+    """The differences, the estimate from them, and whether it is a good one."""
     ladder = ladder_of(measured, floor)
-    return ladder, estimate(ladder)
+    found = estimate(ladder)
+    return ladder, found, is_good(found, ladder, unit)
 
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
@@ -123,13 +126,19 @@ def _is_limited(found: Estimate, ladder: Ladder) -> bool:
     """
     if len(ladder.exponents) < 4 or found.exponent is None:
         return False
-    gaps = np.abs(np.diff(ladder.first / (2 * ladder.steps[:, None]), axis=0))
+    gaps = np.abs(np.diff(_central(ladder), axis=0))
     rises = (gaps[0] >= gaps.max(axis=0)) & (gaps[1] > FAST * gaps[0])
     return _is_fair(found) and bool(np.all(rises & (found.bound <= 4 * gaps[0])))
 
 
 def _is_fair(found: Estimate) -> bool:
     return bool(np.all(found.bound <= FAIR * np.abs(found.value)))
+
+
+def _central(ladder: Ladder) -> Floats:
+    """(m, p) plain central differences."""
+    central: Floats = ladder.first / (2 * ladder.steps[:, None])
+    return central
 
 
 def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
@@ -140,7 +149,7 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
     """
     if unit > FINE:
         return ()
-    central = ladder.first / (2 * ladder.steps[:, None])
+    central = _central(ladder)
     size, gaps = np.abs(central[1:-1]), np.abs(np.diff(central, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         # In rounding they may agree by chance.

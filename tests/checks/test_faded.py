@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from identities import scaled
 from torch import nn
 
 from pytest_gradcheck import check_gradient
@@ -32,19 +33,11 @@ def test_a_few_evaluations_are_enough(seed):
 @pytest.mark.parametrize("layer", [0, 8, 30])
 def test_a_wrong_layer_is_found(layer, factor):
     model, x = network()
-
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, weight):
-            return weight.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return factor * gradient
+    wrong = scaled(factor)
 
     class Linear(nn.Linear):
         def forward(self, x):
-            return nn.functional.linear(x, Wrong.apply(self.weight), self.bias)
+            return nn.functional.linear(x, wrong(self.weight), self.bias)
 
     model[layer].__class__ = Linear
     result = check_gradient(loss, model, x, wrt="model")

@@ -50,25 +50,26 @@ def adopted(
             continue
         again = _cut(run, pairs, [f * x for f, (_, x) in zip(factors, known, strict=True)], limits)
         if not any(p.wrong for p in again):
-            shown = told.format(max(map(_count(run), pairs)))
+            shown = told.format(max(_count(run, p) for p in pairs))
             return again, _finding(sizes[0], shown, way == 2, contract)
     return None
 
 
-def _count(run: Run) -> Any:
-    return lambda pair: sum(run.loop.size(batch) for batch in pair.window.batches)
+def _count(run: Run, pair: Pair) -> int:
+    """The number of examples of an update."""
+    return sum(run.loop.size(batch) for batch in pair.window.batches)
 
 
 def _factors(run: Run, pairs: Sequence[Pair], pair: Pair) -> tuple[float, ...]:
     """What the mean is multiplied by: by nothing, divided by a full batch, or not at all."""
-    count = float(_count(run)(pair))
-    return 1.0, count / max(map(_count(run), pairs)), count
+    count = float(_count(run, pair))
+    return 1.0, count / max(_count(run, p) for p in pairs), count
 
 
 def _rows(run: Run, pair: Pair) -> np.ndarray | None:
     """The gradient of each example, one a row; None where their mean is not that of the batch."""
     window = pair.window
-    count = _count(run)(pair)
+    count = _count(run, pair)
     elements = sum(x.size for x in window.at)
     if pair.got is None or not 1 < count <= MOST:
         return None
