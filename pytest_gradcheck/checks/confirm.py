@@ -15,6 +15,7 @@ from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import growth, precision
 from pytest_gradcheck.numerics.column import NOISE_FACTOR, ROUNDING_UNITS
 from pytest_gradcheck.numerics.differences import around
+from pytest_gradcheck.numerics.growth import Served
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -23,7 +24,7 @@ DIRECTIONS = 3
 NEAR = 4.0  # a share of the difference that casts may account for
 ROOM = 8.0  # of a difference, over the rounding at the smallest steps that still show it
 # For a function that stands still: far enough to see in what units it moves at all.
-LARGE = tuple(range(growth.HIGHEST, -18, -2))
+LARGE = Served(tuple(range(growth.HIGHEST, -18, -2)))
 FINE_SHARE = 0.42  # of the exponent of the unit: steps of 2**-22 in float64, 2**-10 in float32
 
 
@@ -51,7 +52,7 @@ def holds(survey: Survey, suspect: Look) -> bool:
 def _is_right_elsewhere(survey: Survey, suspect: Look) -> bool:
     """Whether smaller steps or other directions side with the claim."""
     unit = precision.epsilon(survey.plan.probe.precision)
-    finer = survey.again(suspect, first=around(round(math.log2(unit) * FINE_SHARE)))
+    finer = survey.again(suspect, first=Served(around(round(math.log2(unit) * FINE_SHARE))))
     return (
         finer.refutes(suspect)
         or _is_right_close_by(survey, suspect)
@@ -109,7 +110,7 @@ def _is_right_close_by(survey: Survey, suspect: Look) -> bool:
     lowest = round(math.log2(precision.epsilon(survey.plan.probe.precision)))
     if not lowest < exponent - RATIO_EXPONENT or exponent >= min(suspect.line.ladder.exponents):
         return False
-    look = survey.again(suspect, first=around(exponent), enough=suspect.decisive)
+    look = survey.again(suspect, first=Served(around(exponent)), enough=suspect.decisive)
     return look.refutes(suspect)
 
 

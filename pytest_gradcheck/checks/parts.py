@@ -19,7 +19,8 @@ from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.patterns import Place
 from pytest_gradcheck.checks.survey import Survey
 from pytest_gradcheck.numerics import growth, precision
-from pytest_gradcheck.numerics.differences import around, first_exponents
+from pytest_gradcheck.numerics.differences import first_exponents
+from pytest_gradcheck.numerics.growth import Served
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -117,13 +118,13 @@ class Parts:
         return Place(tuple(int(i) for i in np.unravel_index(element, self.case.x.shape)), own)
 
     @functools.cached_property
-    def steps(self) -> tuple[int, ...]:
-        """Rungs that served for the whole."""
+    def steps(self) -> Served:
+        """Steps that served for the whole."""
         unit = precision.epsilon(self.survey.plan.probe.precision)
-        served = self.anchor.line.estimate.exponent
-        if served is None:
-            return ()
-        return growth.narrow(self.anchor.line.ladder, unit) or around(served)
+        ladder, found = self.anchor.line.ladder, self.anchor.line.estimate
+        if found.exponent is None:
+            return growth.ANYWHERE
+        return growth.served(ladder, found, unit) or growth.about(found.exponent, ladder, found)
 
     def _share(self, direction: Numbers) -> float:
         size = np.linalg.norm(self.gradient)

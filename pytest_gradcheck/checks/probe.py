@@ -22,7 +22,7 @@ from pytest_gradcheck.checks.projection import Cotangents, norm, projected, roun
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.differences import Estimate, careful_exponents, first_exponents
-from pytest_gradcheck.numerics.growth import Differences, grown
+from pytest_gradcheck.numerics.growth import ANYWHERE, Differences, Served, grown
 from pytest_gradcheck.numerics.ladder import Floats, Ladder
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -197,8 +197,9 @@ class Probe:
         floor: Floats,
         *,
         rungs: int = 3,
-        first: tuple[int, ...] = (),
+        first: Served = ANYWHERE,
         enough: float = 0.0,
+        expected: float = 0.0,
         steps: str = "",
         known: dict[int, Differences] | None = None,
     ) -> Line:
@@ -211,6 +212,7 @@ class Probe:
             rungs: Least number of rungs.
             first: Rungs to begin with.
             enough: A bound that is not worth improving.
+            expected: Size of the value along most directions.
             steps: A precision whose steps are taken, beginning with careful ones; by default those
                 of the probe, beginning with quick ones.
             known: Differences along the same direction that were measured before; filled.
@@ -223,8 +225,8 @@ class Probe:
             return known[exponent]
 
         unit = precision.epsilon(steps or self.precision)
-        if steps and not first:
-            first = careful_exponents(unit)
+        if steps and not first.exponents:
+            first = Served(careful_exponents(unit))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a probe off the point warns is not news
             ladder, found = grown(
@@ -234,6 +236,7 @@ class Probe:
                 rungs=rungs,
                 first=first,
                 enough=enough,
+                expected=expected,
                 is_spent=lambda: self.cost.is_spent,
             )
         return Line(direction, ladder, found, known)

@@ -20,6 +20,7 @@ from pytest_gradcheck.checks.parts import Parts
 from pytest_gradcheck.checks.patterns import Diagnosis
 from pytest_gradcheck.checks.projection import Cotangents
 from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.numerics.growth import Served
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -51,7 +52,7 @@ class Rows:
             direction,
             sets,
             plan.probe.floor(sets),
-            first=self.parts.steps,
+            first=Served(self.parts.steps.exponents),
             enough=abs(self.parts.whole.difference) / 16,
         )
         found = line.estimate

@@ -17,8 +17,7 @@ from pytest_gradcheck.checks.look import Look
 from pytest_gradcheck.checks.probe import Shares
 from pytest_gradcheck.checks.sight import COARSE_RESOLUTION, Sight
 from pytest_gradcheck.numerics import growth, precision
-from pytest_gradcheck.numerics.differences import around
-from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT
+from pytest_gradcheck.numerics.growth import Served
 from pytest_gradcheck.numerics.power import visible_error
 from pytest_gradcheck.numerics.seeds import derive
 
@@ -27,10 +26,10 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 JOINT_DIRECTIONS = (
     4  # in so many, inputs that move together are to be seen; others move by themselves
 )
+MOST_JOINT = 6  # where some more do, as they are cheaper than others of their own
 MOST_DIRECTIONS = 8
 FEWEST = 3  # steps that tell of a direction
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
-TOP = growth.HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
 EASY = 2.0  # a bound so much wider is no reason to take other steps than the quick ones
 FADED_RESOLUTION = 0.1  # an input whose gradient has faded need not be seen more finely
@@ -59,24 +58,26 @@ class Survey(Sight):
         shares = self.shares(inputs, [k.obscure for k in before])
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
         telling = [k for k in before if k.tells]  # steps of those that tell nothing would not do
-        served = self._served(telling[-1]) if telling else ()
-        enough = ENOUGH * _mean([k.bound for k in telling])
-        return self.measured(shares, direction, first=served, enough=enough)
+        whole = [k for k in telling if len(k.line.ladder.exponents) >= FEWEST]
+        return self.measured(
+            shares,
+            direction,
+            first=self._served(whole[-1]) if whole else growth.ANYWHERE,
+            enough=ENOUGH * _mean([k.bound for k in telling]),
+            expected=math.hypot(*(share * self.gradient_size(i) for i, share in shares.items())),
+        )
 
-    def _served(self, look: Look) -> tuple[int, ...]:
+    def _served(self, look: Look) -> Served:
         """Steps that will do for another direction in the same inputs."""
         line = look.line
-        exponent = line.estimate.exponent
-        if exponent is None:
-            return ()
+        found = line.estimate
+        if found.exponent is None:
+            return growth.ANYWHERE
         if look.bends:  # far from the point, other directions may not show it
-            return line.ladder.exponents[-FEWEST:]
+            return Served(line.ladder.exponents[-FEWEST:])
         unit = precision.epsilon(self.plan.probe.precision)
-        return (
-            growth.narrow(line.ladder, unit)
-            or growth.quick(line.ladder, unit, EASY * look.bound)
-            or around(min(exponent, TOP))
-        )
+        near = growth.served(line.ladder, found, unit, EASY * look.bound)
+        return near or growth.about(found.exponent, line.ladder, found)
 
     def shares(self, inputs: Sequence[int], obscure: Sequence[float] = ()) -> dict[int, float]:
         """Shares of their own sizes by which inputs move together, so that each is seen alike.
@@ -106,8 +107,9 @@ class Survey(Sight):
         direction: Sequence[Array | None],
         *,
         rungs: int = 3,
-        first: tuple[int, ...] = (),
+        first: Served = growth.ANYWHERE,
         enough: float = 0.0,
+        expected: float = 0.0,
         steps: str = "",
         known: dict[int, growth.Differences] | None = None,
     ) -> Look:
@@ -120,6 +122,7 @@ class Survey(Sight):
             rungs=rungs,
             first=first,
             enough=enough,
+            expected=expected,
             steps=steps or self.steps,
             known=known,
         )
@@ -132,7 +135,7 @@ class Survey(Sight):
         look: Look,
         *,
         rungs: int = 3,
-        first: tuple[int, ...] = (),
+        first: Served = growth.ANYWHERE,
         enough: float = 0.0,
         steps: str = "",
     ) -> Look:
@@ -170,7 +173,7 @@ class Survey(Sight):
         live = self.dull if self.inside else self.live  # of a second survey: what is left
         if still and self._add(self.look(still, f"still{self._again}")):
             return self.looks[-1]
-        most = MOST_DIRECTIONS if len(live) == 1 else JOINT_DIRECTIONS
+        most = MOST_DIRECTIONS if len(live) == 1 else MOST_JOINT
         if live and self._along_enough(live, "all", most):
             return self.looks[-1]
         return self.looks[-1] if live and self._alone(live) else None

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.numerics.column import FAST, Column, gaps_of
+from pytest_gradcheck.numerics.column import (
+    FAST,
+    KINK_SHARE,
+    NOISE_FACTOR,
+    SLOW_FACTOR,
+    Column,
+    gaps_of,
+)
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 FINE = 2.0**-40  # a precision that leaves a plain central difference digits to spare
@@ -108,6 +115,35 @@ def estimate(ladder: Ladder) -> Estimate:
         extend=_extension(whole, worst),
         unrest=np.array([column.noise[0] for column in found]),
         settles=_settles(worst.central),
+    )
+
+
+def of_pair(ladder: Ladder, like: Estimate) -> Estimate | None:
+    """The derivative on two steps that served a direction like this one; None where they do not.
+
+    The central difference at the smaller step. Its bound is the gap to the larger one, twice, on
+    top of the bound that the other direction had there.
+
+    Args:
+        ladder: Two rungs.
+        like: What a ladder gave along the other direction at the smaller one.
+    """
+    if ladder.stands or not np.isfinite(ladder.first).all():
+        return None
+    second = np.abs(ladder.second)
+    large, small = second / ladder.steps[:, None]  # gaps between the one-sided slopes
+    if np.any((small > KINK_SHARE * large) & (second[1] > 10 * NOISE_FACTOR * like.noise)):
+        return None
+    coarser, value = ladder.first / (2 * ladder.steps[:, None])
+    return Estimate(
+        value=value,
+        bound=SLOW_FACTOR * np.abs(value - coarser) + like.bound,
+        noise=like.noise,
+        kink=np.zeros(ladder.floor.shape),
+        is_staircase=False,
+        exponent=ladder.exponents[1],
+        extend=0,
+        unrest=like.unrest,
     )
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.numerics.column import FAST
+from pytest_gradcheck.numerics.column import EXCESS, FAST
 from pytest_gradcheck.numerics.differences import (
     FINE,
     Estimate,
+    around,
     careful_exponents,
     estimate,
     first_exponents,
+    of_pair,
 )
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 # A step of 2**HIGHEST moves an input by several times its own size; more says nothing about here.
 HIGHEST = 4
+TOP = HIGHEST - 2 * RATIO_EXPONENT  # of a step whose neighbours are steps too
 FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at again
 MAX_RUNGS = 15
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
@@ -29,14 +33,54 @@ FAIR = 1e-2  # a bound beside its value that leaves enough for some directions t
 Differences = tuple[Sequence[float], Sequence[float]]  # first and second, one for each set
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Steps that served one direction, for another one like it.
+
+    Args:
+        exponents: The steps.
+        like: What they gave, where that is known; the first two of them may do then.
+    """
+
+    exponents: tuple[int, ...] = ()
+    like: Estimate | None = None
+
+
+ANYWHERE = Served()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What makes a bound good enough; see ``grown``."""
+
+    unit: float
+    enough: float = 0.0
+    expected: float = 0.0
+
+    def is_met(self, found: Estimate, ladder: Ladder) -> bool:
+        """Whether the bound is enough, or two directions with it would see an error of 1 %."""
+        bound = float(found.bound.max())
+        if 0 < bound <= self.enough:
+            return True
+        if not (math.isfinite(bound) and ladder.moves):
+            return False
+        return bound <= _good(self.unit) * max(self.expected, float(np.abs(found.value).max()))
+
+
+def _good(unit: float) -> float:
+    # 5e-7 in float64 leaves two directions enough for an error of 1 %.
+    return float(unit**0.4)
+
+
 def grown(
     rung: Callable[[int], Differences],
     floor: Floats,
     unit: float,
     *,
     rungs: int = 3,
-    first: tuple[int, ...] = (),
+    first: Served = ANYWHERE,
     enough: float = 0.0,
+    expected: float = 0.0,
     is_spent: Callable[[], bool] = lambda: False,
 ) -> tuple[Ladder, Estimate]:
     """Differences on as many steps as it takes, with the estimate from them.
@@ -46,29 +90,39 @@ def grown(
         floor: (p,) least rounding of one value.
         unit: Relative precision.
         rungs: Least number of steps.
-        first: Exponents to begin with; the quick ones of the precision by default.
+        first: Steps to begin with; the quick ones of the precision by default.
         enough: A bound that is not worth improving.
+        expected: About as large is the value along most directions; this one may be less by chance.
         is_spent: Whether there may be no more steps.
     """
-    measured = {e: rung(e) for e in first or first_exponents(unit)}
-    ladder, found, is_sharp = _judged(measured, floor, unit)
+    asked = Asked(unit, enough, expected)
+    measured: dict[int, Differences] = {}
+    if first.like is not None:
+        measured = {e: rung(e) for e in first.exponents[:2]}
+        ladder = ladder_of(measured, floor)
+        pair = of_pair(ladder, first.like)
+        if pair is not None and asked.is_met(pair, ladder):
+            return ladder, pair
+    wanted = first.exponents or first_exponents(unit)
+    measured |= {e: rung(e) for e in wanted if e not in measured}
+    ladder, found, is_sharp = _judged(measured, floor, asked)
     heading, vain = 0, 0
     best: float | None = None
     if _stands(ladder, rung):
         return ladder, found
-    missing = () if first else [e for e in careful_exponents(unit) if e not in measured]
+    missing = () if first.exponents else [e for e in careful_exponents(unit) if e not in measured]
     if missing and not is_sharp:
         best = float(found.bound.max()) if _is_fair(found) else None
         # Small steps alone may mislead where a function rounds inside; mostly the next one tells.
         for exponent in reversed(missing):
             measured[exponent] = rung(exponent)
-            ladder, found, is_sharp = _judged(measured, floor, unit)
+            ladder, found, is_sharp = _judged(measured, floor, asked)
             if is_sharp or _is_limited(found, ladder):
                 break
     while True:
-        bound = float(found.bound.max())
-        if len(measured) >= rungs and (0 < bound <= enough or is_sharp):
+        if len(measured) >= rungs and is_sharp:
             return ladder, found
+        bound = float(found.bound.max())
         # The ladder's own trend comes first; a way that did not help is left for the other one.
         refuted = heading < 0 and best is not None and bound > best  # by smaller steps
         vain = 0 if best is None or bound < best / 2 else vain + 1
@@ -82,16 +136,16 @@ def grown(
         if not steps or is_spent() or (in_vain and len(measured) >= rungs):
             return ladder, found
         measured |= {e: rung(e) for e in steps}
-        ladder, found, is_sharp = _judged(measured, floor, unit)
+        ladder, found, is_sharp = _judged(measured, floor, asked)
 
 
 def _judged(
-    measured: Mapping[int, Differences], floor: Floats, unit: float
+    measured: Mapping[int, Differences], floor: Floats, asked: Asked
 ) -> tuple[Ladder, Estimate, bool]:
     """The differences, the estimate from them, and whether it is a good one."""
     ladder = ladder_of(measured, floor)
     found = estimate(ladder)
-    return ladder, found, is_good(found, ladder, unit)
+    return ladder, found, asked.is_met(found, ladder)
 
 
 def _stands(ladder: Ladder, rung: Callable[[int], Differences]) -> bool:
@@ -107,15 +161,6 @@ def ladder_of(measured: Mapping[int, Differences], floor: Floats) -> Ladder:
     first = np.array([measured[e][0] for e in exponents])
     second = np.array([measured[e][1] for e in exponents])
     return Ladder(exponents, first, second, floor)
-
-
-def is_good(found: Estimate, ladder: Ladder, unit: float) -> bool:
-    """Whether two directions would see an error of 1 % with this bound."""
-    # eps**0.4 (5e-7 in float64) leaves two directions enough for an error of 1 %.
-    bound = float(found.bound.max())
-    if not (math.isfinite(bound) and ladder.moves):
-        return False
-    return bool(bound <= unit**0.4 * np.abs(found.value).max())
 
 
 def _is_limited(found: Estimate, ladder: Ladder) -> bool:
@@ -141,14 +186,32 @@ def _central(ladder: Ladder) -> Floats:
     return central
 
 
-def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
-    """Three rungs that will do for another direction, judged by one like it; none where not.
+def served(ladder: Ladder, found: Estimate, unit: float, enough: float = 0.0) -> Served | None:
+    """Steps that will do for another direction, judged by one like it; None where not.
 
-    Those between which the plain central differences agree best, if that needs no extrapolation.
-    Where digits are few, it does.
+    Args:
+        ladder: The differences along that one.
+        found: What they gave.
+        unit: Relative precision.
+        enough: A bound with which the quick steps are preferred.
     """
-    if unit > FINE:
-        return ()
+    if len(ladder.exponents) == 2:
+        return Served((*ladder.exponents, ladder.exponents[-1] - RATIO_EXPONENT), found)
+    if unit > FINE:  # where digits are few, they need extrapolation
+        return None
+    start = _narrow(ladder, unit)
+    if start is not None:
+        return _part(ladder, found, start)
+    # Where kinks limit the bound, rounding keeps that of small steps from being narrow by chance.
+    steps = first_exponents(unit)
+    if not {*steps} <= {*ladder.exponents}:
+        return None
+    part = _part(ladder, found, ladder.exponents.index(steps[0]))
+    return part if part.like is not None and part.like.bound.max() <= enough else None
+
+
+def _narrow(ladder: Ladder, unit: float) -> int | None:
+    """Where the three begin between which the plain central differences agree best, if well."""
     central = _central(ladder)
     size, gaps = np.abs(central[1:-1]), np.abs(np.diff(central, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -156,22 +219,31 @@ def narrow(ladder: Ladder, unit: float) -> tuple[int, ...]:
         rounding = 2 * ladder.floor / ladder.steps[1:-1, None]
         off = ((np.maximum(gaps[:-1], gaps[1:]) + rounding) / size).max(axis=1)
     if not len(off) or not np.isfinite(off).any():
-        return ()
+        return None
     best = int(np.nanargmin(off))
-    return ladder.exponents[best : best + 3] if 2 * off[best] <= unit**0.4 else ()
+    return best if 2 * off[best] <= _good(unit) else None
 
 
-def quick(ladder: Ladder, unit: float, enough: float) -> tuple[int, ...]:
-    """The quick steps where they alone would have given a bound like that; none where not.
+def about(exponent: int, ladder: Ladder, found: Estimate) -> Served:
+    """The rungs around the one that was chosen along a direction, that one and a larger first."""
+    largest, larger, chosen, smaller = around(min(exponent, TOP))
+    like = found if exponent <= TOP and _is_clear(found, ladder) else None
+    return Served((larger, chosen, largest, smaller), like)
 
-    Where kinks limit the bound, rounding keeps that of small steps from being narrow by chance.
-    """
-    steps = first_exponents(unit)
-    if unit > FINE or steps[-1] not in ladder.exponents or steps[0] not in ladder.exponents:
-        return ()
-    part = slice(ladder.exponents.index(steps[0]), ladder.exponents.index(steps[-1]) + 1)
-    found = estimate(Ladder(steps, ladder.first[part], ladder.second[part], ladder.floor))
-    return steps if _is_fair(found) and found.bound.max() <= enough else ()
+
+def _part(ladder: Ladder, found: Estimate, start: int) -> Served:
+    """Three steps of a ladder with what they alone give, where that is clear."""
+    if len(ladder.exponents) > 3:
+        part = slice(start, start + 3)
+        rows = ladder.first[part], ladder.second[part]
+        ladder = Ladder(ladder.exponents[part], *rows, ladder.floor)
+        found = estimate(ladder)
+    return Served(ladder.exponents, found if _is_clear(found, ladder) else None)
+
+
+def _is_clear(found: Estimate, ladder: Ladder) -> bool:
+    """Whether a fair value stands out of a noise that arithmetic explains."""
+    return _is_fair(found) and bool(np.all(found.noise <= EXCESS * ladder.floor))
 
 
 def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:
