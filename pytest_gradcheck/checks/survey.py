@@ -58,7 +58,7 @@ class Survey(Sight):
         shares = self.shares(inputs, [k.obscure for k in before])
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
         telling = [k for k in before if k.tells]  # steps of those that tell nothing would not do
-        whole = [k for k in telling if len(k.line.ladder.exponents) >= FEWEST]
+        whole = [k for k in telling if len(k.line.ladder.exponents) >= FEWEST] or telling[:1]
         return self.measured(
             shares,
             direction,

@@ -18,6 +18,8 @@ from pytest_gradcheck.numerics.column import (
     FAST,
     KINK_SHARE,
     NOISE_FACTOR,
+    QUOTIENT_ROUNDING,
+    ROUNDING_UNITS,
     SLOW_FACTOR,
     Column,
     gaps_of,
@@ -25,6 +27,7 @@ from pytest_gradcheck.numerics.column import (
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 FINE = 2.0**-40  # a precision that leaves a plain central difference digits to spare
+WITNESSED = 4.0  # of what one witness of rounding shows, the most that another is taken for
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 
 
@@ -118,32 +121,44 @@ def estimate(ladder: Ladder) -> Estimate:
     )
 
 
-def of_pair(ladder: Ladder, like: Estimate) -> Estimate | None:
-    """The derivative on two steps that served a direction like this one; None where they do not.
+def of_pair(ladder: Ladder, like: Estimate | None) -> Estimate | None:
+    """The derivative on two steps, where they agree so well that no third one is needed; else None.
 
     The central difference at the smaller step. Its bound is the gap to the larger one, twice, on
-    top of the bound that the other direction had there.
+    top of the bound that another direction had there, or of the rounding.
 
     Args:
         ladder: Two rungs.
-        like: What a ladder gave along the other direction at the smaller one.
+        like: What a ladder gave along a direction like this one at the smaller step, if there was.
     """
     if ladder.stands or not np.isfinite(ladder.first).all():
         return None
+    coarser, value = ladder.first / (2 * ladder.steps[:, None])
+    gap, step = np.abs(value - coarser), ladder.sizes[-1]
+    noise = ROUNDING_UNITS * ladder.floor if like is None else like.noise
+    unrest = np.maximum(noise, gap * step)
     second = np.abs(ladder.second)
     large, small = second / ladder.steps[:, None]  # gaps between the one-sided slopes
-    if np.any((small > KINK_SHARE * large) & (second[1] > 10 * NOISE_FACTOR * like.noise)):
+    if np.any((small > KINK_SHARE * large) & (second[1] > 10 * NOISE_FACTOR * unrest)):
         return None
-    coarser, value = ladder.first / (2 * ladder.steps[:, None])
+    if like is None:
+        # Second differences of a smooth function fall to a sixteenth; what they are off by is the
+        # rounding of six values, and a second witness of it beside the gap.
+        off = np.abs(ladder.second[0] / 16 - ladder.second[1])
+        noise = np.maximum(noise, off / 2)
+        unrest = np.maximum(noise, np.minimum(gap * step, WITNESSED * noise))
+        least = NOISE_FACTOR * unrest / step + QUOTIENT_ROUNDING * np.abs(value)
+    else:
+        least = like.bound
     return Estimate(
         value=value,
-        bound=SLOW_FACTOR * np.abs(value - coarser) + like.bound,
-        noise=like.noise,
+        bound=SLOW_FACTOR * gap + least,
+        noise=noise,
         kink=np.zeros(ladder.floor.shape),
         is_staircase=False,
         exponent=ladder.exponents[1],
         extend=0,
-        unrest=like.unrest,
+        unrest=unrest,
     )
 
 

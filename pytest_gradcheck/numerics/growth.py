@@ -96,14 +96,14 @@ def grown(
         is_spent: Whether there may be no more steps.
     """
     asked = Asked(unit, enough, expected)
+    wanted = first.exponents or first_exponents(unit)
     measured: dict[int, Differences] = {}
-    if first.like is not None:
-        measured = {e: rung(e) for e in first.exponents[:2]}
+    if first.like is not None or (not first.exponents and unit <= FINE and rungs <= 3):
+        measured = {e: rung(e) for e in wanted[:2]}
         ladder = ladder_of(measured, floor)
         pair = of_pair(ladder, first.like)
         if pair is not None and asked.is_met(pair, ladder):
             return ladder, pair
-    wanted = first.exponents or first_exponents(unit)
     measured |= {e: rung(e) for e in wanted if e not in measured}
     ladder, found, is_sharp = _judged(measured, floor, asked)
     heading, vain = 0, 0
