@@ -88,6 +88,11 @@ class Plan:
         return tuple(s * math.sqrt(sum(n * n for n in ns) / len(ns)) for s, *ns in columns)
 
     @functools.cached_property
+    def whole(self) -> float:
+        """Size of the whole gradient."""
+        return math.hypot(*self.sizes)
+
+    @functools.cached_property
     def at_zero(self) -> Gradient | None:
         """The derivative for cotangents of zeros, where it multiplies by them itself; else None."""
         probe, weights = self.probe, self.cotangents
@@ -168,7 +173,8 @@ def _promoted(native: Probe) -> tuple[Probe | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wide = start(native.problem.promoted(), native.derivative, native.guard, native.cost)
+            given = native.problem.promoted(), native.derivative, native.guard, native.cost
+            wide = start(*given, is_exact=not any(native.rounding))
     except UsageError as error:
         return None, f"{_brief(error.__cause__ or error)} in float64"
     except (*OUTSIDE_DOMAIN, TypeError) as error:

@@ -21,6 +21,7 @@ from pytest_gradcheck.errors import UsageError
 
 Source = Callable[[int], Numbers]  # set of cotangents -> an array
 SAME = 1e-6  # relative; far above the rounding of equal numbers
+MOST_RUNS = 32  # of the derivative, to know it whole
 MOST_AXES = 4  # whose permutations are tried: 23 of them
 
 
@@ -213,9 +214,48 @@ def _broadcast_axes(wide: tuple[int, ...], narrow: tuple[int, ...]) -> tuple[int
     return (*range(lead), *(lead + k for k in ones))
 
 
+def _adjoined(case: Case) -> Iterator[Repair]:
+    """The other product with the Jacobian: J w in place of J^T w, a cumsum not run backwards."""
+    leaves = [leaf for leaf in case.plan.probe.outputs.leaves if leaf.dtype]
+    size = case.x.size
+    is_square = len(leaves) == 1 and leaves[0].size == size
+    if case.can_run and is_square and 1 < size <= MOST_RUNS and not np.iscomplexobj(case.x):
+        products = functools.cache(partial(_products, case))
+        yield Repair("adjoint", "", lambda j: _transposed_product(case, products(), j))
+
+
+def _products(case: Case) -> Numbers:
+    """(n, n) what the derivative makes of each unit cotangent; zeros where it refuses one."""
+    probe = case.plan.probe
+    backend, leaves = probe.problem.backend, probe.outputs.leaves
+    rows = []
+    for unit in np.eye(case.x.size):
+        weights = [
+            backend.convert(unit.reshape(leaf.shape), leaf.dtype, leaf.device)
+            if leaf.dtype
+            else None
+            for leaf in leaves
+        ]
+        try:
+            gradient = probe.gradient(weights)[case.index]
+        except (UsageError, WrongDerivative):
+            return np.zeros((case.x.size, case.x.size))
+        rows.append(np.zeros(case.x.size) if gradient is None else case.plain(gradient).ravel())
+    return np.stack(rows)
+
+
+def _transposed_product(case: Case, products: Numbers, j: int) -> Numbers:
+    (weight,) = case.weights(j)
+    product: Numbers = (products @ weight.ravel()).reshape(case.x.shape)
+    return product
+
+
 def _each(case: Case, change: Callable[..., Numbers], *args: Any) -> Source:
     """The same change of the claimed gradient for each set of cotangents."""
     return lambda j: change(case.gradients[j], *args)
 
 
-_KINDS = (_conjugated, _swapped, _transposed, _folded, _rolled, _flipped, _summed, _centred)
+_KINDS = (
+    *(_conjugated, _swapped, _transposed, _folded, _rolled, _flipped, _summed, _centred),
+    _adjoined,
+)

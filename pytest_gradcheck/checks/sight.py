@@ -75,11 +75,6 @@ class Sight:
         return self.blur(index) <= goal and self.resolution(index) <= within
 
     @property
-    def whole(self) -> float:
-        """Size of the whole gradient."""
-        return math.hypot(*(self.gradient_size(i) for i in range(self.count)))
-
-    @property
     def count(self) -> int:
         """Number of inputs under test."""
         return len(self.plan.probe.scales)
@@ -101,7 +96,7 @@ class Sight:
             found = look.line.estimate
             if look.inputs == tuple(self.live) and found.exponent is not None:
                 rounding = max(rounding, float(found.noise.max()))
-        return precision.like(rounding / (ARITHMETIC_UNITS * self.whole))
+        return precision.like(rounding / (ARITHMETIC_UNITS * self.plan.whole))
 
     @property
     def unrest(self) -> float:
@@ -125,7 +120,7 @@ class Sight:
         looks = [look for look in self.looks if index in look.shares]
         if not looks or any(look.stood_still or look.climbs_stairs for look in looks):
             return False
-        seen = max(DIM_FACTOR * self.plan.least_bound, self.demand.resolution * self.whole)
+        seen = max(DIM_FACTOR * self.plan.least_bound, self.demand.resolution * self.plan.whole)
         return min(look.bound for look in looks) > seen
 
     def unresolved(self, inputs: Sequence[int]) -> list[int]:
@@ -149,11 +144,11 @@ class Sight:
     def is_small(self, index: int) -> bool:
         """Whether the gradient of an input is small beside the whole."""
         share = SMALL_SHARE.get(self.plan.probe.precision, SMALL_SHARE["float32"])
-        return self.gradient_size(index) <= share * self.whole
+        return self.gradient_size(index) <= share * self.plan.whole
 
     def is_faded(self, index: int) -> bool:
         """The same in any precision: too small to be seen finely among many others."""
-        return self.gradient_size(index) <= FADED_SHARE * self.whole
+        return self.gradient_size(index) <= FADED_SHARE * self.plan.whole
 
     def spoilt(self) -> Look | None:
         """A look at a jump or a kink at the point, if that is why some input stayed unresolved."""

@@ -101,6 +101,27 @@ def test_a_gradient_in_column_order_is_transposed(change):
     assert found.code == "gradient-transposed"
 
 
+SQUARE = RNG.normal(size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("f", "rule"),
+    [
+        pytest.param(lambda x: SQUARE @ np.sin(x), "jac", id="matrix"),
+        pytest.param(lambda x: SQUARE @ np.sin(x), "vjp", id="product"),
+        pytest.param(lambda x: np.cumsum(x), "cumsum", id="cumsum"),
+    ],
+)
+def test_a_product_with_the_jacobian_in_place_of_its_transpose(f, rule):
+    rules = {
+        "jac": {"jac": lambda x: (SQUARE * np.cos(x)).T},
+        "vjp": {"vjp": lambda w, x: SQUARE * np.cos(x) @ w},
+        "cumsum": {"vjp": lambda w, x: np.cumsum(w)},
+    }
+    found = finding(check_gradient(f, np.array([0.3, -0.8, 1.4, 0.6]), **rules[rule]))
+    assert (found.code, found.where) == ("gradient-adjoint", "x")
+
+
 def linear(x, b):
     return x + b
 
