@@ -68,7 +68,7 @@ def advice(backend: str, code: str) -> str:
     return ADVICE_OF.get((backend, code), ADVICE[code])
 
 
-SMALL = 1e-3  # relative; where solvers stop and tables end
+SMALL = 5e-3  # relative; where solvers stop and tables end
 EXACT = 1e-6  # relative; what two looks can tell at least
 CONSTANTS = {
     "pi": math.pi,
