@@ -148,6 +148,8 @@ def of_pair(ladder: Ladder, like: Estimate | None) -> Estimate | None:
         noise = np.maximum(noise, off / 2)
         unrest = np.maximum(noise, np.minimum(gap * step, WITNESSED * noise))
         least = NOISE_FACTOR * unrest / step + QUOTIENT_ROUNDING * np.abs(value)
+    elif np.any(SLOW_FACTOR * gap > like.bound):  # steps that serve this direction less well
+        return None
     else:
         least = like.bound
     return Estimate(
