@@ -64,7 +64,10 @@ class Asked:
             return True
         if not (math.isfinite(bound) and ladder.moves):
             return False
-        return bound <= _good(self.unit) * max(self.expected, float(np.abs(found.value).max()))
+        size = float(np.abs(found.value).max())
+        if _is_fair(found):  # what stands still here may climb stairs
+            size = max(size, self.expected)
+        return bound <= _good(self.unit) * size
 
 
 def _good(unit: float) -> float:
@@ -242,8 +245,9 @@ def _part(ladder: Ladder, found: Estimate, start: int) -> Served:
 
 
 def _is_clear(found: Estimate, ladder: Ladder) -> bool:
-    """Whether a fair value stands out of a noise that arithmetic explains."""
-    return _is_fair(found) and bool(np.all(found.noise <= EXCESS * ladder.floor))
+    """Whether a fair value stands out of a noise that arithmetic explains, and is of no stairs."""
+    is_quiet = bool(np.all(found.noise <= EXCESS * ladder.floor))
+    return is_quiet and _is_fair(found) and not found.is_staircase
 
 
 def more(exponents: list[int], ladder: Ladder, heading: int, unit: float) -> list[int]:

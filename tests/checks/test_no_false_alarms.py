@@ -170,3 +170,22 @@ def test_a_cast_for_the_backward_alone_hides_nothing(seed):
             return w * slope.to(w.dtype)
 
     assert check_gradient(Softplus.apply, FEW, seed=seed).verdict == "fail"
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator with fine stairs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(127 * x) / 127
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream
+
+
+@pytest.mark.parametrize("seed", [2, 4, 5])
+def test_the_flat_part_of_fine_stairs_is_no_slope(seed):
+    x = torch.tensor(np.random.default_rng(seed).normal(size=6))
+    result = check_gradient(lambda x: (Rounded.apply(x) ** 2).sum(), x, seed=seed)
+    assert result.verdict == "pass", result.headline
