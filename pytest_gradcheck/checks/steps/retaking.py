@@ -27,7 +27,7 @@ def rounds(loop: Loop, window: Window, call: Call) -> Iterator[Window]:
         window.events += events
         window.clips += _own(events, clips)
         window.updates, window.turns = updates, len(parts)
-        window.retaken.append(taken(loop, window, call))
+        window.retaken.append(window.micro[-1] if window.is_spared else taken(loop, window, call))
         yield window
 
 

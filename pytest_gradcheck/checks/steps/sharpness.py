@@ -55,9 +55,10 @@ def measured(run: Run, contract: Contract) -> list[Point]:
         return []
     if list(run.windows[0].losses) != sources.again(run, run.windows[0]):
         return []  # what else the loss depends on has moved, and differences would show that
-    last = len(run.windows) - 1
-    is_large = sum(x.size for x in run.windows[0].at) >= LARGE
-    chosen = [run.windows[k] for k in sorted({0, last} if is_large else {0, last // 2, last})]
+    held = [w for w in run.windows if not w.is_spared]
+    last = len(held) - 1
+    is_large = sum(x.size for x in held[0].at) >= LARGE
+    chosen = [held[k] for k in sorted({0, last} if is_large else {0, last // 2, last})]
     points = [
         Point(w.number, _eigenvalue(run, w), _rate(run, w, contract)) for w in chosen if w.micro
     ]

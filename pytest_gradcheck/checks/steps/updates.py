@@ -18,8 +18,11 @@ def _norm(grads: Grads) -> float:
     return clipping.norm([g for g in grads if g is not None], 2)
 
 
-def _off(seen: Run, pair: Pair, got: Grads) -> float:
+def _off(seen: Run, pair: Pair) -> float | None:
     """The difference of a received gradient from the right one, relative to that."""
+    got = pair.got
+    if got is None or pair.window.is_spared:
+        return None
     ours = [p.trainable and p.owners != 0 for p in seen.loop.parameters]
     both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
     zero = np.zeros_like
@@ -32,14 +35,19 @@ def _length(window: Window) -> float:
     return _norm([b - a for a, b in zip(window.at, window.updates[-1].after, strict=True)])
 
 
+def _held(pair: Pair, value: float | None) -> float | None:
+    """A number of a fresh gradient; None where none was taken."""
+    return None if pair.window.is_spared else value
+
+
 def table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
     """One row for each update; without the columns of which nothing was seen."""
     columns: list[tuple[str, list[Any]]] = [
         ("update", [f"{p.window.number}" for p in pairs]),
-        ("loss", [float(np.mean(p.window.losses)) for p in pairs]),
-        ("right gradient", [_norm(p.expected.clipped) for p in pairs]),
+        ("loss", [_held(p, float(np.mean(p.window.losses))) for p in pairs]),
+        ("right gradient", [_held(p, _norm(p.expected.clipped)) for p in pairs]),
         ("received", [None if p.got is None else _norm(p.got) for p in pairs]),
-        ("off by", [None if p.got is None else _off(seen, p, p.got) for p in pairs]),
+        ("off by", [_off(seen, p) for p in pairs]),
         ("moved by", [_length(p.window) for p in pairs]),
     ]
     columns = [each for each in columns if any(value is not None for value in each[1])]

@@ -32,6 +32,7 @@ UNDECIDED = (
     *("step-random", "step-not-seen", "step-not-compared", "step-rates-differ"),
     "step-clip-varied",
 )
+UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
 WIDTH = 200
 
 
