@@ -43,7 +43,8 @@ class Usual:
         self._ways: set[Any] = set()
         self._sizes: list[list[float]] = []  # of each tensor's gradient, then of all
         self._turns: list[float] = []
-        self._last: Grads = ()
+        self._last: tuple[Grads, float] = (), math.nan  # what arrived the call before, its norm
+        self._now: tuple[list[float], float] | None = None  # measured of a call, learned by nobody
         self.has_spared = False  # whether a call was made without a fresh gradient before it
         self.is_open = False  # whether one that was taken late is another
 
@@ -59,7 +60,7 @@ class Usual:
         """Whether a call that was made goes on like those before it."""
         if not _is_plain(call) or _way(call) not in self._ways:
             return False
-        sizes, turn = self._measured(call)
+        sizes, turn = self._now = self._measured(call)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
         return all(_is_within(x, seen) for x, seen in columns) and _is_within(turn, self._turns)
 
@@ -71,8 +72,8 @@ class Usual:
         if not self._is_plain:
             return
         window = seen.windows[-1]
-        sizes, turn = self._measured(call)
-        self._last = call.updates[0].received or ()
+        sizes, turn = self._now or self._measured(call)
+        self._last, self._now = (call.updates[0].received or (), sizes[-1]), None
         if window.is_spared:
             return
         if received.pair(seen, window, self._contract, self._limits).wrong:
@@ -85,14 +86,12 @@ class Usual:
 
     def _measured(self, call: Call) -> tuple[list[float], float]:
         """The norms of what arrived, and how far it turned from what arrived the call before."""
-        got = call.updates[0].received or ()
+        got, (last, size) = call.updates[0].received or (), self._last
         sizes = [0.0 if g is None else float(np.linalg.norm(g)) for g in got]
         whole = math.hypot(*sizes)
-        pairs = zip(got, self._last, strict=False)
+        pairs = zip(got, last, strict=False)
         inner = sum(float(np.vdot(a, b)) for a, b in pairs if a is not None and b is not None)
-        before = self._sizes[-1][-1] if self._sizes else math.nan
-        turn = 1 - inner / (whole * before) if whole * before else math.nan
-        return [*sizes, whole], turn
+        return [*sizes, whole], 1 - inner / (whole * size) if whole * size else math.nan
 
 
 def usual(loop: Loop, contract: Contract, limits: Limits) -> Usual | None:
@@ -131,7 +130,7 @@ def _way(call: Call) -> tuple[Any, ...]:
 
 def _is_large(call: Call, windows: Sequence[Any]) -> bool:
     batches = [batch for window in windows for batch in window.batches]
-    return max(sum(x.size for x in call.before), *map(_count, batches)) >= LARGE
+    return max([sum(x.size for x in call.before), *map(_count, batches)]) >= LARGE
 
 
 def form(batch: Any) -> Any:
@@ -168,9 +167,8 @@ def findings(seen: Run) -> list[Finding]:
             code="step-spared",
             severity="note",
             message=f"the gradient was held against a fresh one at {len(held)} of "
-            f"{len(seen.windows)} calls ({listed}); the others are like these, and their updates "
-            f"were replayed from what arrived; ask for all of them with "
-            f"step_fresh={len(seen.windows)}",
+            f"{len(seen.windows)} calls ({listed}), the others are like these, and their updates "
+            f"were replayed from what arrived (step_fresh={len(seen.windows)} asks for all)",
             numbers=(("held", len(held)), ("calls", len(seen.windows))),
         )
     ]
