@@ -161,7 +161,7 @@ def compared(
         if expected.bites:
             tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)
         base = max(sizes[i], LEAST * whole, precision.smallest(dtype))
-        off = float(np.linalg.norm(a - b)) / base  # type: ignore[operator]  # none is None here
+        off = clipping.apart(a, b) / base  # type: ignore[arg-type]  # none is None here
         if not off <= tolerance:
             wrong.append(i)
             worst = max(worst, off)

@@ -72,7 +72,7 @@ class _Line:
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
-        claimed = float(np.vdot(clipping.flat(self.grads), clipping.flat(move)))
+        claimed = clipping.inner(self.grads, move)
         if not claimed or not math.isfinite(claimed):
             return None
         found = self._off(move, claimed, limit * abs(claimed))
@@ -175,6 +175,9 @@ def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
     least = LEAST * max(sizes, default=0.0)
     moves = []
     for g, size in zip(grads, sizes, strict=True):
+        if np.all(g):
+            moves.append(np.zeros_like(g))
+            continue
         # Of unequal lengths: signs alone add up to nothing at the kinks of units that are alike.
         move = rng.choice((-1.0, 1.0), g.shape) * rng.uniform(0.5, 1.5, g.shape)
         moves.append(move * (g == 0) / max(size, least) if size else 0 * g)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,11 +29,12 @@ def _off(seen: Run, pair: Pair) -> float | None:
     zero = np.zeros_like
     rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
     size = _norm([b for _, b in rows])
-    return _norm([a - b for a, b in rows]) / size if size else float("nan")
+    return math.hypot(*(clipping.apart(a, b) for a, b in rows)) / size if size else math.nan
 
 
 def _length(window: Window) -> float:
-    return _norm([b - a for a, b in zip(window.at, window.updates[-1].after, strict=True)])
+    ends = zip(window.at, window.updates[-1].after, strict=True)
+    return math.hypot(*(clipping.apart(a, b) for a, b in ends))
 
 
 def _held(pair: Pair, value: float | None) -> float | None:
