@@ -56,14 +56,16 @@ def norm(values: Sequence[np.ndarray], p: float | str) -> float:
 def apart(one: np.ndarray, other: np.ndarray) -> float:
     """The 2-norm of the difference of two arrays of one shape, taken part by part.
 
-    A difference of all of it would go through memory; a part stays in the cache.
+    A difference of all of it would go through memory; a part stays in the cache. Elements that
+    differ by less than 1e-162 count as the same.
     """
     a, b = one.reshape(-1), other.reshape(-1)
     square = 0.0
     for k in range(0, a.size, PART):
         row = a[k : k + PART] - b[k : k + PART]
         square += float(np.vdot(row, row).real)
-    return math.sqrt(square) if _LEAST < square < _MOST else norm([one - other], 2)
+    is_safe = square == 0 or _LEAST < square < _MOST
+    return math.sqrt(square) if is_safe else norm([one - other], 2)
 
 
 def inner(values: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:

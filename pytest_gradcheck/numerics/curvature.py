@@ -35,8 +35,6 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
             return math.nan
     if not directions:
         return math.nan
-    if len(directions) == 1:
-        return math.copysign(np.linalg.norm(images[0]), np.vdot(directions[0], images[0]))
     small = np.array([[float(np.vdot(v, w)) for w in images] for v in directions])
     values, vectors = np.linalg.eigh((small + small.T) / 2)
     best = int(np.argmax(np.abs(values)))
