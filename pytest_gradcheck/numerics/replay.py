@@ -12,7 +12,7 @@ from pytest_gradcheck.numerics import optimizers
 from pytest_gradcheck.numerics.optimizers import COARSE, WHOLE, Hyper
 from pytest_gradcheck.numerics.variants import Change
 
-CHUNK = 1 << 15  # elements
+CHUNK = 1 << 14  # elements
 
 
 @dataclass(frozen=True, slots=True, eq=False)
