@@ -80,10 +80,12 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     inner = clipping.inner(g, move)
     sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
-    start, end = line.average(sources.again(run, window)), line(1.0)
+    start, end = line.average(window.losses), line(1.0)
+    noise = 4 * precision.epsilon(run.coarsest) * abs(start)
+    if window.is_retaken or not _is_enough(sense, start, end, inner, noise):
+        start = line.average(sources.again(run, window))
     points = [(0.0, start), (1.0, end)]
     right = 1.0 if not sense else math.nan
-    noise = 4 * precision.epsilon(run.coarsest) * abs(start)
     if inner < 0 and sense:
         right, more = _fraction(line, sense, start, end, inner, noise)
         points += more
@@ -100,10 +102,15 @@ def _fraction(
         value = end if fraction == 1.0 else line(fraction)
         if fraction != 1.0:
             points.append((fraction, value))
-        if sense * value <= sense * start + ARMIJO * fraction * inner + noise:
+        if _is_enough(sense, start, value, fraction * inner, noise):
             return fraction, points
         fraction /= 2
     return math.nan, points
+
+
+def _is_enough(sense: int, start: float, end: float, inner: float, noise: float) -> bool:
+    """Whether the loss changes enough (Armijo) from one value to another."""
+    return sense * end <= sense * start + ARMIJO * inner + noise
 
 
 def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
