@@ -28,7 +28,7 @@ def _off(seen: Run, pair: Pair) -> float | None:
     both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
     zero = np.zeros_like
     rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
-    size = _norm([b for _, b in rows])
+    size = clipping.norm([b for _, b in rows], 2)
     return math.hypot(*(clipping.apart(a, b) for a, b in rows)) / size if size else math.nan
 
 
