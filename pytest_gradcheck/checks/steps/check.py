@@ -24,7 +24,7 @@ from pytest_gradcheck.checks.steps import (
 )
 from pytest_gradcheck.checks.steps.contract import Contract, require_matched
 from pytest_gradcheck.checks.steps.judged import judged
-from pytest_gradcheck.checks.steps.measure import Run, batches_of, renew, run
+from pytest_gradcheck.checks.steps.measure import Run, batches_of, run
 from pytest_gradcheck.checks.steps.several import Part
 from pytest_gradcheck.checks.steps.spared import Usual
 from pytest_gradcheck.checks.steps.verdict import UNNAMED, ordered, result
@@ -107,8 +107,9 @@ def _run(part: Part, loop: Loop, contract: Contract, limits: Limits, batches: li
         with loop.held():
             batches += [] if batches else batches_of(part.training.batches)
             told, end = _ended(loop, contract, limits, batches, usual)
-        if usual is not None and usual.has_spared and (usual.is_open or _is_accused(told)):
-            with loop.held():  # once more: nobody is accused by some of the gradients
+        is_doubted = usual is not None and usual.is_open
+        if is_doubted or (_is_accused(told) and _is_quick(loop, usual)):
+            with loop.held():  # once more, with all gradients, and none of them in a hurry
                 told, end = _ended(loop, contract, limits, batches, None)
         found = _looked_inside(loop, contract, limits, batches, told)
         return _drawn(loop, contract, limits, batches, end, found)
@@ -119,11 +120,13 @@ def _ended(
 ) -> tuple[Told, Any]:
     """What was seen of a run and said of it, and the state of the generators after it."""
     seen = run(loop, batches, contract, int(limits.number("step_calls")), usual)
-    told = judged(seen, contract, limits)
-    if any(f.severity == "fail" for f in told[0]) and loop.careful():
-        renew(seen)  # nobody is accused by a gradient that was taken in a hurry
-        told = judged(seen, contract, limits)
-    return (seen, told), loop.mark()
+    return (seen, judged(seen, contract, limits)), loop.mark()
+
+
+def _is_quick(loop: Loop, usual: Usual | None) -> bool:
+    """Whether a run was quicker than it could be: nobody is accused by that."""
+    was_hurried = loop.careful()
+    return was_hurried or (usual is not None and usual.has_spared)
 
 
 def _is_accused(told: Told) -> bool:

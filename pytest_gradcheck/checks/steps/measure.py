@@ -215,14 +215,6 @@ def _fresh(seen: Run, batch: Any, mark: Any, number: int) -> tuple[float, Grads]
         raise
 
 
-def renew(seen: Run) -> None:
-    """Take the fresh gradients of all windows anew."""
-    for window in seen.windows:
-        pairs = zip(window.batches, window.marks, strict=True)
-        window.micro = [seen.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
-        window.retaken = list(window.micro)
-
-
 def _spoilt(batch: Any) -> Any:
     """A batch with one infinite number in its first floating-point array; None where none is."""
     if isinstance(batch, dict):
