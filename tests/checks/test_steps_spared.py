@@ -99,6 +99,12 @@ def test_a_clip_keeps_all_of_them():
     assert (result.verdict, note(result)) == ("pass", None)
 
 
+def test_updates_that_are_not_replayed_keep_all_of_them():
+    result = check_step(training(optimizer=T.Rprop))
+    assert "step-not-replayed" in {f.code for f in result.findings}
+    assert (result.verdict, note(result), len(held(result))) == ("pass", None, 7)
+
+
 def test_a_gradient_of_another_size_is_held_and_may_be_right():
     build = training()
 

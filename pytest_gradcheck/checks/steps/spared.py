@@ -32,10 +32,11 @@ class Usual:
     Args:
         contract: What is claimed.
         limits: Those of the call.
+        has_rule: Whether updates are replayed by a rule; else the optimizer itself must be asked.
     """
 
-    def __init__(self, contract: Contract, limits: Limits) -> None:
-        self._contract, self._limits = contract, limits
+    def __init__(self, contract: Contract, limits: Limits, has_rule: bool) -> None:
+        self._contract, self._limits, self._has_rule = contract, limits, has_rule
         self._first = int(limits.number("step_fresh"))
         self._often = int(limits.number("step_calls"))
         self._is_plain = True
@@ -58,7 +59,7 @@ class Usual:
 
     def holds(self, call: Call) -> bool:
         """Whether a call that was made goes on like those before it."""
-        if not _is_plain(call) or _way(call) not in self._ways:
+        if not self._is_usual(call) or _way(call) not in self._ways:
             return False
         sizes, turn = self._now = self._measured(call)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
@@ -67,7 +68,7 @@ class Usual:
     def learn(self, seen: Run) -> None:
         """Look at the last call."""
         call = seen.calls[-1]
-        self._is_plain &= _is_plain(call) and len(seen.windows) == len(seen.calls)
+        self._is_plain &= self._is_usual(call) and len(seen.windows) == len(seen.calls)
         self._is_plain &= len(seen.calls) > 1 or _is_large(call, seen.windows[:1])
         if not self._is_plain:
             return
@@ -84,6 +85,9 @@ class Usual:
         self._ways.add(_way(call))
         self._sizes.append(sizes)
         self._turns += [turn] if len(seen.calls) > 1 else []
+
+    def _is_usual(self, call: Call) -> bool:
+        return _is_plain(call) and (self._has_rule or bool(call.updates[0].oracle))
 
     def _measured(self, call: Call) -> tuple[list[float], float]:
         """The norms of what arrived, and how far it turned from what arrived the call before."""
@@ -105,7 +109,7 @@ def usual(loop: Loop, contract: Contract, limits: Limits) -> Usual | None:
     has_copies = any(p.shadow >= 0 for p in loop.parameters)
     if is_claimed or not (is_one and is_alone and is_known) or has_copies:
         return None
-    return Usual(contract, limits)
+    return Usual(contract, limits, bool(contract.optimizer or loop.rules[0]))
 
 
 def _is_within(value: float, seen: Sequence[float]) -> bool:
