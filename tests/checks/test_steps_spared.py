@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, check_step
@@ -211,3 +212,40 @@ def test_an_error_at_a_call_that_is_not_held():
     result = check_step(training(fault, {5}))
     assert result.findings[0].code == "step-raised"
     assert "call 5" in result.headline
+
+
+# --- JAX ------------------------------------------------------------------------------------------
+
+
+def functional(factor=1.0):
+    """100 000 numbers in a batch, and another gradient at the fifth update."""
+    jax, optax = pytest.importorskip("jax"), importlib.import_module("optax")
+    rng = np.random.default_rng(0)
+    params = {"w": np.float32(rng.normal(size=(4, 1))), "b": np.zeros(1, np.float32)}
+    batches = [tuple(np.float32(rng.normal(size=(20_000, n))) for n in (4, 1)) for _ in range(7)]
+    tx = optax.adamw(1e-2)
+
+    def loss(params, batch):
+        return jax.numpy.mean((batch[0] @ params["w"] + params["b"] - batch[1]) ** 2)
+
+    @jax.jit
+    def step(params, state, batch):
+        state, count = state
+        scale = jax.numpy.where(count == 4, factor, 1.0)
+        grads = jax.tree.map(lambda g: scale * g, jax.grad(loss)(params, batch))
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), (state, count + 1)
+
+    params = jax.tree.map(jax.numpy.asarray, params)
+    state = tx.init(params), jax.numpy.asarray(0)
+    return Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=state, optimizer=tx
+    )
+
+
+def test_a_large_training_of_jax():
+    result = check_step(functional)
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 7])
+    some, every = (check_step(lambda: functional(8.0), step_fresh=n) for n in (3, 7))
+    assert (some.verdict, some.headline) == ("fail", every.headline)
+    assert "update 5" in some.headline
