@@ -309,6 +309,18 @@ LIMITS: tuple[Limit, ...] = (
         unit="calls",
     ),
     Limit(
+        name="step_fresh",
+        checks=("gradstep",),
+        default=3.0,
+        help="First calls of a large training whose gradient is held against a fresh one, beside "
+        "those that are unlike the others and the last; as many as there are: all",
+        source="state shows at the second call; a fresh gradient costs what a step costs",
+        low=0.0,
+        high=1000.0,
+        is_whole=True,
+        unit="calls",
+    ),
+    Limit(
         name="step_gradient",
         checks=("gradstep",),
         default=STEP_GRADIENT,

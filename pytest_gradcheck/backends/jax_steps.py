@@ -52,7 +52,7 @@ class JaxLoop(NumpyLoop):
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
         self._is_hurried = can_hurry()
-        self._updated = jax.jit(self._tx.update) if self._tx else None
+        self._updated = compiled(self._tx.update) if self._tx else None
         self._alone = compiled(self._answer)
         self.can_see = self._tx is not None
         self._is_first = True
@@ -277,6 +277,7 @@ class JaxLoop(NumpyLoop):
         """No hurry: another program rounds otherwise, by much where a network is saturated."""
         was_hurried, self._is_hurried = self._is_hurried, False
         self._compiled = jax.jit(self._differentiated)
+        self._updated = jax.jit(self._tx.update) if self._tx else None
         return was_hurried
 
     def gradient(

@@ -237,7 +237,7 @@ class Loop(Protocol):
         """Loss and fresh gradient, drawn from a mark, at other parameters where given."""
 
     def careful(self) -> bool:
-        """Take gradients as the user's step does from now on; whether that is a change."""
+        """Compile as the user's step does from now on; whether that is a change."""
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters, drawn from a mark."""

@@ -49,7 +49,14 @@ def idle(
                     names = [name for name in names if name in again]
             except Exception:  # an optimizer that takes no such gradient is not asked
                 continue
-            yield what, names, all(bool(p.isfinite().all()) for p in loop.tensors)
+            yield what, names, all(map(_is_finite, loop.tensors))
+
+
+def _is_finite(p: Tensor) -> bool:
+    if p.is_complex() or not p.numel():
+        return bool(p.isfinite().all())
+    low, high = torch.aminmax(p.detach())  # of what is not a number, both are none
+    return bool(low.isfinite() and high.isfinite())
 
 
 def restored(

@@ -43,7 +43,8 @@ class Arrays:
 
 def like(p: Tensor, g: np.ndarray) -> Tensor:
     """An array as a tensor of the precision and on the device of another."""
-    return torch.from_numpy(np.array(g, dtype=np.float64)).to(dtype=p.dtype, device=p.device)
+    wide = torch.from_numpy(np.asarray(g, dtype=np.float64))
+    return wide.to(dtype=p.dtype, device=p.device, copy=True)
 
 
 def leaf(path: str, value: Any) -> Leaf:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNIT_FLOOR = 1e-3  # least parameter norm of a unit (Brock et al. 2021, section 4)
+PART = 1 << 14  # elements of which a difference stays in the cache
 _LEAST, _MOST = 1e-200, 1e200  # squares between which none is lost
 
 
@@ -50,6 +51,26 @@ def norm(values: Sequence[np.ndarray], p: float | str) -> float:
         return largest * float(np.sqrt(np.mean((row / largest) ** 2)))
     power = float(p)
     return largest * float(np.sum((np.abs(row) / largest) ** power) ** (1 / power))
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The 2-norm of the difference of two arrays of one shape, taken part by part.
+
+    A difference of all of it would go through memory; a part stays in the cache. Elements that
+    differ by less than 1e-162 count as the same.
+    """
+    a, b = one.reshape(-1), other.reshape(-1)
+    square = 0.0
+    for k in range(0, a.size, PART):
+        row = a[k : k + PART] - b[k : k + PART]
+        square += float(np.vdot(row, row).real)
+    is_safe = square == 0 or _LEAST < square < _MOST
+    return math.sqrt(square) if is_safe else norm([one - other], 2)
+
+
+def inner(values: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """The inner product of all elements together."""
+    return math.fsum(float(np.vdot(v, w)) for v, w in zip(values, others, strict=True))
 
 
 def _are_finite(squares: Sequence[float]) -> bool:

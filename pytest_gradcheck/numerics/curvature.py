@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,10 +31,10 @@ def largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray, coun
             break  # the directions so far are all that the matrix mixes
         directions.append(rest / size)
         images.append(product(directions[-1]))
-        if not np.all(np.isfinite(images[-1])):
-            return float("nan")
+        if not math.isfinite(np.linalg.norm(images[-1])):
+            return math.nan
     if not directions:
-        return float("nan")
+        return math.nan
     small = np.array([[float(np.vdot(v, w)) for w in images] for v in directions])
     values, vectors = np.linalg.eigh((small + small.T) / 2)
     best = int(np.argmax(np.abs(values)))

@@ -12,7 +12,7 @@ from pytest_gradcheck.numerics import optimizers
 from pytest_gradcheck.numerics.optimizers import COARSE, WHOLE, Hyper
 from pytest_gradcheck.numerics.variants import Change
 
-CHUNK = 1 << 15  # elements
+CHUNK = 1 << 14  # elements
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +140,7 @@ class _Sums:
         rows += [] if other is None else [other - expected]
         self.squares[: len(rows)] += [float(np.vdot(row, row)) for row in rows]
         self.inner += float(np.vdot(actual, expected))
-        self.total += int(np.count_nonzero(expected))
+        self.total += int(np.count_nonzero(expected != 0))  # counting bits is quicker
         self.lost += _lost(expected, actual, before, self._epsilon)
 
 
@@ -180,7 +180,7 @@ def _parts(name: str, moves: Sequence[Move]) -> list[_Part]:
 
 def _lost(expected: np.ndarray, actual: np.ndarray, before: np.ndarray, epsilon: float) -> int:
     """Elements that stand still though they should move, by less than a unit in the last place."""
-    if np.count_nonzero(actual) == actual.size:
+    if not np.any(actual == 0):
         return 0
     still = (actual == 0) & (expected != 0)
     return int(np.sum(np.abs(expected[still]) < epsilon * np.abs(before[still])))

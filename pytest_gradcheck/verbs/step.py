@@ -42,6 +42,7 @@ def check_step(
     seed: int | None = None,
     label: str | None = None,
     step_calls: float | None = None,
+    step_fresh: float | None = None,
     step_gradient: float | None = None,
     step_replay: float | None = None,
     step_slope: float | None = None,
@@ -87,6 +88,8 @@ def check_step(
         seed: Seed, noted in the result.
         label: Name in messages and reports; the step's own by default.
         step_calls: Least number of calls and updates.
+        step_fresh: First calls whose gradient is held against a fresh one where parameters or
+            batches are large, beside the last and those unlike the others.
         step_gradient: Relative difference accepted between a received gradient and the right one.
         step_replay: Relative difference accepted between an update and its replay.
         step_slope: Relative difference accepted between the gradient and the slope of the loss.
@@ -107,6 +110,7 @@ def check_step(
     limits = narrowed(
         "gradstep",
         step_calls=step_calls,
+        step_fresh=step_fresh,
         step_gradient=step_gradient,
         step_replay=step_replay,
         step_slope=step_slope,

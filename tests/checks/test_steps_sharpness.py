@@ -51,3 +51,46 @@ def test_a_rate_that_is_not_known():
     result = check_step(lambda: training("numpy"))
     (found,) = (f for f in result.findings if f.code == "step-sharpness")
     assert "the learning rate is not known" in found.message
+
+
+def large(count, is_moved=False):
+    """100 000 parameters on a paraboloid, steep in half of its directions."""
+    rng = np.random.default_rng(0)
+    scales = np.repeat([4.0, 1.0], 50_000)
+    moved = []
+
+    def loss(params, batch):
+        far = 1e3 * len(moved) if is_moved else 0.0
+        return np.sum(scales * (params["x"] - batch) ** 2) / 2 + far
+
+    def gradient(params, batch):
+        return {"x": scales * (params["x"] - batch)}
+
+    def step(params, count, batch):
+        moved.append(1)
+        return {"x": params["x"] - 0.01 * gradient(params, batch)["x"]}, count + 1
+
+    batches = [rng.normal(size=100_000) for _ in range(count)]
+    params = {"x": rng.normal(size=100_000)}
+    return Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=0.0, grad=gradient
+    )
+
+
+@pytest.mark.parametrize(("count", "updates"), [(7, ["1"]), (14, ["1", "14"])])
+def test_a_large_network_is_asked_at_the_start_and_at_the_end_of_many_updates(count, updates):
+    result = check_step(lambda: large(count), optimizer="sgd", lr=0.01)
+    assert result.verdict == "pass", result.headline
+    rows = result.table("sharpness").rows
+    assert [row[0] for row in rows] == updates
+    # |H g| / |g| for a gradient of equal displacements: sqrt((4**4 + 1) / (4**2 + 1)).
+    assert all(row[1] == pytest.approx(np.sqrt(257 / 17), rel=1e-2) for row in rows)
+    (found,) = (f for f in result.findings if f.code == "step-sharpness")
+    assert ("at the end" in found.message) == (len(updates) == 2)
+    assert "at the start" in found.message
+
+
+def test_a_loss_that_has_moved_beside_its_parameters_has_no_sharpness():
+    result = check_step(lambda: large(7, is_moved=True), optimizer="sgd", lr=0.01)
+    assert result.verdict == "pass", result.headline
+    assert not any(f.code == "step-sharpness" for f in result.findings)

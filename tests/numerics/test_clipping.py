@@ -37,6 +37,26 @@ def test_squares_do_not_overflow():
     assert clipping.norm([np.array([3.0, 4.0])], "rms") == pytest.approx(np.sqrt(12.5))
 
 
+@given(TENSORS, st.floats(-3, 3))
+def test_apart_and_inner_are_those_of_rows(values, factor):
+    others = [factor * v for v in values]
+    distance = clipping.norm([a - b for a, b in zip(values, others, strict=True)], 2)
+    sizes = [clipping.apart(a, b) for a, b in zip(values, others, strict=True)]
+    assert clipping.norm([np.array(sizes)], 2) == pytest.approx(distance, rel=1e-12)
+    row, other = clipping.flat(values), clipping.flat(others)
+    size = clipping.norm([row], 2) * clipping.norm([other], 2)
+    assert clipping.inner(values, others) == pytest.approx(np.vdot(row, other), abs=1e-12 * size)
+
+
+def test_apart_sees_the_last_element_of_many():
+    one = np.zeros((3, clipping.PART))
+    other = one.copy()
+    other[-1, -1] = 1e-3
+    assert clipping.apart(one, other) == pytest.approx(1e-3, rel=1e-12)
+    assert np.isnan(clipping.apart(one, np.full_like(one, np.nan)))
+    assert clipping.apart(one.T, other.T) == clipping.apart(one, other)
+
+
 def test_rows_and_tensors():
     values = [np.ones((2, 3)), np.zeros(()), np.arange(4.0)]
     back = clipping.split(clipping.flat(values), values)

@@ -78,3 +78,51 @@ def test_flags(project):
     flags = ("--gradcheck-step-gradient=0.5", "--gradcheck-vacuous=warn", "-W", "ignore")
     run = project.run_alone(f"--gradcheck-report=json:{project.report_path}", *flags)
     run.assert_outcomes(passed=5, failed=1)
+
+
+LARGE = """
+import pytest
+import torch
+from torch import nn
+from pytest_gradcheck import Training, assert_step
+
+
+def training():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
+    batches = [(torch.randn(25_000, 4), torch.randn(25_000, 1)) for _ in range(7)]
+
+    def loss(batch):
+        return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+
+def test_some(gradstep):
+    print("held at", gradstep(training).context.derivatives)
+
+
+def test_all_by_call(gradstep):
+    print("held at", gradstep(training, step_fresh=7).context.derivatives)
+
+
+@pytest.mark.gradstep(step_fresh=7)
+def test_all_by_marker():
+    print("held at", assert_step(training).context.derivatives)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "held"), [((), [4, 7, 7]), (("--gradcheck-step-fresh=5",), [6, 7, 7])]
+)
+def test_calls_at_which_a_large_training_is_held(project, flags, held):
+    project.file("test_steps.py", LARGE)
+    run = project.run_alone("-s", *flags)
+    run.assert_outcomes(passed=3)
+    run.stdout.fnmatch_lines([f"*held at {number}" for number in held])

@@ -46,8 +46,10 @@ def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarra
     """A weighted sum of gradients; None for what has none in any of them."""
     found: list[np.ndarray | None] = []
     for column in zip(*micro, strict=True):
-        parts = [w * g for w, g in zip(weights, column, strict=True) if g is not None]
-        found.append(np.sum(parts, axis=0) if parts else None)
+        parts = [
+            g if w == 1 else w * g for w, g in zip(weights, column, strict=True) if g is not None
+        ]
+        found.append(np.sum(parts, axis=0) if len(parts) > 1 else next(iter(parts), None))
     return found
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.expected import flat
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.windows import Grads, Window
@@ -76,19 +75,21 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     if not any(np.any(u) for u in move) or not all(np.all(np.isfinite(u)) for u in move):
         return None
     signs = _signs(run, pair, contract)
-    turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, window), strict=True)]
-    g, u = clipping.flat(shown(run, turned)), clipping.flat(move)
-    inner = float(np.vdot(g, u))
+    turned = _turned(signs, filled(pair.expected.raw, window))
+    g = shown(run, turned)
+    inner = clipping.inner(g, move)
     sense = int(signs[0]) if len(set(signs)) == 1 else 0
     line = _Line(run, window, move)
-    start, end = line.average(sources.again(run, window)), line(1.0)
+    start, end = line.average(window.losses), line(1.0)
+    noise = 4 * precision.epsilon(run.coarsest) * abs(start)
+    if window.is_retaken or not _is_enough(sense, start, end, inner, noise):
+        start = line.average(sources.again(run, window))
     points = [(0.0, start), (1.0, end)]
     right = 1.0 if not sense else math.nan
-    noise = 4 * precision.epsilon(run.coarsest) * abs(start)
     if inner < 0 and sense:
         right, more = _fraction(line, sense, start, end, inner, noise)
         points += more
-    scale = float(np.linalg.norm(g) * np.linalg.norm(u))
+    scale = clipping.norm(g, 2) * clipping.norm(move, 2)
     return Ladder(inner, scale, start, end, right, tuple(sorted(points)), sense)
 
 
@@ -101,10 +102,15 @@ def _fraction(
         value = end if fraction == 1.0 else line(fraction)
         if fraction != 1.0:
             points.append((fraction, value))
-        if sense * value <= sense * start + ARMIJO * fraction * inner + noise:
+        if _is_enough(sense, start, value, fraction * inner, noise):
             return fraction, points
         fraction /= 2
     return math.nan, points
+
+
+def _is_enough(sense: int, start: float, end: float, inner: float, noise: float) -> bool:
+    """Whether the loss changes enough (Armijo) from one value to another."""
+    return sense * end <= sense * start + ARMIJO * inner + noise
 
 
 def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
@@ -117,6 +123,10 @@ def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
             found[i] = -1.0 if is_up else 1.0
     usual = -1.0 if -1.0 in found and 1.0 not in found else 1.0
     return [sign or usual for sign in found]
+
+
+def _turned(signs: Sequence[float], grads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [g if sign == 1 else sign * g for sign, g in zip(signs, grads, strict=True)]
 
 
 def filled(grads: Grads, window: Window) -> list[np.ndarray]:
@@ -139,7 +149,7 @@ def turns(run: Run, pairs: Sequence[Pair], contract: Contract) -> bool:
     for pair in pairs[1:]:
         signs = _signs(run, pair, contract)
         move = [b - a for a, b in zip(pair.window.at, pair.window.updates[-1].after, strict=True)]
-        turned = [s * g for s, g in zip(signs, filled(pair.expected.raw, pair.window), strict=True)]
+        turned = _turned(signs, filled(pair.expected.raw, pair.window))
         _, cosine = clipping.ratio(clipping.flat(shown(run, move)), clipping.flat(turned))
         if cosine < -STEEP:
             return True
@@ -190,9 +200,9 @@ def _decay(pair: Pair, contract: Contract) -> float:
     rate = max((h.get("weight_decay") or 0.0) for h in hyper)
     if not rate:
         return 0.0
-    g, x = flat(pair.expected.raw, pair.window.at), clipping.flat(pair.window.at)
     lr = max((h.get("lr") or 0.0) for h in hyper)
-    return float(lr * rate * np.linalg.norm(g) * np.linalg.norm(x))
+    size = clipping.norm([g for g in pair.expected.raw if g is not None], 2)
+    return float(lr * rate * size * clipping.norm(pair.window.at, 2))
 
 
 def _long(pair: Pair, ladder: Ladder) -> Finding:

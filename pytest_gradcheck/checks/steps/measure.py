@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Call, Loop
 from pytest_gradcheck.checks.steps import retaking
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.windows import Window
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
+
+if TYPE_CHECKING:
+    from pytest_gradcheck.checks.steps.spared import Usual
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -99,8 +103,17 @@ def _are_parts(batches: Sequence[Any]) -> bool:
     return all(isinstance(batch, str) or hasattr(batch, "shape") for batch in batches)
 
 
-def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> Run:
-    """Call the step over a whole epoch, until there were enough calls and updates."""
+def run(
+    loop: Loop,
+    batches: Sequence[Any],
+    contract: Contract,
+    least: int,
+    usual: Usual | None = None,
+) -> Run:
+    """Call the step over a whole epoch, until there were enough calls and updates.
+
+    With ``usual``, calls that go on like others are made without a fresh gradient.
+    """
     seen = Run(loop, epoch=len(batches), zero=tuple(loop.idle(True)))
     seen.are_parts = _are_parts(batches)
     loop.accumulate = contract.accumulate or 1
@@ -110,9 +123,14 @@ def run(loop: Loop, batches: Sequence[Any], contract: Contract, least: int) -> R
     while number < wanted or (len(_moved(seen)) < least and number < min(4 * wanted, MOST_CALLS)):
         batch = batches[number % len(batches)]
         number += 1
-        window = _called(seen, window, batch, number)
+        is_asked = usual is None or usual.asks(number, wanted, batch)
+        window = _called(seen, window, batch, number, None if is_asked else usual)
         if seen.calls[-1].error:
             return seen
+        if usual is not None:
+            usual.learn(seen)
+            if usual.is_open:
+                return seen
         is_tried = contract.nonfinite in ("skip", "raise")
         if is_tried and seen.bad is None and number >= 3 and not window.batches:
             bad = _spoilt(batch)
@@ -140,17 +158,23 @@ def _leave_out(seen: Run) -> None:
             window.number = number
 
 
-def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
-    """One call; the window that goes on, or the next one."""
+def _called(
+    seen: Run, window: Window, batch: Any, number: int, usual: Usual | None = None
+) -> Window:
+    """One call; the window that goes on, or the next one.
+
+    With ``usual``, its fresh gradient is taken afterwards, and only if it is unlike others.
+    """
     loop = seen.loop
     mark = loop.mark()
-    try:
-        loss, fresh = loop.gradient(batch, None, mark)
-    except UsageError as error:
-        if number <= seen.epoch and seen.are_parts:
-            raise UsageError(f"{error}; {PARTS}") from error
-        raise
+    loss, fresh = (math.nan, ()) if usual else _fresh(seen, batch, mark, number)
     call = loop.call(batch)
+    if usual and not call.error:
+        window.is_spared = usual.holds(call)
+        if not window.is_spared:
+            loss, fresh = loop.gradient(batch, call.before, mark)
+        elif (got := call.updates[0].received) is not None:
+            fresh = got
     # Where several losses are differentiated in a call, that before the update counts.
     first = call.updates[0].fresh if call.updates else None
     loss, fresh = first or call.fresh or (loss, fresh)
@@ -181,12 +205,14 @@ def _called(seen: Run, window: Window, batch: Any, number: int) -> Window:
     return window
 
 
-def renew(seen: Run) -> None:
-    """Take the fresh gradients of all windows anew."""
-    for window in seen.windows:
-        pairs = zip(window.batches, window.marks, strict=True)
-        window.micro = [seen.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
-        window.retaken = list(window.micro)
+def _fresh(seen: Run, batch: Any, mark: Any, number: int) -> tuple[float, Grads]:
+    """Loss and gradient before a call."""
+    try:
+        return seen.loop.gradient(batch, None, mark)
+    except UsageError as error:
+        if number <= seen.epoch and seen.are_parts:
+            raise UsageError(f"{error}; {PARTS}") from error
+        raise
 
 
 def _spoilt(batch: Any) -> Any:

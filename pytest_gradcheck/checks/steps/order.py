@@ -93,7 +93,7 @@ def findings(run: Run, contract: Contract) -> list[Finding]:
 def unfinite(run: Run) -> list[Finding]:
     """A loss that is not finite, with which an update was made all the same."""
     for window in run.windows:
-        for k, loss in enumerate(window.losses):
+        for k, loss in enumerate(() if window.is_spared else window.losses):
             if not math.isfinite(loss):
                 return [
                     Finding(

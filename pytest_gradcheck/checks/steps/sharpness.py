@@ -16,6 +16,7 @@ import numpy as np
 from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
+from pytest_gradcheck.checks.steps.ladder import filled
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.numerics import clipping, precision
@@ -24,8 +25,10 @@ from pytest_gradcheck.results import Evidence, Finding
 
 # Each is a gradient more. Started from the gradient, two reach 0.8 to 0.95 of the eigenvalue on
 # small networks, one 0.6 to 0.75; the same number at every point, or the way would seem to bend.
-# A large network is asked once, at both ends.
-PRODUCTS, LARGE_PRODUCTS = 2, 1
+# A large network is asked once, at the start, and at the end of a long run.
+PRODUCTS = 2
+ROUNDINGS = 100.0  # by which the same loss may be another number
+LONG = 14  # updates, beside which a gradient more is little
 LARGE = 100_000  # parameters, beyond which gradients are what a check costs
 PLACES = ("at the start", "in the middle", "at the end")
 
@@ -48,36 +51,59 @@ class Point:
 def measured(run: Run, contract: Contract) -> list[Point]:
     """The sharpness at the first, the middle and the last update; none where it cannot be had.
 
-    A large network is asked at the first and the last one.
+    A large network is asked at the first one, and at the last one of many.
     """
     has_copies = any(t.shadow >= 0 for t in run.loop.parameters)
     if has_copies or run.coarsest in ("float16", "bfloat16"):
         return []
-    if list(run.windows[0].losses) != sources.again(run, run.windows[0]):
+    held = [w for w in run.windows if not w.is_spared]
+    last = len(held) - 1
+    places = {0, last // 2, last}
+    if _is_large(held[0]):
+        places = {0, last} if len(run.windows) >= LONG else {0}
+    elif list(held[0].losses) != sources.again(run, held[0]):
         return []  # what else the loss depends on has moved, and differences would show that
-    last = len(run.windows) - 1
-    is_large = sum(x.size for x in run.windows[0].at) >= LARGE
-    chosen = [run.windows[k] for k in sorted({0, last} if is_large else {0, last // 2, last})]
+    chosen = [held[k] for k in sorted(places)]
     points = [
         Point(w.number, _eigenvalue(run, w), _rate(run, w, contract)) for w in chosen if w.micro
     ]
     return [p for p in points if math.isfinite(p.eigenvalue)]
 
 
+def _is_large(window: Window) -> bool:
+    return sum(x.size for x in window.at) >= LARGE
+
+
 def _eigenvalue(run: Run, window: Window) -> float:
-    start = flat(window.micro[0], window.at)
     h = precision.epsilon(run.coarsest) ** 0.5 * max(clipping.norm(window.at, 2), 1.0) * 10
+    if _is_large(window):
+        return _stretch(run, window, h)
+    start = flat(window.micro[0], window.at)
 
     def product(direction: np.ndarray) -> np.ndarray:
         parts = clipping.split(direction, window.at)
         moved = [x + h * v for x, v in zip(window.at, parts, strict=True)]
         _, grads = run.loop.gradient(window.batches[0], moved, window.marks[0])
-        found: np.ndarray = flat(grads, window.at)  # a row of its own
-        found -= start
-        found /= h
+        found: np.ndarray = (flat(grads, window.at) - start) / h
         return found
 
-    return largest(product, start, PRODUCTS if start.size < LARGE else LARGE_PRODUCTS)
+    return largest(product, start, PRODUCTS)
+
+
+def _stretch(run: Run, window: Window, h: float) -> float:
+    """``|H g| / |g|`` with the sign of ``g . H g``: one product, tensor by tensor."""
+    grads = filled(window.micro[0], window)
+    size = clipping.norm(grads, 2)
+    if not size:
+        return math.nan
+    moved = [x + (h / size) * g for x, g in zip(window.at, grads, strict=True)]
+    value, found = run.loop.gradient(window.batches[0], moved, window.marks[0])
+    ends = filled(found, window)
+    stretch = math.hypot(*(clipping.apart(a, b) for a, b in zip(grads, ends, strict=True))) / h
+    start, rounding = window.losses[0], ROUNDINGS * precision.epsilon(run.coarsest)
+    if not abs(value - start - h * size) <= h**2 * stretch + rounding * abs(start):
+        return math.nan  # what else the loss depends on has moved
+    return math.copysign(stretch, clipping.inner(grads, ends) - size**2)
 
 
 def _rate(run: Run, window: Window, contract: Contract) -> float:

@@ -57,6 +57,8 @@ class _Line:
         source: The loss.
         grads: The gradient.
         is_sharp: Whether to trust the best of several steps, or to ask all of them.
+        start: The loss at the point as it was seen to be: enough for central differences, of which
+            it is no part; asked for again before anything is accused. NaN where it was not.
     """
 
     def __init__(
@@ -65,14 +67,16 @@ class _Line:
         source: Source,
         grads: Sequence[np.ndarray],
         is_sharp: bool = True,
+        start: float = math.nan,
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
-        self._epsilon, self._start = precision.epsilon(source.dtype), math.nan
+        self._epsilon, self._seen = precision.epsilon(source.dtype), start
+        self._start = math.nan
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
-        claimed = float(np.vdot(clipping.flat(self.grads), clipping.flat(move)))
+        claimed = clipping.inner(self.grads, move)
         if not claimed or not math.isfinite(claimed):
             return None
         found = self._off(move, claimed, limit * abs(claimed))
@@ -89,12 +93,14 @@ class _Line:
     def _off(
         self, move: Sequence[np.ndarray], claimed: float, allowed: float, is_smooth: bool = False
     ) -> Slope | None:
-        seen: list[Slope] = []
-        for each in self._slopes(move):
-            seen.append(each)
-            self.slack = seen[0].slack
-            if each.agrees(claimed, allowed, seen[0].slack):
+        ends: list[tuple[float, float, float]] = []
+        for each in self._ends(move):
+            ends.append(each)
+            start = self._started() if math.isnan(self._seen) else self._seen
+            self.slack = self._slope(start, *ends[0]).slack
+            if self._slope(start, *each).agrees(claimed, allowed, self.slack):
                 return None
+        seen = [self._slope(self._started(), *each) for each in ends]
         there = at_zero(seen, allowed)
         if there.holds(claimed, allowed):
             return None
@@ -105,18 +111,22 @@ class _Line:
         best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else best
 
-    def _slopes(self, move: Sequence[np.ndarray]) -> Iterator[Slope]:
-        """Slopes for a ladder of steps, the longest first, each with its rounding as slack."""
-        epsilon = self._epsilon
+    def _ends(self, move: Sequence[np.ndarray]) -> Iterator[tuple[float, float, float]]:
+        """Steps, the longest first, and the losses after each and before it."""
         size, length = clipping.norm(self._at, 2) or 1.0, clipping.norm(move, 2)
+        for power in range(LEVELS):
+            h = RATIO**-power * self._epsilon**0.25 * size / length
+            yield h, self._moved(move, h), self._moved(move, -h)
+
+    def _slope(self, start: float, h: float, high: float, low: float) -> Slope:
+        """The slopes on both sides of a point, with their rounding as slack."""
+        noise = 8 * self._epsilon * max(abs(start), abs(high)) / h
+        return Slope((start - low) / h, (high - start) / h, noise)
+
+    def _started(self) -> float:
         if math.isnan(self._start):
             self._start = self._loss(self._at)
-        start = self._start
-        for power in range(LEVELS):
-            h = RATIO**-power * epsilon**0.25 * size / length
-            up, down = (self._moved(move, h) - start) / h, (start - self._moved(move, -h)) / h
-            noise = 8 * epsilon * max(abs(start), abs(start + up * h)) / h
-            yield Slope(down, up, noise)
+        return self._start
 
     def _moved(self, move: Sequence[np.ndarray], h: float) -> float:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
@@ -128,9 +138,13 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     A gradient of float32 is accused by differences in float64, where these can be had: a network
     with many kinks, or a gradient near zero, leaves no step that float32 would be right for.
     """
-    grads = _gradient(run, window)
     limit = limits.number("step_slope", run.coarsest)
-    found = _of_line(run, _Line(window.at, source, grads), limit)
+    grads = _combined(run, window, window.micro)
+    start = math.nan if window.is_retaken else float(np.dot(window.losses, shares(run, window)))
+    found = _of_line(run, _Line(window.at, source, grads, start=start), limit)
+    if found is not None and _has_moved(run, window):
+        grads = _combined(run, window, _again(run, window))
+        found = _of_line(run, _Line(window.at, source, grads), limit)
     if found is None:
         return _of_parts(run, window, source, grads, limit)
     if source.dtype == "float64":
@@ -175,6 +189,9 @@ def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
     least = LEAST * max(sizes, default=0.0)
     moves = []
     for g, size in zip(grads, sizes, strict=True):
+        if np.all(g):
+            moves.append(np.zeros_like(g))
+            continue
         # Of unequal lengths: signs alone add up to nothing at the kinks of units that are alike.
         move = rng.choice((-1.0, 1.0), g.shape) * rng.uniform(0.5, 1.5, g.shape)
         moves.append(move * (g == 0) / max(size, least) if size else 0 * g)
@@ -227,12 +244,18 @@ def _rowwise(g: np.ndarray) -> np.ndarray:
     return found
 
 
-def _gradient(run: Run, window: Window) -> list[np.ndarray]:
-    """The gradient, taken again where what else the loss depends on has changed since."""
-    fresh: Sequence[Grads] = window.micro
-    if window.is_retaken or list(window.losses) != sources.again(run, window):
-        pairs = zip(window.batches, window.marks, strict=True)
-        fresh = [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+def _has_moved(run: Run, window: Window) -> bool:
+    """Whether what else the loss depends on may have changed since."""
+    return window.is_retaken or list(window.losses) != sources.again(run, window)
+
+
+def _again(run: Run, window: Window) -> list[Grads]:
+    pairs = zip(window.batches, window.marks, strict=True)
+    return [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+
+
+def _combined(run: Run, window: Window, fresh: Sequence[Grads]) -> list[np.ndarray]:
+    """The gradient of a window, as differences see it."""
     # Differences along what a loss itself writes (an embedding with a maximal norm) see that.
     written = getattr(run.loop, "written", ())
     grads = filled(combined(fresh, shares(run, window)), window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,28 +19,37 @@ def _norm(grads: Grads) -> float:
     return clipping.norm([g for g in grads if g is not None], 2)
 
 
-def _off(seen: Run, pair: Pair, got: Grads) -> float:
+def _off(seen: Run, pair: Pair) -> float | None:
     """The difference of a received gradient from the right one, relative to that."""
+    got = pair.got
+    if got is None or pair.window.is_spared:
+        return None
     ours = [p.trainable and p.owners != 0 for p in seen.loop.parameters]
     both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
     zero = np.zeros_like
     rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
-    size = _norm([b for _, b in rows])
-    return _norm([a - b for a, b in rows]) / size if size else float("nan")
+    size = clipping.norm([b for _, b in rows], 2)
+    return math.hypot(*(clipping.apart(a, b) for a, b in rows)) / size if size else math.nan
 
 
 def _length(window: Window) -> float:
-    return _norm([b - a for a, b in zip(window.at, window.updates[-1].after, strict=True)])
+    ends = zip(window.at, window.updates[-1].after, strict=True)
+    return math.hypot(*(clipping.apart(a, b) for a, b in ends))
+
+
+def _held(pair: Pair, value: float | None) -> float | None:
+    """A number of a fresh gradient; None where none was taken."""
+    return None if pair.window.is_spared else value
 
 
 def table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
     """One row for each update; without the columns of which nothing was seen."""
     columns: list[tuple[str, list[Any]]] = [
         ("update", [f"{p.window.number}" for p in pairs]),
-        ("loss", [float(np.mean(p.window.losses)) for p in pairs]),
-        ("right gradient", [_norm(p.expected.clipped) for p in pairs]),
+        ("loss", [_held(p, float(np.mean(p.window.losses))) for p in pairs]),
+        ("right gradient", [_held(p, _norm(p.expected.clipped)) for p in pairs]),
         ("received", [None if p.got is None else _norm(p.got) for p in pairs]),
-        ("off by", [None if p.got is None else _off(seen, p, p.got) for p in pairs]),
+        ("off by", [_off(seen, p) for p in pairs]),
         ("moved by", [_length(p.window) for p in pairs]),
     ]
     columns = [each for each in columns if any(value is not None for value in each[1])]

@@ -32,6 +32,7 @@ UNDECIDED = (
     *("step-random", "step-not-seen", "step-not-compared", "step-rates-differ"),
     "step-clip-varied",
 )
+UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
 WIDTH = 200
 
 
@@ -103,6 +104,10 @@ def _compared(findings: Sequence[Finding]) -> str:
             return f.message
         if f.code == "step-not-replayed":
             return f"gradients are right, {f.message}"
+    for f in findings:
+        if f.code == "step-spared":
+            held, calls = (number for _, number in f.numbers)
+            return f"gradients (at {held} of {calls} calls) and updates are right"
     return "gradients and updates are right"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from pytest_gradcheck.checks.clipping.real import told
 from pytest_gradcheck.checks.steps import weighing
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.expected import flat
+from pytest_gradcheck.checks.steps.ladder import filled
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.results import Finding
 
 SAME = 1e-12
@@ -77,11 +79,9 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
                 "weights were not seen; give batches of unequal size",
             )
         )
-    first = flat(pairs[0].expected.raw, pairs[0].window.at)
-    if len(pairs) > 1 and all(
-        np.linalg.norm(flat(p.expected.raw, p.window.at) - first) <= SAME * np.linalg.norm(first)
-        for p in pairs[1:]
-    ):
+    first = filled(pairs[0].expected.raw, pairs[0].window)
+    size = clipping.norm(first, 2)
+    if len(pairs) > 1 and all(_apart(p, first) <= SAME * size for p in pairs[1:]):
         found.append(
             _weak(
                 "weak-constant-gradient",
@@ -96,6 +96,11 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             )
         )
     return found
+
+
+def _apart(pair: Pair, first: Sequence[np.ndarray]) -> float:
+    grads = filled(pair.expected.raw, pair.window)
+    return math.hypot(*(clipping.apart(a, b) for a, b in zip(grads, first, strict=True)))
 
 
 def skipped(run: Run, pairs: Sequence[Pair]) -> list[Finding]:

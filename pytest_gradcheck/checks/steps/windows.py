@@ -39,6 +39,7 @@ class Window:
         lying: The gradients that lay at the parameters before; empty where nobody looked.
         starts: Numbers of events and of clips before each call.
         left: Calls at its start that were left out after their backward pass.
+        is_spared: Whether ``micro`` is what arrived: no fresh gradient was taken.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Window:
     lying: Grads = ()
     starts: list[tuple[int, int]] = field(default_factory=list)
     left: int = 0
+    is_spared: bool = False
 
     def without(self, gone: set[int]) -> Window:
         """The window without some of its calls, of which nothing but their events is left."""
