@@ -14,7 +14,7 @@ from pytest_gradcheck.checks.clipping import cases as making
 from pytest_gradcheck.checks.clipping import causes, examples, real
 from pytest_gradcheck.checks.clipping.cases import Case
 from pytest_gradcheck.checks.clipping.claim import Claim, dtypes_of
-from pytest_gradcheck.checks.clipping.judge import Judged, returned
+from pytest_gradcheck.checks.clipping.judge import Judged, is_factor, returned
 from pytest_gradcheck.checks.clipping.run import Run
 from pytest_gradcheck.checks.clipping.special import half, nonfinite, special
 from pytest_gradcheck.checks.clipping.verdict import label_of, only_once, result, table, weak
@@ -49,6 +49,9 @@ def check(question: Question, limits: Limits, context: Context) -> Result:
         UsageError: The clip cannot be called, or is not of a framework that is known.
     """
     began = time.perf_counter()
+    if isinstance(question.clip, type):
+        kind = question.clip.__name__
+        raise UsageError(f"clip is the class {kind}: hand over what it makes, as in {kind}(...)")
     if not callable(question.clip) and not hasattr(question.clip, "update"):
         kind = type(question.clip).__name__
         raise UsageError(
@@ -134,7 +137,9 @@ def _plain(
     wrong = [a for a in seen if a.wrong and a.wrong != "zero-gradient"]
     tolerance = run.limits.number("clip_rounding", dtype)
     if wrong:
-        findings.append(_accused(wrong, claim, run.clipper.names, tolerance))
+        accused = _accused(wrong, claim, run.clipper.names, tolerance)
+        has_raised = any(f.code == "clip-raised" for f in findings)
+        findings.insert(len(findings) if has_raised else 0, accused)  # before a word on zeros
     zero = next((a for a in seen if a.wrong == "zero-gradient"), None)
     if zero is not None:
         findings.append(
@@ -171,7 +176,7 @@ def _accused(
 
 def _norm_returned(seen: Sequence[Judged], claim: Claim, tolerance: float) -> list[Finding]:
     off = [item for item in seen if not returned(item, claim, tolerance)]
-    if not off:
+    if not off or all(is_factor(item, tolerance) for item in seen):
         return []
     item = max(off, key=lambda j: j.before)
     size = clipping.norm([item.rows[0]], claim.norm_type)
