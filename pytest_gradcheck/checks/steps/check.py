@@ -25,14 +25,18 @@ from pytest_gradcheck.checks.steps import (
     inferred,
     ladder,
     left,
+    lessened,
     order,
     received,
     replaying,
+    rereading,
+    retaking,
     several,
     sharpness,
     states,
     updates,
     weak,
+    withheld,
 )
 from pytest_gradcheck.checks.steps.contract import Contract, require_matched
 from pytest_gradcheck.checks.steps.expected import flat
@@ -49,6 +53,10 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 Told = tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]
 UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
+ADOPTED = {
+    "step-wrong-gradient": examples.adopted,
+    "step-gradient-dropped": lessened.adopted,
+}
 ROUGH = ("step-gradient-sum", "step-gradient-scale")  # by about a factor, which may be exact inside
 
 
@@ -124,7 +132,8 @@ def _run(part: Part, loop: Loop, contract: Contract, limits: Limits, batches: li
                 renew(seen)  # nobody is accused by a gradient that was taken in a hurry
                 told = _judged(seen, contract, limits)
             end = loop.mark()
-        found = _looked_inside(loop, contract, limits, batches, (seen, told))
+        found = rereading.reread(loop, batches, contract, limits, (seen, told), _judged)
+        found = _looked_inside(loop, contract, limits, batches, found)
         return _drawn(loop, contract, limits, batches, end, found)
 
 
@@ -164,7 +173,7 @@ def _looked_inside(
     is_right = not received.CODES & {*again}
     if is_right and getattr(loop, "is_shifted", False):
         # What a step does at other parameters has no name but this one, or it is a mistake.
-        return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
+        return (seen, ([*told[0], retaking.perturbed()], told[1])) if codes[0] in UNNAMED else first
     # Beside other losses a gradient from before the call is of another moment, and a rough guide.
     is_beside = getattr(loop, "is_beside", False)
     is_same = is_beside and again[:1] == codes[:1]
@@ -172,16 +181,6 @@ def _looked_inside(
     is_named = codes[0] in unsure and again and again[0] not in UNNAMED
     is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
     return (seen, told) if is_right or is_same or is_named or is_decided else first
-
-
-def _perturbed() -> Finding:
-    return Finding(
-        code="step-perturbed",
-        severity="warn",
-        message="the step moves the parameters, differentiates there, and puts them back before "
-        "the update: its gradient is right there; this is meant in sharpness-aware minimisation "
-        "(SAM) only",
-    )
 
 
 def _label(training: Training) -> str:
@@ -205,6 +204,7 @@ def _judged(
     if not seen.windows:
         found = coverage.findings(seen, (), contract, limits, {})
         return [_no_step(seen), *found], ()
+    withheld.freeze(seen)
     pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
@@ -277,9 +277,10 @@ def _told(
 ) -> tuple[Sequence[Pair], list[Finding], list[Finding]]:
     """What is wrong with gradients; the windows and a finding, where examples are clipped."""
     wrong = received.findings(seen, pairs, contract, limits, is_random)
-    if [f.code for f in wrong] != ["step-wrong-gradient"]:
+    adopting_them = ADOPTED.get(wrong[0].code) if len(wrong) == 1 else None
+    if adopting_them is None:
         return pairs, wrong, []
-    found = examples.adopted(seen, pairs, contract, limits)
+    found = adopting_them(seen, pairs, contract, limits)
     return (pairs, wrong, []) if found is None else (found[0], [], [found[1]])
 
 
