@@ -54,8 +54,9 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 Told = tuple[Run, tuple[list[Finding], tuple[Evidence, ...]]]
 UNNAMED = ("step-wrong-gradient", "step-random", "step-not-compared")
 ADOPTED = {
-    "step-wrong-gradient": examples.adopted,
-    "step-gradient-dropped": lessened.adopted,
+    "step-wrong-gradient": (examples.adopted, handmade.adopted),
+    **dict.fromkeys(("step-gradient-scale", "step-clip-varied"), (handmade.adopted,)),
+    "step-gradient-dropped": (lessened.adopted,),
 }
 ROUGH = ("step-gradient-sum", "step-gradient-scale")  # by about a factor, which may be exact inside
 
@@ -277,10 +278,9 @@ def _told(
 ) -> tuple[Sequence[Pair], list[Finding], list[Finding]]:
     """What is wrong with gradients; the windows and a finding, where examples are clipped."""
     wrong = received.findings(seen, pairs, contract, limits, is_random)
-    adopting_them = ADOPTED.get(wrong[0].code) if len(wrong) == 1 else None
-    if adopting_them is None:
-        return pairs, wrong, []
-    found = adopting_them(seen, pairs, contract, limits)
+    ways = ADOPTED.get(wrong[0].code, ()) if wrong else ()
+    tried = (adopt(seen, pairs, contract, limits) for adopt in ways)
+    found = next(filter(None, tried), None)
     return (pairs, wrong, []) if found is None else (found[0], [], [found[1]])
 
 
