@@ -51,11 +51,10 @@ def listed(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is one real number, alone or as an array without axes; no truth value."""
-    if isinstance(value, (int, float)):
-        return not isinstance(value, bool)
-    kind = str(getattr(value, "dtype", ""))
-    return ("float" in kind or "int" in kind) and not np.ndim(value)
+    """Whether a value is one number, alone or as an array without axes; no flag and no count."""
+    if isinstance(value, float):
+        return True
+    return "float" in str(getattr(value, "dtype", "")) and not np.ndim(value)
 
 
 def lost(got: Any, flatten: Callable[[Any], Flat], like: Sequence[Leaf]) -> str:

@@ -28,6 +28,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 PARAMETERS = ("params", "parameters")  # how it calls those; what takes gradients says so
 GRADIENTS = ("grads", "gradients", "grad", "gradient", "gs", "g", "updates", "grad_list")
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
+NAMED = ("named_parameters", "named_params")  # pairs of a name and a parameter
 OPTIMIZERS = ("optimizer", "optim", "opt")  # what one calls an optimizer, over its parameters
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
@@ -108,7 +109,7 @@ def _means_torch(clip: Any) -> bool:
         return False
     names = read_by(clip)
     reads = any(name in ("grad", "param_groups") or (name[-1] == "_" != name[0]) for name in names)
-    return reads or bool(set(signature(clip).free[:1]) & {*MODULES, *OPTIMIZERS})
+    return reads or bool(set(signature(clip).free[:1]) & {*MODULES, *OPTIMIZERS, *NAMED})
 
 
 def read_by(clip: Any) -> tuple[str, ...]:

@@ -39,9 +39,10 @@ class NumpyClipper:
         self._signature.require_one("gradients")
         self._clip = clip
         self.settings = self._signature.settings
-        made: list[Any] = [np.ones(shape) for shape in shapes]
-        trees = [made, {f"g{i}": x for i, x in enumerate(made)}] if params is None else [params]
-        self._flats = [self.flatten(t) for t in trees]
+        made = {f"g{i}": np.ones(shape) for i, shape in enumerate(shapes)}
+        self._flats = [self.flatten(t) for t in self.trees(made if params is None else params)]
+        if params is None:
+            self._flats.insert(0, self.flatten(list(made.values())))
         leaves = self._flats[0].leaves
         if not leaves or not all(leaf.dtype for leaf in leaves):
             raise UsageError("params= must hold arrays of floating-point type, and nothing else")
@@ -49,6 +50,10 @@ class NumpyClipper:
         where = "gradients." if params is None else ""
         self.names = tuple(where + leaf.path if leaf.path else "gradient" for leaf in leaves)
         self.dtype = "" if params is None else leaves[0].dtype
+
+    def trees(self, params: Any) -> list[Any]:
+        """The structures in which the gradients of parameters may come, the likeliest first."""
+        return [params]
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""
@@ -87,9 +92,10 @@ class NumpyClipper:
         handed = self._flats[0].rebuild(list(map(self.copied, given)))
         try:
             got = self.applied(self._clip, handed, keywords)
-        except _UNFIT:
+        except _UNFIT as error:
             if len(self._flats) == 1:
                 raise
+            first = error
         else:
             self._flats = self._flats[:1]
             return handed, got
@@ -97,9 +103,9 @@ class NumpyClipper:
         handed = self._flats[0].rebuild(list(map(self.copied, given)))
         try:
             answer = handed, self.applied(self._clip, handed, keywords)
-        except _UNFIT:
+        except _UNFIT as error:
             self._flats = self._flats[::-1]
-            raise
+            raise error if "list" in str(first) else first from None
         self._flats = self._flats[:1]
         return answer
 

@@ -27,9 +27,16 @@ class TorchFunction(NumpyClipper):
     name = "torch"
 
     def __init__(self, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
-        if isinstance(params, nn.Module):
-            params = {n: p for n, p in params.named_parameters() if p.requires_grad}
         super().__init__(clip, params, shapes)
+        if isinstance(params, nn.Module):
+            self.names = tuple(n for n, p in params.named_parameters() if p.requires_grad)
+
+    def trees(self, params: Any) -> list[Any]:
+        """Of a module a dictionary by name, or a list."""
+        if not isinstance(params, nn.Module):
+            return [params]
+        named = {n: p for n, p in params.named_parameters() if p.requires_grad}
+        return [named, list(named.values())]
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""

@@ -17,6 +17,7 @@ from pytest_gradcheck.backends.clip_signatures import Signature, signature
 from pytest_gradcheck.backends.clips import (
     GRADIENTS,
     MODULES,
+    NAMED,
     OPTIMIZERS,
     Clipped,
     Clipper,
@@ -100,6 +101,8 @@ class TorchClipper:
         """What the clip takes, by what it calls it."""
         if self._signature.free[0] in MODULES:
             return module
+        if self._signature.free[0] in NAMED:
+            return list(module.named_parameters()) if module else list(enumerate(parameters))
         if self._signature.free[0] in OPTIMIZERS:
             return self._optimizer or optim.SGD(list(parameters), lr=0.1)
         return list(parameters)
@@ -174,9 +177,9 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return float(value.detach())
-    return float(value) if type(value) in (int, float) else None
+    return value if isinstance(value, float) else None
 
 
 def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> Clipper:

@@ -99,6 +99,30 @@ def test_a_function_of_the_gradients_of_a_model():
     assert "leaves 0.bias, 1.weight and 1.bias out" in result.headline
 
 
+def test_a_list_of_the_gradients_of_a_model():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    result = check_clipping(given_back, max_norm=1.0, params=model)
+    assert result.verdict == "pass", result.headline
+
+
+def test_pairs_of_a_name_and_a_parameter():
+    def clip(named_parameters):
+        return clip_norm([p for _, p in named_parameters], 1.0)
+
+    for params in (None, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))):
+        assert check_clipping(clip, max_norm=1.0, params=params).verdict == "pass"
+
+
+def test_gradients_of_examples_without_a_number_among_them():
+    def clip(grads):
+        sizes = torch.sqrt(sum(g.flatten(1).pow(2).sum(1) for g in grads))
+        factors = (1.0 / (sizes + 1e-6)).clamp(max=1.0)
+        return [torch.einsum("b...,b->...", g, factors) for g in grads]
+
+    result = check_clipping(clip, max_norm=1.0, per="example")
+    assert result.verdict == "pass", result.headline
+
+
 def unit_norm(x, norm_type):
     return x.norm(norm_type) if x.ndim < 2 else x.norm(norm_type, dim=1, keepdim=True)
 

@@ -203,6 +203,52 @@ def test_a_clip_of_one_array_is_told_how_to_be_checked():
     assert check_clipping(clip, max_norm=1.0, params=np.ones((3, 4))).verdict == "vacuous"
 
 
+def test_a_clip_that_cannot_take_a_number_is_told():
+    def clip(grads, theta):  # as in Dive into Deep Learning
+        size = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        if size > theta:
+            for g in grads:
+                g[:] *= theta / size
+
+    result = check_clipping(clip, max_norm=1.0)
+    assert result.verdict == "pass", result.headline
+    told = next(f for f in result.findings if f.code == "clip-raised")
+    assert told.severity == "warn"
+    assert "has no axes" in told.message
+
+
+def test_parameters_that_are_numbers_alone():
+    result = check_clipping(scaled, max_norm=1.0, params=[np.array(1.0), np.array(2.0)])
+    assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("count", [1, 3, True])
+def test_counts_and_flags_are_no_norm(count):
+    result = check_clipping(lambda grads: (scaled(grads), count), max_norm=1.0)
+    assert result.verdict == "pass", result.headline
+
+
+def test_what_float32_rounds_is_said():
+    def clip(grads):
+        factor = np.float32(1.0 / max(1.0, total(grads)))
+        return [g * factor for g in grads]
+
+    assert "is off by" in check_clipping(clip, max_norm=1.0).headline
+    assert check_clipping(clip, max_norm=1.0, clip_rounding=1e-6).verdict == "pass"
+
+
+def test_the_error_of_the_form_that_fits_is_told():
+    def of_list(grads):
+        return [g * min(1.0, 1.0 / grads[0].size()) for g in grads]
+
+    def of_dictionary(grads):
+        return {name: g / g.size() for name, g in grads.items()}
+
+    for clip in (of_list, of_dictionary):
+        headline = check_clipping(clip, max_norm=1.0).headline
+        assert "'int' object is not callable" in headline
+
+
 def test_an_order_in_words():
     def clip(grads):
         return [g * min(1.0, 1.0 / max(np.abs(x).max() for x in grads)) for g in grads]
