@@ -6,6 +6,7 @@ They take a list of parameters, a model, an optimizer over them, or nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pytest_gradcheck.backends.clips import (
     Clipper,
     read_by,
 )
+from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.torch_clip_functions import TorchFunction
 from pytest_gradcheck.backends.torch_state import guard
 from pytest_gradcheck.errors import UsageError, told
@@ -184,6 +186,15 @@ def _number(value: Any) -> float | None:
 
 def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> Clipper:
     """The clipper of a callable."""
-    if set(signature(clip).free[:1]) & set(GRADIENTS) and "grad" not in read_by(clip):
-        return TorchFunction(clip, params, shapes)
-    return TorchClipper(clip, params, shapes)
+    of_gradients = _takes_gradients(clip)
+    return (TorchFunction if of_gradients else TorchClipper)(clip, params, shapes)
+
+
+def _takes_gradients(clip: Any) -> bool:
+    """Whether a clip takes gradients, by what it calls them, and no parameters that have them."""
+    if not set(signature(clip).free[:1]) & set(GRADIENTS):
+        return False
+    own = [value for value in reachable([clip], depth=2) if isinstance(value, FunctionType)]
+    names = {name for value in own for name in (value.__name__, *read_by(value))}
+    names |= {*read_by(clip)}  # of an object that is called
+    return not names & {"grad", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"}

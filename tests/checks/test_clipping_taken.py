@@ -99,6 +99,29 @@ def test_a_function_of_the_gradients_of_a_model():
     assert "leaves 0.bias, 1.weight and 1.bias out" in result.headline
 
 
+def clip_own(grads):
+    return nn.utils.clip_grad_norm_(grads, 1.0)
+
+
+PARAMETERS = {
+    "global": lambda grads: clip_norm(grads, 1.0),
+    "attribute": clip_own,
+    "further": lambda g: clip_own(g),
+}
+
+
+@pytest.mark.parametrize("clip", PARAMETERS.values(), ids=PARAMETERS)
+def test_parameters_that_are_called_gradients(clip):
+    assert check_clipping(clip, max_norm=1.0).verdict == "pass"
+
+
+def test_the_name_of_a_clip_says_nothing():
+    def clip_grads(grads):
+        return given_back(grads)
+
+    assert check_clipping(clip_grads, max_norm=1.0).verdict == "pass"
+
+
 def test_a_list_of_the_gradients_of_a_model():
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     result = check_clipping(given_back, max_norm=1.0, params=model)
