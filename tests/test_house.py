@@ -83,6 +83,7 @@ TORCH = {
     "backends.torch_contents",
     "backends.torch_moments",
     "backends.torch_clips",
+    "backends.torch_clip_functions",
     "backends.torch_events",
     "backends.torch_optimizers",
     "backends.torch_record",

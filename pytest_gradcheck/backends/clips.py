@@ -11,11 +11,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_gradcheck.backends.clip_signatures import signature
 from pytest_gradcheck.backends.reach import attributes_of, names_of, reachable
 from pytest_gradcheck.errors import UsageError
 
@@ -24,14 +25,11 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-# How those who write clips call the threshold of a norm, that of a value, and the norm itself.
-NORMS = ("max_norm", "clip_norm", "threshold", "max_grad_norm", "l2_norm_clip", "clipping")
-VALUES = ("clip_value", "clip_val", "max_value", "max_delta")
-KINDS = ("norm_type", "p", "ord")
-THRESHOLDS = ("norm", "value")
 PARAMETERS = ("params", "parameters")  # how it calls those; what takes gradients says so
+GRADIENTS = ("grads", "gradients", "grad", "gradient", "gs", "g", "updates", "grad_list")
 MODULES = ("model", "module", "net", "network")  # what a clip calls one that it takes
-_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+NAMED = ("named_parameters", "named_params")  # pairs of a name and a parameter
+OPTIMIZERS = ("optimizer", "optim", "opt")  # what one calls an optimizer, over its parameters
 _FRAMEWORKS = {
     "torch": ("torch", "lightning", "pytorch_lightning", "accelerate", "transformers"),
     "jax": ("jax", "optax", "flax", "equinox"),
@@ -48,12 +46,14 @@ class Clipped:
         after: What it made of them.
         returned: The number that it returned, None where it returned none.
         error: What it raised, in words; empty where nothing.
+        lost: How many gradients it gave back, in words, where it got another number of them.
     """
 
     before: tuple[np.ndarray | None, ...]
     after: tuple[np.ndarray | None, ...] = ()
     returned: float | None = None
     error: str = ""
+    lost: str = ""
 
 
 class Clipper(Protocol):
@@ -61,8 +61,9 @@ class Clipper(Protocol):
 
     ``shapes`` are those of the gradients it is given, ``names`` their paths, ``dtype`` the
     precision it is used in, empty where nobody said; ``settings`` are the roles (``norm``,
-    ``value``, ``kind``) that a call can set; ``is_quirky`` says whether 0/0 at a threshold of zero
-    is a known trait of its library.
+    ``value``, ``kind``, ``algorithm``) that a call can set; ``is_quirky`` says whether 0/0 at a
+    threshold of zero is a known trait of its library, ``has_gaps`` whether a parameter may have no
+    gradient.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Clipper(Protocol):
     dtype: str
     settings: frozenset[str]
     is_quirky: bool
+    has_gaps: bool
 
     def parameters(self) -> tuple[np.ndarray, ...]:
         """The parameters that the gradients belong to."""
@@ -105,13 +107,18 @@ def _means_torch(clip: Any) -> bool:
     """Whether a clip by hand takes a model, or uses what arrays lack: ``.grad``, ``mul_``."""
     if importlib.util.find_spec("torch") is None:
         return False
+    names = read_by(clip)
+    reads = any(name in ("grad", "param_groups") or (name[-1] == "_" != name[0]) for name in names)
+    return reads or bool(set(signature(clip).free[:1]) & {*MODULES, *OPTIMIZERS, *NAMED})
+
+
+def read_by(clip: Any) -> tuple[str, ...]:
+    """Names of attributes that the code of a clip reads; none where it has none to look at."""
     while isinstance(clip, functools.partial):
         clip = clip.func
     own = clip if hasattr(clip, "__code__") else inspect.getattr_static(type(clip), "__call__", 0)
     code = getattr(own, "__code__", None)
-    names = attributes_of(code) if code is not None else ()
-    reads = any(name == "grad" or (name[-1] == "_" != name[0]) for name in names)
-    return reads or bool(set(signature(clip).free[:1]) & set(MODULES))
+    return tuple(attributes_of(code)) if code is not None else ()
 
 
 def _names_torch(clip: Any) -> bool:
@@ -152,68 +159,3 @@ def load(name: str, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...])
         raise UsageError(f"backend={name!r} needs {error.name}, which is not installed") from error
     made: Clipper = module.clipper(clip, params, shapes)
     return made
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Signature:
-    """The parameters of a callable by their role.
-
-    Args:
-        free: Names of positional parameters that must be given and have no role.
-        roles: Name of the parameter for each role: ``norm``, ``value``, ``kind``.
-        is_factory: Whether it makes a clip from a threshold alone.
-    """
-
-    free: tuple[str, ...]
-    roles: Mapping[str, str]
-    is_factory: bool
-
-    @property
-    def settings(self) -> frozenset[str]:
-        """The roles that it takes."""
-        return frozenset(r for r in (*THRESHOLDS, "kind") if self._role(r) in self.roles)
-
-    def keywords(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings under the names that the callable has for them.
-
-        One that has a name for one kind of threshold alone takes the other kind by it.
-        """
-        known = {role: self._role(role) for role in settings}
-        return {self.roles[own]: settings[role] for role, own in known.items() if own in self.roles}
-
-    def _role(self, role: str) -> str:
-        if role in self.roles or role not in THRESHOLDS:
-            return role
-        return next((other for other in THRESHOLDS if other in self.roles), role)
-
-
-def _is_only(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
-    """Whether a parameter is the first, and the only one that must be given."""
-    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _REST]
-    return needed == [name] and next(iter(parameters)) == name
-
-
-def signature(clip: Callable[..., Any]) -> Signature:
-    """What a callable takes; one free parameter where it cannot be read."""
-    try:
-        parameters = inspect.signature(clip).parameters
-    except (TypeError, ValueError):
-        return Signature(("gradients",), {}, False)
-    roles = {}
-    for role, known in (("norm", NORMS), ("value", VALUES), ("kind", KINDS)):
-        name = next((n for n in parameters if n in known), None)
-        if name is not None:
-            roles[role] = name
-    if roles.get("kind") == "p" and _is_only(parameters, "p"):
-        del roles["kind"]  # the parameters, and no order of a norm
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    free = tuple(
-        name
-        for name, p in parameters.items()
-        if p.kind in positional and p.default is p.empty and name not in roles.values()
-    )
-    first = next(iter(parameters), "")
-    is_factory = not free and first in (roles.get("norm"), roles.get("value"))
-    return Signature(
-        free, roles, is_factory and parameters[first].default is inspect.Parameter.empty
-    )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends import jax_modules
-from pytest_gradcheck.backends.clips import Clipped, signature
+from pytest_gradcheck.backends.clip_signatures import signature
+from pytest_gradcheck.backends.clips import Clipped
 from pytest_gradcheck.backends.jax_arrays import enable_x64
 from pytest_gradcheck.backends.numpy_clips import NumpyClipper
 from pytest_gradcheck.backends.protocol import Flat
@@ -56,11 +57,12 @@ class JaxClipper(NumpyClipper):
     def applied(self, clip: Callable[..., Any], handed: Any, keywords: dict[str, Any]) -> Any:
         """The clipped gradients."""
         if self._maker is not None:
-            made, keywords = self._maker(**keywords), {}
+            made = self._maker(**keywords)
+            self.is_quirky = self.is_quirky or _is_of_optax(made)
             clip = _as_function(made) if is_transformation(made) else made
-        if not getattr(clip, "wants_parameters", False):
-            return clip(handed, **keywords)
-        return clip(handed, self._flats[0].rebuild(self._parameters))
+        if getattr(clip, "wants_parameters", False):
+            return clip(handed, self._flats[0].rebuild(self._parameters))
+        return clip(handed) if self._maker else self._signature.called(clip, handed, keywords)
 
 
 def is_transformation(value: Any) -> bool:

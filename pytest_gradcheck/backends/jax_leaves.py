@@ -52,7 +52,8 @@ def is_near(a: np.ndarray, b: np.ndarray) -> bool:
 
 def equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     """Whether all arrays are the same."""
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(np.array_equal(a, b) for a, b in pairs)
 
 
 def trained(params: Any) -> Any:

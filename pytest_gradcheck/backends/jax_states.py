@@ -16,7 +16,8 @@ def is_lost(state: Any, start: Sequence[np.ndarray], own: Any) -> bool:
     """Whether a transformation is given the state of the start, where its own went on."""
     leaves = jax_leaves.arrays(state)
     is_first = bool(start) and jax_leaves.equal(leaves, start)
-    return is_first and not jax_leaves.equal(jax_leaves.arrays(own), leaves)
+    is_known = own is not None  # nothing, where no update was applied so far
+    return is_first and is_known and not jax_leaves.equal(jax_leaves.arrays(own), leaves)
 
 
 def is_astray(params: Any, before: Sequence[np.ndarray]) -> bool:
@@ -34,8 +35,11 @@ def of_examples(grads: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list
 
 def filled(
     grads: Sequence[np.ndarray], given: Any, params: Any, like: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+) -> list[np.ndarray | None]:
     """Gradients of a part of the parameters, by their paths, with zeros for all others.
+
+    None for those in whose place the tree has None: they are held back from the transformation, as
+    by a partition of a module.
 
     Args:
         grads: The gradients.
@@ -45,13 +49,23 @@ def filled(
     """
     names, paths = (_paths(tree) for tree in (given, jax_leaves.trained(params)))
     is_part = len(grads) == len(names) < len(paths) == len(like) and {*names} <= {*paths}
-    known = dict(zip(names, grads, strict=True)) if is_part else {}
-    pairs = zip(paths, like, strict=False)
-    return [known.get(p, np.zeros_like(x)) for p, x in pairs] if is_part else list(grads)
+    if not is_part:
+        return list(grads)
+    known: dict[str, np.ndarray | None] = dict(zip(names, grads, strict=True))
+    held_back = {*_paths(given, is_leaf=lambda x: x is None)} - {*names}
+    known |= dict.fromkeys(held_back)
+    return [known.get(p, np.zeros_like(x)) for p, x in zip(paths, like, strict=True)]
 
 
-def _paths(tree: Any) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+def fits(grads: Sequence[np.ndarray | None], like: Sequence[np.ndarray]) -> bool:
+    """Whether gradients have the shapes of the parameters; those that are missing may have any."""
+    pairs = zip(grads, like, strict=False)
+    return len(grads) == len(like) and all(g is None or g.shape == x.shape for g, x in pairs)
+
+
+def _paths(tree: Any, is_leaf: Any = None) -> list[str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    return [jax.tree_util.keystr(path) for path, _ in leaves]
 
 
 def with_hyperparameters(state: Any, given: Any) -> Any:

@@ -157,7 +157,7 @@ class JaxLoop(NumpyLoop):
         self._pending.clear()
         received = jax_states.of_examples(received, before)
         received = jax_states.filled(received, self._caught[-1][0], self._params, before)
-        if [x.shape for x in received] != [x.shape for x in before]:
+        if not jax_states.fits(received, before):
             return plain
         found = Update(before, after, received, plain.hyper)
         _, state, params, _ = self._caught[-1]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import tree
-from pytest_gradcheck.backends.clips import Clipped, signature
+from pytest_gradcheck.backends.clip_answers import listed, lost, read
+from pytest_gradcheck.backends.clip_signatures import signature
+from pytest_gradcheck.backends.clips import Clipped
 from pytest_gradcheck.backends.protocol import Flat, Leaf
 from pytest_gradcheck.errors import UsageError, told
 
@@ -29,26 +31,29 @@ class NumpyClipper:
 
     name = "numpy"
     is_quirky = False
+    has_gaps = False
     settings: frozenset[str]
 
     def __init__(self, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
         self._signature = signature(clip)
-        if len(self._signature.free) != 1:
-            raise UsageError(
-                f"the clip takes {', '.join(self._signature.free) or 'nothing'}; allowed: one "
-                f"argument, the gradients, beside max_norm and norm_type"
-            )
+        self._signature.require_one("gradients")
         self._clip = clip
         self.settings = self._signature.settings
-        made: list[Any] = [np.ones(shape) for shape in shapes]
-        trees = [made, {f"g{i}": x for i, x in enumerate(made)}] if params is None else [params]
-        self._flats = [self.flatten(t) for t in trees]
+        made = {f"g{i}": np.ones(shape) for i, shape in enumerate(shapes)}
+        self._flats = [self.flatten(t) for t in self.trees(made if params is None else params)]
+        if params is None:
+            self._flats.insert(0, self.flatten(list(made.values())))
         leaves = self._flats[0].leaves
         if not leaves or not all(leaf.dtype for leaf in leaves):
             raise UsageError("params= must hold arrays of floating-point type, and nothing else")
         self.shapes = tuple(leaf.shape for leaf in leaves)
-        self.names = tuple(leaf.path or "gradient" for leaf in leaves)
+        where = "gradients." if params is None else ""
+        self.names = tuple(where + leaf.path if leaf.path else "gradient" for leaf in leaves)
         self.dtype = "" if params is None else leaves[0].dtype
+
+    def trees(self, params: Any) -> list[Any]:
+        """The structures in which the gradients of parameters may come, the likeliest first."""
+        return [params]
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart."""
@@ -58,79 +63,72 @@ class NumpyClipper:
         """An array of the framework."""
         return np.array(value, dtype=dtype)
 
+    def copied(self, value: Any) -> Any:
+        """An array that the clip may write into."""
+        return value.copy()
+
+    def wide(self, value: Any) -> np.ndarray:
+        """An array of the framework in float64."""
+        return np.array(value, dtype=np.float64)
+
     def parameters(self) -> tuple[np.ndarray, ...]:
         """The arrays of ``params``."""
-        return tuple(np.asarray(leaf.value, dtype=np.float64) for leaf in self._flats[0].leaves)
+        return tuple(self.wide(leaf.value) for leaf in self._flats[0].leaves)
 
     def clip(
         self, gradients: Sequence[np.ndarray | None], dtype: str, settings: Mapping[str, Any]
     ) -> Clipped:
         """Hand the gradients over and read what comes back, or what is in their place."""
         given = [self.array(g, dtype) for g in gradients if g is not None]
-        before = tuple(_wide(x) for x in given)
+        before = tuple(map(self.wide, given))
         keywords = self._signature.keywords(settings)
         try:
             handed, got = self._called(given, keywords)
         except Exception as error:  # whatever the user's code raises is what is to be judged
             return Clipped(before, error=told(error))
-        after, returned = self._read(got, handed, len(before))
-        return Clipped(before, after, returned)
+        return self._read(got, handed, before)
 
     def _called(self, given: list[Any], keywords: dict[str, Any]) -> tuple[Any, Any]:
-        handed = self._flats[0].rebuild([x.copy() for x in given])
+        handed = self._flats[0].rebuild(list(map(self.copied, given)))
         try:
-            return handed, self.applied(self._clip, handed, keywords)
-        except _UNFIT:
+            got = self.applied(self._clip, handed, keywords)
+        except _UNFIT as error:
             if len(self._flats) == 1:
                 raise
+            first = error
+        else:
+            self._flats = self._flats[:1]
+            return handed, got
         self._flats = self._flats[::-1]
-        handed = self._flats[0].rebuild([x.copy() for x in given])
+        handed = self._flats[0].rebuild(list(map(self.copied, given)))
         try:
             answer = handed, self.applied(self._clip, handed, keywords)
-        except _UNFIT:
+        except _UNFIT as error:
             self._flats = self._flats[::-1]
-            raise
+            raise error if "list" in str(first) else first from None
         self._flats = self._flats[:1]
         return answer
 
     def applied(self, clip: Callable[..., Any], handed: Any, keywords: dict[str, Any]) -> Any:
         """What the user's function returns."""
-        return clip(handed, **keywords)
+        return self._signature.called(clip, handed, keywords)
 
-    def _read(
-        self, got: Any, handed: Any, count: int
-    ) -> tuple[tuple[np.ndarray, ...], float | None]:
-        """The gradients and the number in ``got``; those of ``handed`` where it holds none."""
-        if isinstance(got, (tuple, list)) and len(got) == 2:
-            for gradients, number in (tuple(got), tuple(got)[::-1]):
-                arrays = self._arrays(gradients)
-                if len(arrays) == count and _is_number(number) and not _is_number(gradients):
-                    return arrays, float(np.asarray(number, dtype=np.float64))
-        arrays = self._arrays(got)
-        if len(arrays) == count and not (_is_number(got) and count == 1):
-            return arrays, None
-        number = float(np.asarray(got, dtype=np.float64)) if _is_number(got) else None
-        return self._arrays(handed), number
-
-    def _arrays(self, value: Any) -> tuple[np.ndarray, ...]:
-        leaves = self.flatten(value).leaves
-        return tuple(_wide(leaf.value) for leaf in leaves if leaf.value is not None)
+    def _read(self, got: Any, handed: Any, before: Sequence[np.ndarray]) -> Clipped:
+        """What came back as gradients; what is in the place of those that went in otherwise."""
+        like, gone = self._flats[0].leaves, ""
+        got = listed(got)
+        found, number = read(got, self.flatten, like)
+        if found is None:
+            found = [leaf.value for leaf in self.flatten(handed).leaves]
+            if all(np.array_equal(a, self.wide(b)) for a, b in zip(before, found, strict=True)):
+                gone = lost(got, self.flatten, like)
+        return Clipped(tuple(before), tuple(map(self.wide, found)), number, lost=gone)
 
 
 def _describe(path: str, value: Any) -> Leaf:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "f":
         return Leaf(path, value, value.dtype.name, value.shape, "cpu")
     return Leaf(path, value)
-
-
-def _is_number(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, str, list, tuple, dict)):
-        return False
-    return bool(np.ndim(value) == 0)
-
-
-def _wide(value: Any) -> np.ndarray:
-    return np.array(value, dtype=np.float64)
 
 
 def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> NumpyClipper:

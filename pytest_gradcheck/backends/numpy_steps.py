@@ -56,7 +56,7 @@ class NumpyLoop:
         carried = reachable(self._roots)
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
-        self._since = Gathering()
+        self._since, self._is_doubtful = Gathering(), False
         self._old: list[list[np.ndarray]] = []
         self._last: tuple[Any, ...] | None = None  # what the last call was given, and its end
         self._is_random = False  # whether an evaluation of the loss moved a generator
@@ -127,7 +127,13 @@ class NumpyLoop:
     def accumulates(self, is_still: bool, is_same: bool) -> bool:
         """Whether a call only adds to a window: it moves nothing, and the window is not full."""
         self._since = self._since.after(self.accumulate, is_still, is_same)
+        self._is_doubtful |= self._since.is_doubtful
         return self._since.waits
+
+    def reread(self, trusts: bool) -> bool:
+        """Read the calls from the start otherwise, where they can be; whether that is so."""
+        self._since = Gathering(trusts=trusts)
+        return self._is_doubtful
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call."""

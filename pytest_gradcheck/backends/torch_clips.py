@@ -1,15 +1,31 @@
-"""PyTorch: callables that clip the gradients of parameters in place."""
+"""PyTorch: callables that clip the gradients of parameters in place.
+
+They take a list of parameters, a model, an optimizer over them, or nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
-from pytest_gradcheck.backends.clips import MODULES, Clipped, Signature, signature
+from pytest_gradcheck.backends.clip_answers import require_values
+from pytest_gradcheck.backends.clip_signatures import Signature, signature
+from pytest_gradcheck.backends.clips import (
+    GRADIENTS,
+    MODULES,
+    NAMED,
+    OPTIMIZERS,
+    Clipped,
+    Clipper,
+    read_by,
+)
+from pytest_gradcheck.backends.reach import reachable
+from pytest_gradcheck.backends.torch_clip_functions import TorchFunction
 from pytest_gradcheck.backends.torch_state import guard
 from pytest_gradcheck.errors import UsageError, told
 
@@ -17,16 +33,17 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 
 class TorchClipper:
-    """A clip over parameters: a list of them, a module, or those that it knows by itself.
+    """A clip over parameters: a list, a module or an optimizer, or those that it knows by itself.
 
     Args:
         clip: The user's callable.
-        params: A module or tensors whose gradients it clips; None makes some.
+        params: A module, an optimizer or tensors whose gradients it clips; None makes some.
         shapes: Shapes of the parameters to make.
     """
 
     name = "torch"
     is_quirky = False
+    has_gaps = True
 
     def __init__(self, clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
         self._clip = clip
@@ -34,15 +51,13 @@ class TorchClipper:
         self.settings = self._signature.settings
         self._own = None if params is None else _tensors(params)
         self._module = params if isinstance(params, nn.Module) else None
+        self._optimizer = params if isinstance(params, optim.Optimizer) else None
         self.shapes = shapes if self._own is None else tuple(tuple(p.shape) for p in self._own)
         self.names = _names(params, len(self.shapes))
         self.dtype = "" if self._own is None else _coarsest(self._own)
-        if len(self._signature.free) > 1:
-            raise UsageError(
-                f"the clip takes {', '.join(self._signature.free)}; allowed: one argument, the "
-                f"parameters (or a model), beside max_norm and norm_type"
-            )
-        if not self._signature.free and self._own is None:
+        if self._signature.free or self._signature.is_factory:
+            self._signature.require_one("parameters (or a model, or an optimizer)")
+        elif self._own is None:
             raise UsageError("the clip takes no parameters: give those it clips as params=")
 
     def parameters(self) -> tuple[np.ndarray, ...]:
@@ -71,20 +86,28 @@ class TorchClipper:
         for p, g in zip(parameters, gradients, strict=True):
             p.grad = None if g is None else _like(p, g)
         before = tuple(_read(p) for p in parameters)
-        arguments = self._arguments(parameters, module)
+        keywords = self._signature.keywords(settings)
         try:
-            returned = self._clip(*arguments, **self._signature.keywords(settings))
+            if self._signature.free:
+                handed = self._handed(parameters, module)
+                returned = self._signature.called(self._clip, handed, keywords)
+            else:
+                returned = self._clip(**keywords)
         except Exception as error:  # whatever the user's code raises is what is to be judged
             return Clipped(before, error=told(error))
+        require_values(returned)
         after = tuple(_read(p) for p in parameters)
         return Clipped(before, after, _number(returned))
 
-    def _arguments(self, parameters: Sequence[Tensor], module: nn.Module | None) -> list[Any]:
-        if not self._signature.free:
-            return []
+    def _handed(self, parameters: Sequence[Tensor], module: nn.Module | None) -> Any:
+        """What the clip takes, by what it calls it."""
         if self._signature.free[0] in MODULES:
-            return [module]
-        return [list(parameters)]
+            return module
+        if self._signature.free[0] in NAMED:
+            return list(module.named_parameters()) if module else list(enumerate(parameters))
+        if self._signature.free[0] in OPTIMIZERS:
+            return self._optimizer or optim.SGD(list(parameters), lr=0.1)
+        return list(parameters)
 
 
 class _Holder(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -99,13 +122,17 @@ class _Holder(nn.Module):  # type: ignore[misc]  # torch is not followed
 def _tensors(params: Any) -> list[Tensor]:
     if isinstance(params, nn.Module):
         found = list(params.parameters())
+    elif isinstance(params, optim.Optimizer):
+        found = [p for group in params.param_groups for p in group["params"]]
     elif isinstance(params, Iterable):
         found = list(params.values() if isinstance(params, dict) else params)
     else:
         found = [None]
     if not all(isinstance(p, Tensor) for p in found):
         named = f", not the class {params.__name__}" if isinstance(params, type) else ""
-        raise UsageError(f"params= takes a module, or parameters in a list or a dict{named}")
+        raise UsageError(
+            f"params= takes a module, an optimizer, or parameters in a list or a dict{named}"
+        )
     kept = [p for p in dict.fromkeys(found) if p.requires_grad]
     if not kept:
         raise UsageError("params= holds no parameter that takes a gradient")
@@ -152,11 +179,22 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return float(value.detach())
-    return float(value) if type(value) in (int, float) else None
+    return value if isinstance(value, float) else None
 
 
-def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> TorchClipper:
+def clipper(clip: Any, params: Any, shapes: tuple[tuple[int, ...], ...]) -> Clipper:
     """The clipper of a callable."""
-    return TorchClipper(clip, params, shapes)
+    of_gradients = _takes_gradients(clip)
+    return (TorchFunction if of_gradients else TorchClipper)(clip, params, shapes)
+
+
+def _takes_gradients(clip: Any) -> bool:
+    """Whether a clip takes gradients, by what it calls them, and no parameters that have them."""
+    if not set(signature(clip).free[:1]) & set(GRADIENTS):
+        return False
+    own = [value for value in reachable([clip], depth=2) if isinstance(value, FunctionType)]
+    names = {name for value in own for name in (value.__name__, *read_by(value))}
+    names |= {*read_by(clip)}  # of an object that is called
+    return not names & {"grad", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"}

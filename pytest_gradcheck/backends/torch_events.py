@@ -44,6 +44,7 @@ def _targets() -> Iterator[tuple[Any, str, str, int]]:
         if hasattr(owner, "clip_grads_with_norm_"):
             yield owner, "clip_grads_with_norm_", "clip with a norm", 1
     yield torch.autograd, "backward", "backward", -1
+    yield torch.autograd, "grad", "grad", -1  # of torch.func, too
     yield torch.optim.Optimizer, "zero_grad", "zero_grad", -1
     yield torch.nn.Module, "zero_grad", "zero_grad", -1
     for kind in _schedulers():
@@ -99,7 +100,7 @@ def _noting(function: Any, word: str, note: Note, position: int) -> Any:
             told = functools.partial(note, word, float(id(args[0])) if args else math.nan)
             return _outermost(function, told, args, kwargs)
         number = _number(args, kwargs, position)
-        if word == "backward":  # it is over when the gradients are there
+        if word in ("backward", "grad"):  # it is over when the gradients are there
             answer = function(*args, **kwargs)
             note(word, number)
             return answer

@@ -27,6 +27,7 @@ class Record:
 
     def __init__(self, loop: Any, batch: Any, mark: Any, start: list[np.ndarray]) -> None:
         self._loop = loop
+        loop.passes.append(0)
         self.moments = Moments(loop, batch, mark)
         self._lay = self._lying()
         self.lying = loop.received() if loop.looks_inside else []
@@ -44,6 +45,9 @@ class Record:
     def note(self, word: str, number: float, *clip: Any) -> None:
         """Told of everything; of a clip with its parameters, order and given norm."""
         if self._is_taking:
+            return
+        if word == "grad":  # no gradient lies anywhere: what it is for is not known
+            self._stir()
             return
         if word == "backward":
             self.see_flags()
@@ -68,6 +72,7 @@ class Record:
 
     def _stir(self) -> None:
         """Let what is drawn after the last backward pass of an update be other numbers."""
+        self._loop.passes[-1] += 1
         if self._loop.stirred is not None:
             left, mark = self._loop.stirred
             self._loop.stirred = None if left == 1 else (left - 1, mark)

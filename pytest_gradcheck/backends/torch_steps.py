@@ -40,8 +40,7 @@ class TorchLoop:
 
     name = "torch"
     can_see = True
-    doubt, is_cut = 0.0, False
-    accumulate = 1
+    doubt, is_cut, accumulate = 0.0, False, 1
     stirred: tuple[int, Any] | None = None  # after how many backward passes other numbers are drawn
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
@@ -76,6 +75,7 @@ class TorchLoop:
         self._values, self._grads = Arrays(), Arrays()
         self._record: Record | None = None
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
+        self.passes: list[int] = []  # how often each call differentiated something
         self.looks_inside = self.is_strayed = self.is_shifted = False
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)

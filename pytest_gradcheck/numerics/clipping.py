@@ -107,6 +107,7 @@ def by_unit(
     parameters: Sequence[np.ndarray],
     threshold: float,
     outputs: str = "last",
+    p: float | str = 2,
 ) -> Groups:
     """Each unit a group (Brock et al. 2021): what fans into one output, a whole vector.
 
@@ -116,6 +117,7 @@ def by_unit(
         threshold: Relative to the norm of the unit's parameters.
         outputs: Where a weight has its axis of outputs: ``last`` (a column is a unit, as in JAX) or
             ``first`` (a row is one, as in torch).
+        p: Order of the norm of the parameters, which is that of their gradients.
     """
     labels, thresholds = [], []
     start = 0
@@ -123,7 +125,7 @@ def by_unit(
         units = _UNITS[outputs](value)
         labels.append(units.ravel() + start)
         for unit in range(int(units.max(initial=0)) + 1):
-            size = float(np.linalg.norm(parameter[units == unit]))
+            size = norm([parameter[units == unit]], p)
             thresholds.append(threshold * max(size, UNIT_FLOOR))
         start = len(thresholds)
     return Groups(np.concatenate(labels), np.array(thresholds))

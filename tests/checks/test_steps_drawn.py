@@ -114,3 +114,27 @@ def test_one_factor_for_each_size_is_a_mean():
 
 def test_a_claimed_threshold_is_held():
     assert loop(RUNNING_MEAN, max_norm=0.5).verdict == "fail"
+
+
+OF_FUNCTIONS = """
+def of(values, batch):
+    return nn.functional.mse_loss(torch.func.functional_call(model, values, (batch[0],)), batch[1])
+now = {n: p.detach() for n, p in model.named_parameters()}
+found = torch.func.grad(of)(now, batch)
+for name, p in model.named_parameters():
+    p.grad = factor * found[name] + 0.01 * noise * torch.randn_like(p)
+opt.step()
+"""
+ASKED = """
+for p, g in zip(params, torch.autograd.grad(loss(batch), params)):
+    p.grad = factor * g + 0.01 * noise * torch.randn_like(p)
+opt.step()
+"""
+
+
+@pytest.mark.parametrize("body", [OF_FUNCTIONS, ASKED], ids=["torch.func", "torch.autograd.grad"])
+def test_noise_beside_dropout_where_nothing_is_a_backward_pass(body):
+    for noise, factor, verdict in ((1, 1, "undecided"), (0, 1, "pass"), (0, 2, "fail")):
+        values = f"noise, factor = {noise}, {factor}"
+        result = loop(f"{values}\n{body}", first="model.insert(1, nn.Dropout(0.5))")
+        assert result.verdict == verdict, result.headline

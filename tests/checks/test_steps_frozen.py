@@ -113,7 +113,10 @@ def test_a_transformation_of_a_part_of_a_module():
             optimizer=tx,
         )
 
-    result = check_step(lambda: training(1.0), frozen="layers.0.weight")
-    assert result.verdict == "pass", result.headline
-    wrong = check_step(lambda: training(2.0), frozen="layers.0.weight")
-    assert "2 times the right gradient" in wrong.headline
+    for claims in ({"frozen": "layers.0.weight"}, {}):
+        result = check_step(lambda: training(1.0), **claims)
+        assert result.verdict == "pass", result.headline
+        told = {f.code: f.severity for f in result.findings}
+        assert told.get("step-not-registered") == (None if claims else "warn")
+        wrong = check_step(lambda: training(2.0), **claims)
+        assert "2 times the right gradient" in wrong.headline

@@ -1,5 +1,6 @@
 """Clips that are written by hand: claimed by nobody they are told, with a wrong norm they fail."""
 
+import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, check_step
@@ -184,3 +185,46 @@ def test_a_gradient_that_is_dropped_before_the_clip_is_named():
     result = check_step(trained(change))
     assert result.findings[0].code == "step-missing-gradient"
     assert "3.weight received no gradient" in result.headline
+
+
+def cut_numpy(grads, threshold):
+    size = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    return {k: g * min(1.0, threshold / size) for k, g in grads.items()}
+
+
+def cut_numpy_values(grads, threshold):
+    return {k: np.clip(g, -threshold, threshold) for k, g in grads.items()}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("cut", "most"), [(cut_numpy, 1.6), (cut_numpy, 2.8), (cut_numpy_values, 0.03)]
+)
+def test_a_numpy_step_of_a_known_rule_clips_by_hand(momentum, cut, most):
+    def training(factor=1.0):
+        rng = np.random.default_rng(0)
+        params = {"w": rng.normal(size=(4, 3)), "b": np.zeros(3)}
+        batches = [(rng.normal(size=(8, 4)), rng.normal(size=(8, 3))) for _ in range(4)]
+
+        def loss(params, batch):
+            return np.mean((batch[0] @ params["w"] + params["b"] - batch[1]) ** 2)
+
+        def step(params, velocity, batch):
+            x, y = batch
+            r = 2 * (x @ params["w"] + params["b"] - y) / y.size
+            grads = {"w": factor * x.T @ r, "b": r.sum(axis=0)}
+            for name, g in cut(grads, most).items():
+                velocity[name] = momentum * velocity[name] + g
+                params[name] -= 0.1 * velocity[name]
+            return params, velocity
+
+        start = {name: np.zeros_like(x) for name, x in params.items()}
+        return Training(step=step, loss=loss, batches=batches, params=params, opt_state=start)
+
+    claims = {"optimizer": "sgd", "lr": 0.1, "momentum": momentum}
+    result = check_step(training, **claims)
+    assert result.verdict == "pass", result.headline
+    told = next(f for f in result.findings if f.code == "step-clip-unclaimed")
+    assert f"at {most:.4g}" in told.message
+    assert check_step(lambda: training(2.0), **claims).verdict == "fail"
+    assert check_step(training, **{**claims, "lr": 0.2}).verdict == "fail"

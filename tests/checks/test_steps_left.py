@@ -250,7 +250,7 @@ def gathering(kind, spikes, factor):
     )
 
 
-@pytest.mark.parametrize("spikes", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("spikes", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)])
 @pytest.mark.parametrize("kind", ["numpy", "jax", "optax"])
 def test_a_functional_window_without_the_batches_that_spike(kind, spikes):
     claims = {"optimizer": "sgd", "lr": 0.1} if kind == "numpy" else {}
@@ -259,3 +259,64 @@ def test_a_functional_window_without_the_batches_that_spike(kind, spikes):
     assert "step-batch-skipped" in told(right)
     wrong = check_step(lambda: gathering(kind, spikes, 2.0), accumulate=2, **claims)
     assert wrong.findings[0].code == "step-gradient-sum", wrong.headline
+
+
+def applied_numpy(params, gradient, inner):
+    return {"w": params["w"] - 0.1 * gradient}, inner
+
+
+def applied_jax(params, gradient, inner):
+    updates, inner = SGD.update({"w": gradient}, inner, params)
+    return optax.apply_updates(params, updates), inner
+
+
+SGD = optax.sgd(0.1)
+APPLIED = {"numpy": applied_numpy, "jax": applied_jax}
+LOSSES = {"numpy": numpy_loss, "jax": linear_loss}
+
+
+def counting(kind, is_left, mean=True):
+    """A training that counts all its calls, and adds nothing of some of them to its window."""
+    rng = np.random.default_rng(0)
+    dtype = np.float64 if kind == "numpy" else np.float32
+    batches = [(rng.normal(size=(8, 4)).astype(dtype), np.ones((8, 3), dtype)) for _ in range(5)]
+    applied = APPLIED[kind]
+
+    def step(params, state, batch):
+        calls, total, count, inner = state
+        if not is_left(calls + 1):
+            total, count = total + numpy_gradient(params, batch)["w"], count + 1
+        if not calls % 2:
+            return params, (calls + 1, total, count, inner)
+        params, inner = applied(params, total / (max(count, 1) if mean else 2), inner)
+        return params, (calls + 1, 0 * total, 0, inner)
+
+    w = rng.normal(size=(4, 3)).astype(dtype)
+    params = {"w": w if kind == "numpy" else jnp.asarray(w)}
+    return Training(
+        step=step,
+        loss=LOSSES[kind],
+        batches=batches,
+        params=params,
+        opt_state=(0, 0 * params["w"], 0, SGD.init(params) if kind == "jax" else None),
+        optimizer=SGD if kind == "jax" else None,
+    )
+
+
+@pytest.mark.parametrize("call", [1, 2, 5, 6])
+@pytest.mark.parametrize("kind", ["numpy", "jax"])
+def test_a_window_that_counts_a_batch_and_has_nothing_of_it(kind, call):
+    claims = {"accumulate": 2, "optimizer": "sgd", "lr": 0.1}
+    result = check_step(lambda: counting(kind, lambda n: n == call), **claims)
+    assert result.verdict == "pass", result.headline
+    told_of = next(f for f in result.findings if f.code == "step-batch-skipped")
+    assert told_of.severity == "warn"
+    assert f"1 of 7 updates leave out a batch, such as that of call {call}" in told_of.message
+
+
+@pytest.mark.parametrize("kind", ["numpy", "jax"])
+def test_most_windows_lose_a_batch(kind):
+    claims = {"accumulate": 2, "optimizer": "sgd", "lr": 0.1}
+    for left, mean in ((lambda n: n % 2 == 0, True), (lambda n: n == 1, False)):
+        result = check_step(lambda left=left, mean=mean: counting(kind, left, mean), **claims)
+        assert result.findings[0].code == "step-gradient-dropped", result.headline

@@ -205,3 +205,47 @@ def test_gradients_on_top_where_another_network_moves_in_between(zeroed, verdict
     result = check_step(training)
     assert result.verdict == verdict, result.headline
     assert zeroed or "on top of the ones before" in result.headline
+
+
+@pytest.mark.parametrize("threshold", [None, 1e-3])
+def test_rows_in_the_place_of_tokens(threshold):
+    """Of a gradient that is clipped always, nothing but the parts of the micro-batches is seen."""
+
+    def training(count):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Embedding(11, 8), torch.nn.Linear(8, 11))
+        opt = torch.optim.AdamW(model.parameters(), 1e-2)
+        batches = []
+        for rows, tokens in ((2, 3), (4, 5), (3, 6), (6, 2), (5, 4), (2, 7)):
+            targets = torch.randint(0, 11, (rows, 7))
+            targets[:, tokens:] = -100
+            batches.append((torch.randint(0, 11, (rows, 7)), targets))
+        gathered = []
+
+        def loss(batch):
+            logits = model(batch[0]).flatten(0, 1)
+            return torch.nn.functional.cross_entropy(logits, batch[1].flatten())
+
+        def step(batch):
+            gathered.append(batch)
+            if len(gathered) < 2:
+                return
+            opt.zero_grad()
+            total = sum(map(count, gathered))
+            for each in gathered:
+                (loss(each) * count(each) / total).backward()
+            gathered.clear()
+            if threshold:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), threshold)
+            opt.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=opt)
+
+    def tokens(batch):
+        return float((batch[1] != -100).sum())
+
+    claims = {"accumulate": 2, "weights": tokens, "max_norm": threshold}
+    right = check_step(lambda: training(tokens), **claims)
+    assert right.verdict == "pass", right.headline
+    wrong = check_step(lambda: training(lambda batch: float(len(batch[0]))), **claims)
+    assert "micro-batches count 0.333 and 0.667 in a window, where 0.231" in wrong.headline

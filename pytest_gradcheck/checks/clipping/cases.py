@@ -157,6 +157,6 @@ def bad(base: Case) -> Iterator[Case]:
     """One element that is inf, one that is nan."""
     for name, value in (("inf", np.inf), ("nan", np.nan)):
         values = [None if g is None else np.array(g) for g in base.gradients]
-        spot = next(i for i, g in enumerate(values) if g is not None and g.size > 1)
+        spot = max(range(len(values)), key=lambda i: 0 if values[i] is None else values[i].size)  # type: ignore[union-attr]  # just looked at
         values[spot].reshape(-1)[0] = value  # type: ignore[union-attr]  # chosen not to be None
         yield Case(f"one element {name}", "nonfinite", base.dtype, tuple(values), base.claim)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pytest_gradcheck.checks.clipping import sizes
+from pytest_gradcheck.checks.clipping import sizes, values
 from pytest_gradcheck.checks.clipping.cases import HALVES
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
@@ -45,17 +45,17 @@ def recognised(wrong: Sequence[Judged], claim: Claim, names: Sequence[str], tol:
             "allow it with clip_rounding=, or take norm and factor in float64",
         )
     fit = max(tol, min(FIT * tol, MOST))
-    for cause, predict in _known(claim, names):
+    for cause, predict in _known(wrong, claim, names):
         if _explains(wrong, predict, claim, fit):
             return cause
     is_only_touched = all(item.wrong == "touched" for item in wrong)
-    for cause, predict in _known(claim, names):
+    for cause, predict in _known(wrong, claim, names):
         if cause.code == "clip-not-applied" or (is_only_touched and cause.code != "clip-boost"):
             continue
         if _explains(wrong, predict, claim, LOOSE):
             return cause
     if claim.max_norm is not None and claim.per == "all":
-        other = _other_threshold(wrong, claim, max(fit, 1e-5))
+        other = _other_threshold(wrong, claim, max(fit, 1e-5)) or _added(wrong, claim, fit)
         if other is not None:
             return other
     return _general(wrong, claim, fit)
@@ -69,7 +69,9 @@ def _explains(wrong: Sequence[Judged], predict: Prediction, claim: Claim, tolera
     )
 
 
-def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Prediction]]:
+def _known(
+    wrong: Sequence[Judged], claim: Claim, names: Sequence[str]
+) -> Iterator[tuple[Cause, Prediction]]:
     c, p = claim.threshold, claim.norm_type
     yield (
         Cause(
@@ -88,8 +90,19 @@ def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Predicti
         ),
         lambda x: [-g for g in _scaled(x, c / clipping.norm(x, p))],
     )
+    expected = right(claim)
+    for turned in (lambda x: list(x), expected):
+        if turned is not None:
+            yield (
+                Cause(
+                    "clip-sign",
+                    "turns every gradient around",
+                    "look for a minus, or for an optimizer behind the clip: hand over the clip",
+                ),
+                functools.partial(_turned, turned),
+            )
     if claim.max_value is not None:
-        yield from _known_values(c)
+        yield from values.known(wrong, claim, names)
         return
     if claim.per != "tensor":
         yield (
@@ -131,25 +144,8 @@ def _known(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, Predicti
     yield from _formulas(claim)
     yield from sizes.of_tensors(claim)
     yield from sizes.of_one_tensor(claim, names)
-
-
-def _known_values(c: float) -> Iterator[tuple[Cause, Prediction]]:
-    advice = "clip to both -max_value and max_value"
-    code = "clip-value"
-    yield Cause(code, "clips from above only", advice), lambda x: [np.minimum(g, c) for g in x]
-    yield Cause(code, "clips from below only", advice), lambda x: [np.maximum(g, -c) for g in x]
-    yield (
-        Cause(
-            "clip-by-norm",
-            "scales all gradients by their norm",
-            "clip each element, or claim max_norm= in the place of max_value=",
-        ),
-        lambda x: _scaled(x, min(1.0, c / max(clipping.norm(x, 2), TINY))),
-    )
-    yield (
-        Cause("clip-value", "sets what is too large to zero", "keep the sign and the threshold"),
-        lambda x: [np.where(np.abs(g) > c, 0.0, g) for g in x],
-    )
+    yield from sizes.of_some_tensors(wrong, claim, names)
+    yield from sizes.of_two_groups(claim, len(names))
 
 
 def _formulas(claim: Claim) -> Iterator[tuple[Cause, Prediction]]:
@@ -168,6 +164,10 @@ def _formulas(claim: Claim) -> Iterator[tuple[Cause, Prediction]]:
         code = "clip-boost" if "small ones up" in message else "clip-norm"
         cause = Cause(code, message, "the factor is min(1, max_norm / norm)")
         yield cause, sizes.by(factor, functools.partial(clipping.norm, p=p))
+
+
+def _turned(predict: Prediction, x: Tensors) -> list[np.ndarray]:
+    return [-g for g in predict(x)]
 
 
 def _scaled(x: Tensors, factor: float) -> list[np.ndarray]:
@@ -192,6 +192,21 @@ def _other_threshold(wrong: Sequence[Judged], claim: Claim, tolerance: float) ->
     )
 
 
+def _added(wrong: Sequence[Judged], claim: Claim, tolerance: float) -> Cause | None:
+    """The number that is added to the norm before it divides, where all cases have the same."""
+    if any(j.cosine < 1 - tolerance or not 0 < j.factor < 1 for j in wrong):
+        return None
+    sizes = [(j.before, claim.threshold / j.factor - j.before) for j in wrong]
+    added = min(sizes)[1]
+    if added <= 0 or any(abs(e - added) > 1e-3 * added + tolerance * n for n, e in sizes):
+        return None
+    return Cause(
+        "clip-norm",
+        f"adds {added:.3g} to the norm before it divides, which shows",
+        "take a small number such as 1e-6",
+    )
+
+
 def _general(wrong: Sequence[Judged], claim: Claim, tolerance: float) -> Cause:
     broken = next((j for j in wrong if j.wrong == "broken"), None)
     if broken is not None:
@@ -212,19 +227,23 @@ def _general(wrong: Sequence[Judged], claim: Claim, tolerance: float) -> Cause:
     if bent is not None and claim.max_norm is not None:
         return Cause(
             "clip-direction",
-            f"has no common factor for all elements (cosine {bent.cosine:.3g})",
+            f"has no common factor for all elements ({_factors(bent)})",
             "multiply all gradients by one number",
         )
-    item = next((j for j in wrong if j.bites), wrong[0])
     if claim.max_value is not None:
-        return Cause(
-            "clip-value",
-            f"leaves a largest value of {item.after:.3g} where {item.threshold:.3g} is claimed",
-            "clip to both -max_value and max_value",
-        )
+        return values.general(wrong, claim)
+    item = next((j for j in wrong if j.bites), wrong[0])
     return Cause(
         "clip-norm",
         f"leaves a norm of {item.after:.4g} where {item.threshold:.4g} is claimed "
         f"(norm before: {item.before:.4g})",
         "the factor is min(1, max_norm / norm)",
     )
+
+
+def _factors(item: Judged) -> str:
+    """Between which numbers the factors of the elements lie, in words."""
+    before, after = item.rows
+    is_seen = np.abs(before) > 1e-6 * np.max(np.abs(before))
+    factors = after[is_seen] / before[is_seen]
+    return f"between {np.min(factors):.3g} and {np.max(factors):.3g}"

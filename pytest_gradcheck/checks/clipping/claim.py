@@ -53,14 +53,16 @@ class Claim:
         if self.per == "tensor":
             return clipping.by_tensor(values, self.threshold)
         if self.per == "unit":
-            return clipping.by_unit(values, parameters, self.threshold, self.outputs)
+            return clipping.by_unit(
+                values, parameters, self.threshold, self.outputs, self.norm_type
+            )
         return clipping.grouped(values, self.threshold)
 
     def settings(self) -> dict[str, Any]:
         """The claim by role, for a clip that takes it as arguments."""
         if self.max_value is not None:
-            return {"value": self.max_value}
-        return {"norm": self.max_norm, "kind": self.norm_type}
+            return {"value": self.max_value, "algorithm": "value"}
+        return {"norm": self.max_norm, "kind": self.norm_type, "algorithm": "norm"}
 
 
 def claim(
@@ -116,6 +118,9 @@ def dtypes_of(dtypes: object) -> tuple[str, ...]:
 
 
 def _kind(value: object) -> float | str:
-    if value == "rms":
-        return "rms"
-    return _positive(value, "norm_type")
+    if isinstance(value, str) and value in ("rms", "inf"):
+        return "rms" if value == "rms" else math.inf
+    try:
+        return _positive(value, "norm_type")
+    except UsageError as error:
+        raise UsageError(f"{error}, 'inf' or 'rms'") from None

@@ -136,4 +136,13 @@ def returned(item: Judged, claim: Claim, rounding: float) -> bool:
     if got is None or claim.max_norm is None or claim.per != "all":
         return True
     size = clipping.norm([item.rows[0]], claim.norm_type)
-    return bool(abs(got - size) <= rounding * size)
+    return bool(abs(got - size) <= rounding * size + TORCH_FLOOR)  # as in sqrt(squares + 1e-12)
+
+
+def is_factor(item: Judged, rounding: float) -> bool:
+    """Whether a right clip returned the factor that it applied, in the place of a norm."""
+    got, size = item.clipped.returned, clipping.norm([item.rows[0]], 2)
+    if got is None or size == 0:
+        return True
+    factor, _ = clipping.ratio(item.rows[1], item.rows[0])
+    return abs(min(got, 1.0) - factor) <= rounding * factor

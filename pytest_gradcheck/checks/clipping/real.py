@@ -28,7 +28,10 @@ def findings(norms: Sequence[Any] | None, claim: Claim) -> list[Finding]:
         raise UsageError(f"norms= must hold numbers: {error}") from error
     if not sizes.size:
         raise UsageError("norms= is empty: record the norm of each step")
-    return [told(sizes, claim.threshold)]
+    kept = sizes[np.isfinite(sizes)]
+    if not kept.size:
+        raise UsageError("norms= holds nothing but inf and nan")
+    return [told(kept, claim.threshold)]
 
 
 def told(sizes: np.ndarray, threshold: float) -> Finding:

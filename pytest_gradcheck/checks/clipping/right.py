@@ -44,10 +44,14 @@ def distance(item: Judged, predict: Prediction, other: Prediction | None = None)
 def only_rounded(wrong: Sequence[Judged], claim: Claim) -> float:
     """By how much the worst case is off, where all are as near as a right clip is by default.
 
-    Zero where some case is not: it takes a limit below the default to call these wrong.
+    Or as one in float32 is. Zero where some case is not.
     """
     expected = right(claim)
     if expected is None or any(item.wrong not in ("norm", "direction") for item in wrong):
         return 0.0
-    gaps = [(distance(item, expected), CLIP_ROUNDING[item.case.dtype]) for item in wrong]
+    gaps = [(distance(item, expected), _most(item.case.dtype)) for item in wrong]
     return max(gap for gap, _ in gaps) if all(gap <= most for gap, most in gaps) else 0.0
+
+
+def _most(dtype: str) -> float:
+    return max(CLIP_ROUNDING[dtype], CLIP_ROUNDING["float32"])

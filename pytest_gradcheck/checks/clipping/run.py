@@ -31,7 +31,13 @@ class Run:
             return Finding(
                 code="clip-zero-gradient" if case.kind == "zero" else "clip-raised",
                 severity="fail",
-                message=f"raised for {case.name} in {case.dtype}: {got.error}",
+                message=f"raised for {case.name} in {case.dtype}: {got.error}{self._guessed(case)}",
+            )
+        if got.lost:
+            return Finding(
+                code="clip-lost",
+                severity="fail",
+                message=f"{got.lost}; return every one, in the structure in which they come",
             )
         if [g is None for g in got.before] != [g is None for g in got.after]:
             return Finding(
@@ -41,6 +47,12 @@ class Run:
             )
         rounding = self.limits.number("clip_rounding", case.dtype)
         return judged(case, got, self.clipper.parameters(), rounding)
+
+    def _guessed(self, case: Case) -> str:
+        """Advice where nobody said what the clip takes, and ordinary gradients are not it."""
+        if self.clipper.dtype or case.kind != "plain":
+            return ""
+        return "; give params= if it takes something else than a list of arrays of several shapes"
 
     def call(self, case: Case) -> Clipped:
         """What the clip makes of a case."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_gradcheck.checks.clipping.claim import Claim
+from pytest_gradcheck.checks.clipping.judge import Judged
 from pytest_gradcheck.checks.clipping.right import TINY, Prediction, Tensors
 from pytest_gradcheck.numerics import clipping
 
+MOST = 40  # tensors up to which it is asked whether they are clipped in two groups
 Size = Callable[[Tensors], float]
 
 
@@ -64,9 +66,9 @@ def of_one_tensor(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, P
         give, once = "give all parameters to the clip", "take the norm over every gradient once"
         code = "clip-missed-tensor"
         told = f"leaves {name} as it is and scales the others"
-        yield Cause(code, told, give, name), to(c, whole, kept=i)
+        yield Cause(code, told, give, name), to(c, whole, kept=(i,))
         told = f"leaves {name} out, of the norm too"
-        yield Cause(code, told, give, name), to(c, rest, kept=i)
+        yield Cause(code, told, give, name), to(c, rest, kept=(i,))
         yield Cause("clip-norm", f"leaves {name} out of the norm", once, name), to(c, rest)
         told = f"takes the norm of {name} for that of all"
         yield Cause("clip-norm", told, once, name), to(c, alone)
@@ -75,17 +77,76 @@ def of_one_tensor(claim: Claim, names: Sequence[str]) -> Iterator[tuple[Cause, P
         yield Cause("clip-tied", told, once, name), to(c, twice, again=i)
 
 
-def to(threshold: float, size: Size, kept: int = -1, again: int = -1) -> Prediction:
-    """Clipping by some size of the gradients; a tensor is kept, or scaled again, where named."""
+def of_some_tensors(
+    wrong: Sequence[Judged], claim: Claim, names: Sequence[str]
+) -> Iterator[tuple[Cause, Prediction]]:
+    """Several tensors that come out as they went in."""
+    kept = untouched(wrong)
+    if len(kept) < 2:
+        return
+    told, advice = f"leaves {listed(kept, names)} out", "give all parameters to the clip"
+    rest = functools.partial(_without_all, kept=kept, p=claim.norm_type)
+    yield Cause("clip-missed-tensor", f"{told}, of the norm too", advice), _to(claim, rest, kept)
+    whole = functools.partial(clipping.norm, p=claim.norm_type)
+    yield Cause("clip-missed-tensor", told, advice), _to(claim, whole, kept)
+
+
+def _to(claim: Claim, size: Size, kept: tuple[int, ...]) -> Prediction:
+    return to(claim.threshold, size, kept)
+
+
+def untouched(wrong: Sequence[Judged]) -> tuple[int, ...]:
+    """Numbers of the tensors that no wrong case changes, where each of them changes another."""
+    kept: set[int] | None = None
+    for item in wrong:
+        pairs = list(zip(item.clipped.before, item.clipped.after, strict=True))
+        same = {i for i, (a, b) in enumerate(pairs) if np.array_equal(a, b)}  # type: ignore[arg-type]  # present
+        if len(same) < len(pairs):
+            kept = same if kept is None else kept & same
+    return tuple(sorted(kept or ()))
+
+
+def listed(numbers: Sequence[int], names: Sequence[str]) -> str:
+    """The names of tensors, the first ones where they are many."""
+    told = [names[i] for i in numbers[:3]]
+    if len(numbers) > 3:
+        return f"{', '.join(told[:2])} and {len(numbers) - 2} more"
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+
+
+def of_two_groups(claim: Claim, count: int) -> Iterator[tuple[Cause, Prediction]]:
+    """The first tensors and the last ones, each with a norm of their own."""
+    for k in range(1, count if count <= MOST else 1):
+        yield (
+            Cause(
+                "clip-per-tensor",
+                f"clips the first {k} and the last {count - k} tensors each by themselves, so the "
+                f"direction changes",
+                "take one norm over all of them",
+            ),
+            functools.partial(_in_two, k=k, claim=claim),
+        )
+
+
+def _in_two(x: Tensors, k: int, claim: Claim) -> list[np.ndarray]:
+    whole = functools.partial(clipping.norm, p=claim.norm_type)
+    predict = to(claim.threshold, whole)
+    return [*predict(x[:k]), *predict(x[k:])]
+
+
+def to(threshold: float, size: Size, kept: tuple[int, ...] = (), again: int = -1) -> Prediction:
+    """Clipping by some size of the gradients; tensors are kept, or scaled again, where named."""
     return by(lambda n: min(1.0, threshold / n), size, kept, again)
 
 
-def by(factor: Callable[[float], float], size: Size, kept: int = -1, again: int = -1) -> Prediction:
+def by(
+    factor: Callable[[float], float], size: Size, kept: tuple[int, ...] = (), again: int = -1
+) -> Prediction:
     """All gradients times a factor, which some size of them gives; likewise."""
 
     def predict(x: Tensors) -> list[np.ndarray]:
         scale = factor(max(size(x), TINY))
-        powers = [0 if i == kept else 2 if i == again else 1 for i in range(len(x))]
+        powers = [0 if i in kept else 2 if i == again else 1 for i in range(len(x))]
         return [g * scale**power for g, power in zip(x, powers, strict=True)]
 
     return predict
@@ -97,6 +158,10 @@ def _only(x: Tensors, i: int, p: float | str) -> float:
 
 def _twice(x: Tensors, i: int, p: float | str) -> float:
     return clipping.norm([*x, *x[i : i + 1]], p)
+
+
+def _without_all(x: Tensors, kept: tuple[int, ...], p: float | str) -> float:
+    return clipping.norm([g for j, g in enumerate(x) if j not in kept], p)
 
 
 def _without(x: Tensors, i: int, p: float | str) -> float:

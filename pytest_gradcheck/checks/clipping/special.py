@@ -19,7 +19,7 @@ def special(run: Run, claim: Claim, plain: Sequence[Case]) -> Iterator[Finding]:
     """None gradients, other orders of the norm, other thresholds, a threshold of zero."""
     biting = next(c for c in plain if c.name.startswith("4 times"))
     clipper = run.clipper
-    if clipper.name == "torch" and len(clipper.shapes) > 1:
+    if clipper.has_gaps and len(clipper.shapes) > 1:
         yield from _retold(
             run,
             making.none(claim, biting),
@@ -27,7 +27,8 @@ def special(run: Run, claim: Claim, plain: Sequence[Case]) -> Iterator[Finding]:
             "a gradient that is None",
             "skip parameters whose grad is None",
         )
-    if "kind" in clipper.settings and claim.max_norm is not None:
+    # A norm of units is of the same order for their parameters, or not: it is the author's choice.
+    if "kind" in clipper.settings and claim.max_norm is not None and claim.per != "unit":
         for order in (1.0, 2.0, np.inf):
             if order != claim.norm_type:
                 other = replace(claim, norm_type=order)

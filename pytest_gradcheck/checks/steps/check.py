@@ -19,6 +19,8 @@ from pytest_gradcheck.checks.steps import (
     drawing,
     received,
     replaying,
+    rereading,
+    retaking,
     several,
     spared,
 )
@@ -111,7 +113,8 @@ def _run(part: Part, loop: Loop, contract: Contract, limits: Limits, batches: li
         if is_doubted or (_is_accused(told) and _is_quick(loop, usual)):
             with loop.held():  # once more, with all gradients, and none of them in a hurry
                 told, end = _ended(loop, contract, limits, batches, None)
-        found = _looked_inside(loop, contract, limits, batches, told)
+        found = rereading.reread(loop, batches, contract, limits, told)
+        found = _looked_inside(loop, contract, limits, batches, found)
         return _drawn(loop, contract, limits, batches, end, found)
 
 
@@ -169,7 +172,7 @@ def _looked_inside(
     is_right = not received.CODES & {*again}
     if is_right and getattr(loop, "is_shifted", False):
         # What a step does at other parameters has no name but this one, or it is a mistake.
-        return (seen, ([*told[0], _perturbed()], told[1])) if codes[0] in UNNAMED else first
+        return (seen, ([*told[0], retaking.perturbed()], told[1])) if codes[0] in UNNAMED else first
     # Beside other losses a gradient from before the call is of another moment, and a rough guide.
     is_beside = getattr(loop, "is_beside", False)
     is_same = is_beside and again[:1] == codes[:1]
@@ -177,16 +180,6 @@ def _looked_inside(
     is_named = codes[0] in unsure and again and again[0] not in UNNAMED
     is_decided = codes[0] == "step-random" and again[:1] == ["step-wrong-gradient"]
     return (seen, told) if is_right or is_same or is_named or is_decided else first
-
-
-def _perturbed() -> Finding:
-    return Finding(
-        code="step-perturbed",
-        severity="warn",
-        message="the step moves the parameters, differentiates there, and puts them back before "
-        "the update: its gradient is right there; this is meant in sharpness-aware minimisation "
-        "(SAM) only",
-    )
 
 
 def _label(training: Training) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import still
+from pytest_gradcheck.checks.steps import still, withheld
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -30,7 +30,7 @@ def findings(
     found = [*_registered(run, pairs, contract), *_replaced(run), *_added(run)]
     found += _frozen(run, contract)
     if run.windows:
-        found += still.findings(run, pairs, contract)
+        found += [*still.findings(run, pairs, contract), *withheld.findings(run, contract)]
         found += _lost(run, limits, replays)
     return found
 

@@ -40,7 +40,6 @@ def is_drawn(
     windows = [received.pair(seen, w, contract, limits) for w in seen.windows]
     most = max(float(np.linalg.norm(_off(p))) for p in windows)
     first = seen.windows[0]
-    passes = [word for word, _ in first.events].count("backward")
 
     def again(stir: Callable[[], None]) -> Pair | None:
         with loop.held():
@@ -56,11 +55,15 @@ def is_drawn(
         if hasattr(loop, "stir"):
             loop.stir()  # random keys of JAX are a part of its state
 
+    def counting() -> None:
+        loop.passes = []  # type: ignore[attr-defined]  # of torch
+
     def late() -> None:
         loop.stirred = (passes, end)  # type: ignore[attr-defined]  # of torch
 
-    same = again(lambda: None)
-    ways = [everywhere, late] if passes and hasattr(loop, "stirred") else [everywhere]
+    same = again(counting)
+    passes = sum(getattr(loop, "passes", [])[: first.last])
+    ways = [everywhere, late] if passes else [everywhere]
     return same is not None and any(
         other is not None and _is_another(windows[0], same, other, most)
         for other in map(again, ways)

@@ -16,6 +16,7 @@ from pytest_gradcheck.checks.steps import (
     inferred,
     ladder,
     left,
+    lessened,
     order,
     received,
     replaying,
@@ -24,6 +25,7 @@ from pytest_gradcheck.checks.steps import (
     states,
     updates,
     weak,
+    withheld,
 )
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
@@ -32,6 +34,13 @@ from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, UNNAMED
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.results import Evidence, Finding
+
+# Other readings of a gradient that is wrong, by what is said of it.
+ADOPTED = {
+    "step-wrong-gradient": (examples.adopted, handmade.adopted),
+    **dict.fromkeys(("step-gradient-scale", "step-clip-varied"), (handmade.adopted,)),
+    "step-gradient-dropped": (lessened.adopted,),
+}
 
 
 def judged(
@@ -50,6 +59,7 @@ def judged(
     if not seen.windows:
         found = coverage.findings(seen, (), contract, limits, {})
         return [_no_step(seen), *found], ()
+    withheld.freeze(seen)
     pairs = [received.pair(seen, w, contract, limits) for w in seen.windows]
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
@@ -122,9 +132,9 @@ def _told(
 ) -> tuple[Sequence[Pair], list[Finding], list[Finding]]:
     """What is wrong with gradients; the windows and a finding, where examples are clipped."""
     wrong = received.findings(seen, pairs, contract, limits, is_random)
-    if [f.code for f in wrong] != ["step-wrong-gradient"]:
-        return pairs, wrong, []
-    found = examples.adopted(seen, pairs, contract, limits)
+    ways = ADOPTED.get(wrong[0].code, ()) if wrong else ()
+    tried = (adopt(seen, pairs, contract, limits) for adopt in ways)
+    found = next(filter(None, tried), None)
     return (pairs, wrong, []) if found is None else (found[0], [], [found[1]])
 
 

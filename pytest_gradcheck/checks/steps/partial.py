@@ -192,8 +192,11 @@ def _told(run: Run, wrong: Sequence[Pair]) -> Iterator[Suspect]:
             f"another",
             "call zero_grad between losses that are not one",
         )
-    if not is_one and not first.expected.bites:
+    if not is_one:
         weights = weighing.fitted(first)
+        if weights is not None and first.expected.bites:  # a clip hides how long it was before
+            whole = sum(first.expected.shares) / sum(weights)
+            weights = [w * whole for w in weights]
         if weights is not None:
             shown, shares = (
                 " and ".join(f"{w:.3g}" for w in x) for x in (weights, first.expected.shares)

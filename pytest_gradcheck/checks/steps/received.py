@@ -99,8 +99,13 @@ def meanings(window: Window) -> Iterator[Window]:
 
 
 def _paired(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
-    """Compare, tensor by tensor."""
-    got = gathered(run, window)
+    return against(run, window, gathered(run, window), contract, limits)
+
+
+def against(
+    run: Run, window: Window, got: Grads | None, contract: Contract, limits: Limits
+) -> Pair:
+    """Compare what a window should give with what arrived, tensor by tensor."""
     expected = expecting.expected(run, _trained(run, window, got), contract)
     if got is None:
         return Pair(window, expected, None)

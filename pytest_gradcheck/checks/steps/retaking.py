@@ -10,6 +10,7 @@ import numpy as np
 from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics import clipping
+from pytest_gradcheck.results import Finding
 
 NEAR = 1e-6  # of a gradient: below the tolerance of every precision
 
@@ -95,3 +96,14 @@ def _is_near(update: Update, fresh: Grads) -> bool:
         elif not clipping.apart(a, b) <= NEAR * np.linalg.norm(b):
             return False
     return True
+
+
+def perturbed() -> Finding:
+    """What is told of a gradient that is right at other parameters only."""
+    return Finding(
+        code="step-perturbed",
+        severity="warn",
+        message="the step moves the parameters, differentiates there, and puts them back before "
+        "the update: its gradient is right there; this is meant in sharpness-aware minimisation "
+        "(SAM) only",
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pytest_gradcheck.checks.steps import stuck
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -36,6 +37,7 @@ def moved(run: Run, i: int) -> bool:
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Parameters that never moved, by the reason."""
     found: list[Finding] = []
+    unused: list[int] = []
     for i, tracked in enumerate(run.loop.parameters):
         is_ours = not is_frozen(run, i, contract) and tracked.owners != 0
         if not is_ours or any(t.shadow == i for t in run.loop.parameters):
@@ -46,6 +48,8 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             continue
         if is_without:
             found.append(_without(run, pairs, i, all(g is None for g in fresh)))
+            if found[-1].code == "step-unused":
+                unused.append(i)
         elif all(_is_nothing(run, p, i) for p in pairs) and not _counts(run, pairs, i):
             found.append(_unused(run.names[i], "a gradient that is rounding"))
         elif _rate_is_zero(run, i, contract):
@@ -61,7 +65,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             found.append(_unused(run.names[i], "no update by what the optimizer says", ""))
         else:
             found.append(_unmoved(run, i))
-    return found
+    return found + stuck.findings(run, pairs, unused)
 
 
 def _is_nothing(run: Run, pair: Pair, i: int) -> bool:
