@@ -100,7 +100,7 @@ def _outputs_alone(
         return
     total: list[Array | None] = [None] * len(base)
     for m in spots:
-        alone = [w if k == m else None for k, w in enumerate(weights)]
+        alone = [w if k == m else _left_out(probe, w) for k, w in enumerate(weights)]
         what = "summed over the outputs, each with a cotangent alone,"
         variant = _asked(probe, "backward-output-alone", what, base, alone)
         if variant.breach:
@@ -108,6 +108,12 @@ def _outputs_alone(
             return
         total = [_plus(a, b) for a, b in zip(total, variant.got, strict=True)]
     yield Variant("backward-output-alone", what, base, total)
+
+
+def _left_out(probe: Probe, weight: Array | None) -> Array | None:
+    """A cotangent that does not come: only a framework's engine leaves one out altogether."""
+    is_by_hand = not isinstance(probe.derivative, Automatic)
+    return weight * 0 if is_by_hand and weight is not None else None
 
 
 def _plus(a: Array | None, b: Array | None) -> Array | None:
