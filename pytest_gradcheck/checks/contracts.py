@@ -33,8 +33,14 @@ WOBBLE_FACTOR = 10.0  # of the difference between two equal calls, excused in al
 SCALE = -2.0  # a power of two, so that a linear backward scales exactly; negative, for abs
 
 
-def findings(plan: Plan, seed: int) -> tuple[Finding, ...]:
-    """Contracts that the derivative under test breaks, each told once."""
+def findings(plan: Plan, tolerance: float) -> tuple[Finding, ...]:
+    """Contracts that the derivative under test breaks, each told once.
+
+    Args:
+        plan: The derivative.
+        tolerance: Relative error of a gradient that is accepted as right, here too: a solver in the
+            backward takes other steps for another cotangent.
+    """
     found: dict[str, Finding] = {}
     wobble: dict[int, float] = {}  # differences between equal calls, which excuse others
     for variant in _variants(plan):
@@ -43,8 +49,13 @@ def findings(plan: Plan, seed: int) -> tuple[Finding, ...]:
         gaps = list(_gaps(plan.native, variant))
         if variant.code == "backward-nondeterministic":
             wobble = {index: gap for index, gap, _ in gaps}
-        wider = [(i, gap, room + WOBBLE_FACTOR * wobble.get(i, 0.0)) for i, gap, room in gaps]
-        own = gaps if variant.code == "backward-nondeterministic" else wider
+            own = gaps
+        else:
+            accepted = [2 * tolerance * _size(plan.native, g) for g in variant.expected]
+            own = [
+                (i, gap, room + accepted[i] + WOBBLE_FACTOR * wobble.get(i, 0.0))
+                for i, gap, room in gaps
+            ]
         finding = _judged(plan.native, variant, own)
         if finding is not None:
             found.setdefault(finding.code, finding)
