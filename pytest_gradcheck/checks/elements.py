@@ -25,8 +25,8 @@ MOST_PLACES = 3
 MOST_SPLITS = 3  # halvings with errors in both halves, after which many elements are wrong
 FEWEST_MASKED = 3  # that have something in common, and not by chance
 SAMPLE = 12
-# As many wrong elements anywhere meet one of the conditions on values so often.
-CHANCE = 0.02
+# As many wrong elements anywhere meet a condition on values so often; and with a factor in common.
+CHANCE, COMMON_CHANCE = 0.02, 0.2
 FAINT = 1e-3  # of an element's own derivative, which is seen where that is asked
 
 Mask = NDArray[np.bool_]
@@ -97,7 +97,7 @@ def _masked_alone(parts: Parts, places: list[Place]) -> Diagnosis | None:
     if len(places) < FEWEST_MASKED and not (len(places) == 2 and is_common):
         return None
     for words, mask in _conditions(parts.case.x):
-        if _are_all(places, mask) and not _is_chance(parts.case.x, words, mask):
+        if _are_all(places, mask) and not _is_chance(parts.case.x, words, mask, is_common):
             found = Diagnosis("masked", words, places=tuple(places))
             return _named(found, is_zero, claimed)
     return None
@@ -134,23 +134,19 @@ def _holding(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
     """
     mask = np.zeros(parts.case.x.shape, bool)
     mask.flat[inside] = True
-    told = _counted(mask) if _is_chance(parts.case.x, words, mask) else words
-    found = _explained(parts, told, inside)
+    found = _explained(parts, words, inside)
+    if found and _is_chance(parts.case.x, words, mask, not math.isnan(found.factor)):
+        return replace(found, detail=slices.counted(mask))
     is_on_values = words.startswith("where")
     return found if is_on_values or not found or slices.show_everywhere(parts, inside) else None
 
 
-def _is_chance(x: Numbers, words: str, mask: Mask) -> bool:
+def _is_chance(x: Numbers, words: str, mask: Mask, is_common: bool) -> bool:
     """Whether a condition on values is met by chance, by as many elements as a mask picks."""
-    known = {m.tobytes() for told, m in _conditions(x) if told.startswith("where")}
-    return words.startswith("where") and len(known) > CHANCE * math.comb(mask.size, int(mask.sum()))
-
-
-def _counted(mask: Mask) -> str:
-    """The elements that a mask picks, where nothing else is known of them."""
-    if mask.ndim == 1:
-        return slices.in_words([int(i) for i in np.flatnonzero(mask)], 0, mask.size)
-    return f"in {mask.sum()} of {mask.size} elements"
+    count = int(mask.sum())
+    alike = {m.tobytes() for w, m in _conditions(x) if w.startswith("where") and m.sum() == count}
+    ways = math.comb(mask.size, count) * (COMMON_CHANCE if is_common else CHANCE)
+    return words.startswith("where") and len(alike) > ways
 
 
 def sliced(parts: Parts) -> Diagnosis | None:
@@ -176,8 +172,8 @@ def _left_out(parts: Parts) -> Diagnosis | None:
         return None
     x = parts.case.x
     alike = (words for words, other in _conditions(x) if (mask == other).all())
-    known = (words for words in alike if not _is_chance(x, words, mask))
-    told = next(known, "") or slices.in_a_row(mask) or _counted(mask)
+    known = (words for words in alike if not _is_chance(x, words, mask, True))
+    told = next(known, "") or slices.in_a_row(mask) or slices.counted(mask)
     return _explained(parts, told, np.flatnonzero(mask))
 
 
