@@ -194,15 +194,15 @@ def _explained(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
     """
     if len(inside) < FEWEST_MASKED:
         return None
-    outside = np.setdiff1d(np.arange(parts.size), inside)
-    for third in np.array_split(outside, min(3, len(outside))):
-        if parts.look(third, parts.whole.difference).off is not None:
-            return None
     by_value = inside[np.argsort(abs(parts.case.x.ravel()[inside]), kind="stable")]
     looks = []
     for third in (*np.array_split(inside, 3), *np.array_split(by_value, 3)):
         looks.append(parts.look(third, parts.whole.difference))
         if looks[-1].off is None:
+            return None
+    outside = np.setdiff1d(np.arange(parts.size), inside)
+    for third in np.array_split(outside, min(3, len(outside))):
+        if parts.look(third, parts.whole.difference).off is not None:
             return None
     comparisons = [c for look in looks for c in look.comparisons if c.is_known]
     is_zero = not any(g.ravel()[inside].any() for g in parts.case.gradients)
