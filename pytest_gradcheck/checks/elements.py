@@ -27,6 +27,7 @@ FEWEST_MASKED = 3  # that have something in common, and not by chance
 SAMPLE = 12
 # As many wrong elements anywhere meet a condition on values so often; and with a factor in common.
 CHANCE, COMMON_CHANCE = 0.02, 0.2
+MANY = 64  # elements: beyond, no two of them meet one by chance
 FAINT = 1e-3  # of an element's own derivative, which is seen where that is asked
 
 Mask = NDArray[np.bool_]
@@ -144,9 +145,11 @@ def _holding(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
 def _is_chance(x: Numbers, words: str, mask: Mask, is_common: bool) -> bool:
     """Whether a condition on values is met by chance, by as many elements as a mask picks."""
     count = int(mask.sum())
+    if not words.startswith("where") or mask.size > MANY:
+        return False
     alike = {m.tobytes() for w, m in _conditions(x) if w.startswith("where") and m.sum() == count}
     ways = math.comb(mask.size, count) * (COMMON_CHANCE if is_common else CHANCE)
-    return words.startswith("where") and len(alike) > ways
+    return len(alike) > ways
 
 
 def sliced(parts: Parts) -> Diagnosis | None:

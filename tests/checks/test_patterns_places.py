@@ -183,7 +183,10 @@ def test_few_elements_have_a_sign_by_chance():
     assert told == "x gets zero, only where it is positive"  # which zeros share
     _, told = named(without([0, 2]), x=x[:4])
     assert told == "x[0] and x[2] are wrong; no other is positive"
-    assert named(lambda g, x: g * (x < 0), x=X)[1] == "x gets zero, only where it is positive"
+    for x in (X, DRAW.normal(size=(60, 60))):
+        for share in (0.0, 0.3 + x**2):
+            _, told = named(lambda g, x, s=share: np.where(x < 0, g, g * s), x=x)
+            assert told.endswith("only where it is positive")
 
 
 class Pair(torch.autograd.Function):
