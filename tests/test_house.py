@@ -20,6 +20,7 @@ JAX = {
     "jax",
     "backends.jax_arrays",
     "backends.jax_modules",
+    "backends.jax_replayed",
     "backends.jax_runs",
     "backends.jax_contracts",
     "backends.jax_cuts",

@@ -1,7 +1,8 @@
 """How a function runs during a check: primitive by primitive as the user's own calls do, or whole.
 
 JAX compiles each primitive of a function that is not jitted by itself, for each precision anew.
-The runs in the function's own precision are left so, since they are what is under test. Those in
+The runs in the function's own precision are left so, since they are what is under test; after some
+of them a trace of the same primitives is run (``jax_replayed.py``). Those in
 float64 are ours alone: they are compiled in one piece, where the function can be traced and where
 nothing that it carries along changes between two calls (tracing would freeze that).
 """
@@ -20,6 +21,7 @@ import numpy as np
 from pytest_gradcheck.backends.jax_arrays import handed, hosted
 from pytest_gradcheck.backends.jax_hurry import QUICK_SIZE, quickly
 from pytest_gradcheck.backends.jax_modules import flatten
+from pytest_gradcheck.backends.jax_replayed import PATIENCE, Replayed, replayed
 from pytest_gradcheck.backends.protocol import Array, Flat, Function, Leaf
 from pytest_gradcheck.backends.reach import Snapshot
 
@@ -48,6 +50,7 @@ class Runs:
         self._cotangents: dict[Any, Cotangents] = {}  # the last ones, for each kind of point
         self._compiled: dict[Any, Compiled | None] = {}
         self._jitted: dict[Any, Run] = {}
+        self._replayed: dict[Any, Replayed | None] = {}
 
     def value(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` taken apart."""
@@ -57,7 +60,15 @@ class Runs:
             compiled = self._compile(f, parts, point)
             if compiled:
                 return compiled.value(point)
-        return flatten(f([handed(x) for x in point]))
+        trace = self._replayed.get(f) if self._count > PATIENCE else None
+        return trace.value(point) if trace else self._by_itself(f, point)
+
+    def _by_itself(self, f: Function, point: Sequence[Array]) -> Flat:
+        """``f(point)`` as the user calls it; traced for later runs where there were many."""
+        flat = flatten(f([handed(x) for x in point]))
+        if self._count > PATIENCE and f not in self._replayed and self._may_compile(f, point):
+            self._replayed[f] = replayed(f, point, flat)
+        return flat
 
     def gradient(
         self, f: Function, point: Sequence[Array], cotangents: Cotangents

@@ -13,62 +13,6 @@ from pytest_gradcheck.checks.rounding import Lossy
 from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.results import Evidence, Finding
 
-ADVICE = {
-    "missing": "look for detach, no_grad, .data, .item(), a step that is not differentiable, or a "
-    "None in backward",
-    "zero": "look for detach, stop_gradient, an input left out of backward, or a mask of zeros",
-    "sign": "look for a minus sign, or a difference written the other way round",
-    "factor": "look for a constant that forward and backward do not share (mean, square, scale)",
-    "transposed": "look for a missing or extra transpose, or a reshape in another memory order",
-    "adjoint": "multiply by J.T; a backward runs its operation in reverse (a cumsum from the end)",
-    "triangle": "if symmetric input is meant, check a function that makes it so: f((a + a.mT) / 2)",
-    "rolled": "look for an index that is one too large or too small, or a shift undone twice",
-    "flipped": "look for a reversal that backward repeats on the wrong axis, or leaves out",
-    "conjugate": "look for a missing or extra conj() on what multiplies the cotangent",
-    "swapped": "look at the order in which backward returns the gradients",
-    "offset": "look for a constant that backward adds: an epsilon, a regulariser, a bias",
-    "term": "look for a term that only forward or only backward has: weight decay, a penalty",
-    "mean": "the mean, the norm and the deviation depend on the input too; differentiate them",
-    "cotangent": "multiply by the upstream cotangent; the sum of the output is not its only use",
-    "broadcast": "sum over the axes that broadcasting added, and over no others",
-    "rounded": "look for a cast, a buffer or a constant of lower precision inside",
-    "masked": "compare the branch or mask of backward with that of forward; "
-    "a part that is meant to have none (a padding row) is declared by intended='the reason'",
-    "output": "compare the formula for this output term by term",
-    "element": "look for an index or a boundary that backward treats on its own",
-    "flat": "look for detach, rounding or a comparison in the function; a straight-through "
-    "estimator is declared by intended='the reason'",
-    "other": "compare the formula for this input term by term",
-    "backward-layout": "call .contiguous() on the cotangent, and reshape instead of view",
-    "backward-zero": "look for a division by the cotangent",
-    "backward-second-call": "keep saved tensors as they are, and no state between two calls",
-    "backward-nondeterministic": "look for atomics, or for state that the backward keeps",
-    "backward-input-alone": "return one gradient for each input, in order, whoever needs one",
-    "backward-output-alone": "treat a missing cotangent (None) as zero",
-    "backward-dtype": "return the gradient in the type of the input",
-    "backward-mutates-input": "write into a copy",
-    "backward-mutates-cotangent": "write into a copy: the cotangent may be used elsewhere",
-    "backward-mutates-saved": "write into a copy",
-    "gradient-cotangent": "multiply by the upstream cotangent, once",
-    "forward-mode": "compare the jvp rule with the backward term by term",
-    "forward-missing": "write the jvp of the custom function",
-    "batched-mode": "look at the vmap rule, and for axes that are taken for fixed",
-    "batched-missing": "write a vmap rule; leave NumPy and .item() out of the backward",
-    "wrong-second-order": "look for detach, NumPy or once_differentiable in the backward",
-    "second-order-missing": "write the backward with operations that can be differentiated",
-}
-
-
-# Where one framework has another name for it.
-ADVICE_OF = {("jax", "forward-missing"): "write a rule by custom_jvp in place of custom_vjp"}
-
-
-def advice(backend: str, code: str) -> str:
-    """What to try for a finding or a pattern, in the words of a framework."""
-    return ADVICE_OF.get((backend, code), ADVICE[code])
-
-
-SMALL = 5e-3  # relative; where solvers stop and tables end
 EXACT = 1e-6  # relative; what two looks can tell at least
 CONSTANTS = {
     "pi": math.pi,
@@ -98,6 +42,7 @@ SENTENCES = {
     "flipped": "{name} gets the right one in reverse order",
     "conjugate": "{name} gets the complex conjugate of the right one",
     "swapped": "{name} gets another one; {detail} has got the right one",
+    "exchanged": "in {name} the cotangents of {detail} are swapped",
     "mean": "{name} lacks a term of the normalisation over {detail}",
     "cotangent": "{name} gets the same one for every upstream cotangent",
     "broadcast": "{name} gets {detail}",
@@ -164,7 +109,9 @@ def _added(seen: Measured, index: int, found: Diagnosis, name: str) -> str:
     right = f"{name} gets the right one {'minus' if found.factor < 0 else 'plus'} "
     if math.isnan(found.factor):  # another one for each upstream cotangent
         return right + (f"a multiple of {found.detail}" if found.detail else "a constant")
-    factor, _ = _factor(seen, abs(found.factor))
+    # Measured to no more digits than these.
+    size = float(f"{abs(found.factor):.4g}")
+    factor, _ = _factor(seen, size if size == 1 else abs(found.factor))
     if not found.detail:
         is_one = seen.plan.probe.problem.inputs[index].size == 1
         return f"{right}{factor}" + ("" if is_one else " in every element")
@@ -175,17 +122,17 @@ def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
     worst, found = culprit.worst, culprit.diagnosis
     if all(look.stood_still for look in culprit.looks):
         return f"{name} gets a gradient, though the output does not change with it"
-    if _is_flat(culprit):
+    if is_flat(culprit):
         return f"{name} gets a gradient, though the function is flat along it"
     size = abs(worst.difference) / max(abs(worst.reference), abs(worst.claimed))
     told = f"{name} is off by {percent(size)}"
     if found.detail:
         return f"{told}, in {found.detail}"
     places = [_place(seen, culprit, place) for place in found.places]
-    return told + (f", most of it in {' and '.join(places)}" if places else "")
+    return told + (f", most of it in {_listed(places)}" if places else "")
 
 
-def _is_flat(culprit: Culprit) -> bool:
+def is_flat(culprit: Culprit) -> bool:
     """Whether the right gradient is zero and nothing else is known of the claimed one."""
     known = [c for look in culprit.looks for c in look.comparisons if c.is_known]
     return culprit.pattern == "other" and all(abs(c.reference) <= c.bound for c in known)
@@ -193,7 +140,7 @@ def _is_flat(culprit: Culprit) -> bool:
 
 def _scaled(seen: Measured, names: list[str], factor: float) -> str:
     """What a part of a gradient gets."""
-    name = ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    name = _listed(names)
     if factor == 0:
         return f"{name} gets zero"
     if math.isnan(factor):
@@ -201,6 +148,10 @@ def _scaled(seen: Measured, names: list[str], factor: float) -> str:
     if abs(factor + 1) < 1e-3:
         return f"{name} has the wrong sign"
     return f"{name} gets {_factor(seen, factor)[0]} times the right one"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
 def _factor(seen: Measured, factor: float) -> tuple[str, str]:
@@ -227,27 +178,6 @@ def hooks(seen: Measured) -> tuple[Finding, ...]:
         return ()
     told = f"a hook on {', '.join(names)} (register_hook) ran, and may have changed its gradient"
     return (Finding(code="gradient-hook", severity="note", where=names[0], message=told),)
-
-
-def remedies(seen: Measured) -> tuple[str, ...]:
-    """What to try for each of the culprits, each told once."""
-    patterns = ("flat" if _is_flat(culprit) else culprit.pattern for culprit in seen.culprits)
-    return tuple(dict.fromkeys(ADVICE[pattern] for pattern in patterns))
-
-
-def allowance(seen: Measured) -> tuple[str, ...]:
-    """How to allow an error that is small enough to be meant; nothing where it is larger."""
-    sizes = [
-        abs(c.difference) / max(abs(c.reference), abs(c.claimed))
-        for culprit in seen.culprits
-        for look in culprit.looks
-        for c in look.comparisons
-        if c.is_known and c.difference
-    ]
-    if not sizes or max(sizes) > SMALL:
-        return ()
-    told = f"{10.0 ** (math.floor(math.log10(max(sizes))) + 1):.0e}"
-    return (f"if so small an error is meant (a solver's tolerance, a table): tolerance={told}",)
 
 
 def table(seen: Measured) -> Evidence:

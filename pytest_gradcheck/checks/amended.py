@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_gradcheck.checks import accuse
+from pytest_gradcheck.checks.advice import ADVICE, advice
 from pytest_gradcheck.checks.kinks import Slope
 from pytest_gradcheck.errors import brief
 from pytest_gradcheck.results import SEVERITIES, Finding, Result
@@ -64,13 +64,13 @@ def joined(judged: Result, found: tuple[Finding, ...], backend: str) -> Result:
         headline = short(f"undecided on {judged.label}: {wrong[0].message}")
         return replace(judged, verdict="undecided", headline=headline, findings=findings)
     findings = (*wrong, *(finding for finding in findings if finding not in wrong))
-    known = [f.code for f in wrong if f.code in accuse.ADVICE]
-    advice = tuple(dict.fromkeys(accuse.advice(backend, code) for code in known))
+    known = [f.code for f in wrong if f.code in ADVICE]
+    tried = tuple(dict.fromkeys(advice(backend, code) for code in known))
     what, sentence = MISSING.get(wrong[0].code, "wrong gradient"), wrong[0].message
     if wrong[0].code in MISSING:
         sentence = sentence.partition(" raises ")[2] or sentence
     headline = short(f"{what} of {judged.label}: {sentence}")
-    return replace(judged, verdict="fail", headline=headline, findings=findings, advice=advice)
+    return replace(judged, verdict="fail", headline=headline, findings=findings, advice=tried)
 
 
 def outside(judged: Result, slope: Slope) -> Result:

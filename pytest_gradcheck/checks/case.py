@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_gradcheck.backends import Array
+from pytest_gradcheck.checks.form import WrongDerivative
 from pytest_gradcheck.checks.plan import Plan
-from pytest_gradcheck.checks.projection import is_bilinear
+from pytest_gradcheck.checks.projection import Cotangents, is_bilinear
+from pytest_gradcheck.errors import UsageError
 
 Numbers = NDArray[Any]  # float64 or complex128
 
@@ -70,10 +72,27 @@ class Case:
         """Shape of an input."""
         return self.plan.probe.problem.inputs[i].shape
 
-    @property
-    def can_run(self) -> bool:
-        """Whether the derivative can run again on the side of the differences."""
-        return self.plan.claim.dtype == self.plan.probe.precision
+    def again(self, cotangents: Cotangents) -> Numbers | None:
+        """The gradient for other cotangents, in this convention; None where there is none."""
+        try:
+            gradient = self.rerun(cotangents)[self.index]
+        except (UsageError, WrongDerivative):
+            return None
+        return None if gradient is None else self.brought(gradient).reshape(self.x.shape)
+
+    def rerun(self, cotangents: Cotangents) -> list[Array | None]:
+        """The derivative under test for other cotangents, in the precision of the claim.
+
+        Raises:
+            UsageError, WrongDerivative: It does not take them.
+        """
+        plan, convert = self.plan, self.plan.probe.problem.backend.convert
+        if plan.claim is not plan.asis:
+            return plan.probe.gradient(cotangents)
+        pairs = zip(cotangents, plan.native.outputs.leaves, strict=True)
+        return plan.native.gradient(
+            [None if w is None else convert(w, leaf.dtype) for w, leaf in pairs]
+        )
 
     @property
     def others(self) -> list[int]:

@@ -22,6 +22,7 @@ from pytest_gradcheck.numerics.seeds import derive
 RUNGS = 8
 DIRECTIONS = 3
 NEAR = 4.0  # a share of the difference that casts may account for
+PART = 0.5  # of an element, which keeps its sign
 ROOM = 8.0  # of a difference, over the rounding at the smallest steps that still show it
 # For a function that stands still: far enough to see in what units it moves at all.
 LARGE = Served(tuple(range(growth.HIGHEST, -18, -2)))
@@ -53,11 +54,24 @@ def _is_right_elsewhere(survey: Survey, suspect: Look) -> bool:
     """Whether smaller steps or other directions side with the claim."""
     unit = precision.epsilon(survey.plan.probe.precision)
     finer = survey.again(suspect, first=Served(around(round(math.log2(unit) * FINE_SHARE))))
-    return (
-        finer.refutes(suspect)
-        or _is_right_close_by(survey, suspect)
-        or _is_right_relatively(survey, suspect)
-    )
+    if finer.refutes(suspect) or _is_right_close_by(survey, suspect):
+        return True
+    is_near = finer.off is not None and _keeps_sizes(survey, finer)
+    return not is_near and _is_right_relatively(survey, suspect)
+
+
+def _keeps_sizes(survey: Survey, look: Look) -> bool:
+    """Whether its steps move each element by a part of its own size, zeros apart.
+
+    Then no pole or edge that only small elements are near lies between, and directions in which
+    those hardly move know less of them.
+    """
+    if look.line.estimate.exponent is None:
+        return False
+    probe, step = survey.plan.probe, 2.0**look.line.estimate.exponent
+    plain = probe.problem.backend.to_numpy
+    pairs = ((plain(probe.problem.point[i]), plain(look.line.direction[i])) for i in look.inputs)
+    return all(bool((abs(v) * step <= PART * abs(x))[x != 0].all()) for x, v in pairs)
 
 
 def _is_right_carefully(survey: Survey, suspect: Look, own: str) -> bool:

@@ -25,6 +25,9 @@ MOST_PLACES = 3
 MOST_SPLITS = 3  # halvings with errors in both halves, after which many elements are wrong
 FEWEST_MASKED = 3  # that have something in common, and not by chance
 SAMPLE = 12
+# As many wrong elements anywhere meet a condition on values so often; and with a factor in common.
+CHANCE, COMMON_CHANCE = 0.02, 0.2
+MANY = 64  # elements: beyond, no two of them meet one by chance
 FAINT = 1e-3  # of an element's own derivative, which is seen where that is asked
 
 Mask = NDArray[np.bool_]
@@ -95,7 +98,7 @@ def _masked_alone(parts: Parts, places: list[Place]) -> Diagnosis | None:
     if len(places) < FEWEST_MASKED and not (len(places) == 2 and is_common):
         return None
     for words, mask in _conditions(parts.case.x):
-        if _are_all(places, mask):
+        if _are_all(places, mask) and not _is_chance(parts.case.x, words, mask, is_common):
             found = Diagnosis("masked", words, places=tuple(places))
             return _named(found, is_zero, claimed)
     return None
@@ -130,9 +133,23 @@ def _holding(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
 
     Else some indices of an axis are taken for all but the first.
     """
+    mask = np.zeros(parts.case.x.shape, bool)
+    mask.flat[inside] = True
     found = _explained(parts, words, inside)
+    if found and _is_chance(parts.case.x, words, mask, not math.isnan(found.factor)):
+        return replace(found, detail=slices.counted(mask))
     is_on_values = words.startswith("where")
     return found if is_on_values or not found or slices.show_everywhere(parts, inside) else None
+
+
+def _is_chance(x: Numbers, words: str, mask: Mask, is_common: bool) -> bool:
+    """Whether a condition on values is met by chance, by as many elements as a mask picks."""
+    count = int(mask.sum())
+    if not words.startswith("where") or mask.size > MANY:
+        return False
+    alike = {m.tobytes() for w, m in _conditions(x) if w.startswith("where") and m.sum() == count}
+    ways = math.comb(mask.size, count) * (COMMON_CHANCE if is_common else CHANCE)
+    return len(alike) > ways
 
 
 def sliced(parts: Parts) -> Diagnosis | None:
@@ -156,8 +173,10 @@ def _left_out(parts: Parts) -> Diagnosis | None:
     mask = ~np.any([g != 0 for g in parts.case.gradients], axis=0)
     if not 0 < mask.sum() < mask.size or _sides(parts, np.flatnonzero(mask)) != (True, False):
         return None
-    known = (words for words, other in _conditions(parts.case.x) if (mask == other).all())
-    told = next(known, "") or slices.in_a_row(mask) or f"in {mask.sum()} of {mask.size} elements"
+    x = parts.case.x
+    alike = (words for words, other in _conditions(x) if (mask == other).all())
+    known = (words for words in alike if not _is_chance(x, words, mask, True))
+    told = next(known, "") or slices.in_a_row(mask) or slices.counted(mask)
     return _explained(parts, told, np.flatnonzero(mask))
 
 
@@ -173,7 +192,8 @@ def _sides(parts: Parts, inside: Chosen) -> tuple[bool, bool]:
 def _explained(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
     """What is wrong under a condition; nothing where it does not show in each part of it.
 
-    The parts are thirds of its elements in a row, and in the order of their values.
+    The parts are thirds of its elements in a row, and in the order of their values. Nor where it
+    shows in a third of the others, whose errors may cancel along the whole direction.
     """
     if len(inside) < FEWEST_MASKED:
         return None
@@ -182,6 +202,10 @@ def _explained(parts: Parts, words: str, inside: Chosen) -> Diagnosis | None:
     for third in (*np.array_split(inside, 3), *np.array_split(by_value, 3)):
         looks.append(parts.look(third, parts.whole.difference))
         if looks[-1].off is None:
+            return None
+    outside = np.setdiff1d(np.arange(parts.size), inside)
+    for third in np.array_split(outside, min(3, len(outside))):
+        if parts.look(third, parts.whole.difference).off is not None:
             return None
     comparisons = [c for look in looks for c in look.comparisons if c.is_known]
     is_zero = not any(g.ravel()[inside].any() for g in parts.case.gradients)

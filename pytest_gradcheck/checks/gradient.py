@@ -98,7 +98,7 @@ def _more(
     asked: tuple[str, ...],
 ) -> tuple[Finding, ...]:
     """What other questions about the same derivative found."""
-    found = contracts.findings(seen.plan, seed)
+    found = contracts.findings(seen.plan, seen.survey.demand.tolerance)
     if judged.verdict == "fail":
         return found
     if not seen.plan.probe.cost.is_spent:

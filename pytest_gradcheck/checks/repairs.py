@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from pytest_gradcheck.backends import Leaf
 from pytest_gradcheck.checks.case import Case, Numbers
-from pytest_gradcheck.checks.form import WrongDerivative
-from pytest_gradcheck.errors import UsageError
 
 Source = Callable[[int], Numbers]  # set of cotangents -> an array
 SAME = 1e-6  # relative; far above the rounding of equal numbers
 MOST_RUNS = 32  # of the derivative, to know it whole
+MOST_PAIRS = 6  # of outputs of one shape: those of four
 MOST_AXES = 4  # whose permutations are tried: 23 of them
 
 
@@ -66,19 +66,39 @@ def constants(case: Case) -> Iterator[Repair]:
 def _conjugated(case: Case) -> Iterator[Repair]:
     if np.iscomplexobj(case.x):
         yield Repair("conjugate", "", _each(case, np.conj))
-        if case.can_run and any(np.iscomplexobj(weight) for weight in case.weights(0)):
+        if any(np.iscomplexobj(weight) for weight in case.weights(0)):
             yield Repair("conjugate", "", functools.cache(partial(_mirrored, case)))
 
 
 def _mirrored(case: Case, j: int) -> Numbers:
     """The gradient that is right where the derivative lacks a conjugate, by one more run of it."""
-    plan, convert = case.plan, case.plan.probe.problem.backend.convert
-    mirror = [None if w is None else convert(w.conj()) for w in plan.cotangents[j]]
-    try:
-        gradient = plan.probe.gradient(mirror)[case.index]
-    except (UsageError, WrongDerivative):
-        return case.gradients[j]
-    return case.gradients[j] if gradient is None else case.brought(gradient).conj()
+    convert = case.plan.probe.problem.backend.convert
+    mirror = [None if w is None else convert(w.conj()) for w in case.plan.cotangents[j]]
+    gradient = case.again(mirror)
+    return case.gradients[j] if gradient is None else gradient.conj()
+
+
+def _exchanged(case: Case) -> Iterator[Repair]:
+    """The cotangents of two outputs of one shape, taken for each other."""
+    leaves, drawn = case.plan.probe.outputs.leaves, case.plan.cotangents[0]
+    spots = [m for m, weight in enumerate(drawn) if weight is not None]
+    pairs = itertools.combinations(spots, 2)
+    alike = ((a, b) for a, b in pairs if _form(leaves[a]) == _form(leaves[b]))
+    for a, b in itertools.islice(alike, MOST_PAIRS):
+        told = f"outputs {leaves[a].path} and {leaves[b].path}"
+        yield Repair("exchanged", told, functools.cache(partial(_with_exchanged, case, a, b)))
+
+
+def _form(leaf: Leaf) -> tuple[str, tuple[int, ...]]:
+    return leaf.dtype, leaf.shape
+
+
+def _with_exchanged(case: Case, a: int, b: int, j: int) -> Numbers:
+    """The gradient that is right where two cotangents are exchanged, by one more run of it."""
+    weights = list(case.plan.cotangents[j])
+    weights[a], weights[b] = weights[b], weights[a]
+    gradient = case.again(weights)
+    return case.gradients[j] if gradient is None else gradient
 
 
 def _swapped(case: Case) -> Iterator[Repair]:
@@ -219,28 +239,22 @@ def _adjoined(case: Case) -> Iterator[Repair]:
     leaves = [leaf for leaf in case.plan.probe.outputs.leaves if leaf.dtype]
     size = case.x.size
     is_square = len(leaves) == 1 and leaves[0].size == size
-    if case.can_run and is_square and 1 < size <= MOST_RUNS and not np.iscomplexobj(case.x):
+    if is_square and 1 < size <= MOST_RUNS and not np.iscomplexobj(case.x):
         products = functools.cache(partial(_products, case))
         yield Repair("adjoint", "", lambda j: _transposed_product(case, products(), j))
 
 
 def _products(case: Case) -> Numbers:
-    """(n, n) what the derivative makes of each unit cotangent; zeros where it refuses one."""
-    probe = case.plan.probe
-    backend, leaves = probe.problem.backend, probe.outputs.leaves
+    """(n, n) what the derivative makes of each unit cotangent; zeros where it refuses."""
+    leaves, convert = case.plan.probe.outputs.leaves, case.plan.probe.problem.backend.convert
     rows = []
     for unit in np.eye(case.x.size):
         weights = [
-            backend.convert(unit.reshape(leaf.shape), leaf.dtype, leaf.device)
-            if leaf.dtype
-            else None
+            convert(unit.reshape(leaf.shape), leaf.dtype, leaf.device) if leaf.dtype else None
             for leaf in leaves
         ]
-        try:
-            gradient = probe.gradient(weights)[case.index]
-        except (UsageError, WrongDerivative):
-            return np.zeros((case.x.size, case.x.size))
-        rows.append(np.zeros(case.x.size) if gradient is None else case.plain(gradient).ravel())
+        gradient = case.again(weights)
+        rows.append(np.zeros(case.x.size) if gradient is None else gradient.ravel())
     return np.stack(rows)
 
 
@@ -257,5 +271,5 @@ def _each(case: Case, change: Callable[..., Numbers], *args: Any) -> Source:
 
 _KINDS = (
     *(_conjugated, _swapped, _transposed, _folded, _rolled, _flipped, _summed, _centred),
-    _adjoined,
+    *(_exchanged, _adjoined),
 )

@@ -94,6 +94,13 @@ def in_a_row(mask: NDArray[np.bool_]) -> str:
     return ""
 
 
+def counted(mask: NDArray[np.bool_]) -> str:
+    """The elements that a mask picks, where nothing else is known of them."""
+    if mask.ndim == 1:
+        return in_words([int(i) for i in np.flatnonzero(mask)], 0, mask.size)
+    return f"in {mask.sum()} of {mask.size} elements"
+
+
 def in_words(indices: Sequence[int], axis: int, length: int) -> str:
     """Indices of an axis, such as ``at index 1, 4 and 6 of axis 0``."""
     first, last = indices[0], indices[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_gradcheck.checks import accuse, power
+from pytest_gradcheck.checks.advice import advised
 from pytest_gradcheck.checks.amended import outside, short
 from pytest_gradcheck.checks.compare import strongest
 from pytest_gradcheck.checks.form import WrongDerivative
@@ -81,7 +82,7 @@ def _wrong(seen: Measured, limits: Limits) -> Result:
     findings = tuple(accuse.accusation(seen, culprit) for culprit in seen.culprits)
     first = findings[0]
     others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    advice = accuse.remedies(seen) + accuse.allowance(seen)
+    advice = advised(seen)
     findings += accuse.hooks(seen)
     if seen.is_right_beside:
         findings += (

@@ -30,7 +30,7 @@ def test_a_pure_function_is_traced_and_not_run_again_and_again():
 
     verdict, evaluations, calls = runs_of(make, resolution=1e-5)
     assert verdict == "pass"
-    assert calls <= evaluations / 2
+    assert calls <= 0.6 * evaluations
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -144,7 +144,7 @@ def test_what_the_first_call_sets_up_is_no_state():
 
     verdict, evaluations, calls = runs_of(make, resolution=1e-5)
     assert verdict == "pass"
-    assert calls <= evaluations / 2
+    assert calls <= 0.6 * evaluations
 
 
 def test_outputs_that_are_no_arrays_survive_compiling():
@@ -244,3 +244,40 @@ def test_a_snapshot_sees_names_items_attributes_and_numbers():
     assert not same_after(lambda: array.__setitem__(0, 1.0))
     assert not same_after(lambda: setattr(box, "n", 2))
     assert not same_after(lambda: setattr(box, "m", 2))
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_long_check_in_the_functions_own_precision_runs_a_trace_of_it(branches):
+    """What Python decides by values cannot be traced, and is run each time."""
+
+    def make(counter):
+        def f(x):
+            next(counter)
+            still = float(jax.lax.stop_gradient(x[0])) if branches else jax.lax.stop_gradient(x[0])
+            return jax.lax.scan(lambda s, a: (s * jnp.sin(a) + a,) * 2, still, x)[1]
+
+        return f
+
+    with jax.enable_x64(True):
+        verdict, evaluations, calls = runs_of(make, POINT.astype("float64"))
+    assert (verdict, evaluations > 40) == ("fail", True)
+    assert (calls > 0.8 * evaluations) == branches
+
+
+def test_a_trace_gives_the_bits_of_the_function():
+    from pytest_gradcheck.backends.jax_replayed import replayed
+
+    def f(x):
+        return {"a": jnp.cumsum(jax.nn.softmax(x[0])), "n": 3, "b": jax.jit(jnp.linalg.norm)(x[0])}
+
+    def other(x):
+        return x[0] * (1.0 if isinstance(x[0], jax.core.Tracer) else 1.0 + 1e-6)
+
+    point, flatten = [np.linspace(0.1, 2.0, 7)], backends.load("jax").flatten
+    with jax.enable_x64(True):
+        own = flatten(f([jnp.asarray(point[0])]))
+        again = replayed(f, point, own).value(point)
+        assert [leaf.path for leaf in again.leaves] == [leaf.path for leaf in own.leaves]
+        pairs = zip(own.leaves, again.leaves, strict=True)
+        assert all(np.array_equal(a.value, b.value) for a, b in pairs)
+        assert replayed(other, point, flatten(other([jnp.asarray(point[0])]))) is None

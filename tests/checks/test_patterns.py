@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pytest_gradcheck import check_gradient
-from pytest_gradcheck.checks.accuse import ADVICE, PATTERNS
+from pytest_gradcheck.checks.accuse import PATTERNS
+from pytest_gradcheck.checks.advice import ADVICE
 from pytest_gradcheck.reports import text
 
 RNG = np.random.default_rng(3)

@@ -82,3 +82,21 @@ def test_gradients_that_are_exchanged_are_one_mistake_and_not_two(size):
         assert [finding.code for finding in result.findings[:2]] == ["gradient-swapped"] * 2
     both = check_gradient(lambda x, y: x * y**2, x, y, vjp=lambda w, x, y: (-w * y**2, -w))
     assert both.findings[0].code == "gradient-sign"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_penalty_that_is_counted_twice_in_its_digits(dtype):
+    """Its weight is measured, and 1 + 4e-6 is 1."""
+    draw = np.random.default_rng(12)
+    rows, counts = draw.normal(size=(40, 4)).astype(dtype), draw.poisson(2, 40)
+
+    def loss(w):
+        rates = np.exp(rows @ w)
+        return rates.sum() - counts @ (rows @ w) + w @ w / 2
+
+    def grad(w):
+        return (rows.T @ (np.exp(rows @ w) - counts) + 2 * w).astype(dtype)
+
+    w = (0.3 * draw.normal(size=4)).astype(dtype)
+    found = check_gradient(loss, w, grad=grad, seed=1).findings[0]
+    assert found.message == "w gets the right one plus w"

@@ -152,3 +152,82 @@ def test_an_output_that_is_left_out_is_no_mean():
 
     (found,) = check_gradient(Moments.apply, torch.from_numpy(X)).findings
     assert found.message == "x is wrong only in the derivative of output 1"
+
+
+@pytest.mark.parametrize("seed", [4, 7, 10, 16, 28])
+def test_errors_that_cancel_are_not_taken_for_right(seed):
+    """All elements are wrong by a little; along some directions only a part of them seems so."""
+    x = np.random.default_rng(15).normal(size=(9, 4)).astype(np.float32)
+
+    def hat(x):
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+
+    def vjp(w, x):
+        wrong = w - w.mean(0) - hat(x) * (w * hat(x)).sum(0) / (len(x) - 1)
+        return (wrong / np.sqrt(x.var(0) + 1e-3)).astype(np.float32)
+
+    assert check_gradient(hat, x, vjp=vjp, seed=seed).findings[0].code != "gradient-masked"
+
+
+def test_few_elements_have_a_sign_by_chance():
+    x = np.array([0.4, -0.7, 1.3, -0.2, -0.9, 0.6, -1.1, 0.8])
+
+    def change(g, x):
+        wrong = g.copy()
+        wrong[[0, 2, 5, 7]] *= np.array([1.5, 0.5, 2.0, 0.8])
+        return wrong
+
+    _, told = named(change, x=x)
+    assert told == "x is wrong, only at index 0, 2, 5 and 7 of axis 0"
+    _, told = named(without([0, 2, 5, 7]), x=x)
+    assert told == "x gets zero, only where it is positive"  # which zeros share
+    _, told = named(without([0, 2]), x=x[:4])
+    assert told == "x[0] and x[2] are wrong; no other is positive"
+    for x in (X, DRAW.normal(size=(60, 60))):
+        for share in (0.0, 0.3 + x**2):
+            _, told = named(lambda g, x, s=share: np.where(x < 0, g, g * s), x=x)
+            assert told.endswith("only where it is positive")
+
+
+class Pair(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x.sin() * y, x.exp(), y.sum()
+
+    @staticmethod
+    def backward(ctx, b, a, c):  # named a and b in the forward
+        x, y = ctx.saved_tensors
+        return a * x.cos() * y + b * x.exp(), a * x.sin() + c
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_cotangents_that_are_taken_for_each_other(dtype):
+    x, y = torch.from_numpy(X).to(dtype), torch.from_numpy(X[::-1].copy()).to(dtype)
+    found = check_gradient(Pair.apply, x, y).findings
+    told = "the cotangents of outputs 0 and 1 are swapped"
+    assert [(f.code, f.message) for f in found] == [
+        ("gradient-exchanged", f"in x {told}"),
+        ("gradient-exchanged", f"in y {told}"),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_outputs_by_hand_in_their_own_precision(dtype):
+    x, y = (np.abs(a).astype(dtype) for a in (X, X + 0.1))
+
+    def polar(x, y):
+        return {"radius": np.hypot(x, y), "angle": np.arctan2(y, x)}
+
+    def vjp(w, x, y, turn=1):
+        r, a = w["radius"] / np.hypot(x, y), turn * w["angle"] / (x * x + y * y)
+        return [g.astype(dtype) for g in (r * x - a * y, r * y + a * x)]
+
+    def swapped(w, x, y):
+        return vjp({"radius": w["angle"], "angle": w["radius"]}, x, y)
+
+    assert check_gradient(polar, x, y, vjp=vjp).verdict == "pass"
+    found = check_gradient(polar, x, y, vjp=swapped).findings
+    assert {f.code for f in found} == {"gradient-exchanged"}
+    found = check_gradient(polar, x, y, vjp=lambda w, x, y: vjp(w, x, y, -1)).findings
+    assert found[0].message == "x is wrong only in the derivative of output angle"

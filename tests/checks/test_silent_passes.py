@@ -75,3 +75,29 @@ def test_beside_the_edge_of_a_domain(factor, seed):
         lambda x: float(np.sum(np.sqrt(x))), x, grad=lambda x: factor * 0.5 / np.sqrt(x), seed=seed
     )
     assert result.verdict != "pass", result.headline
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_wrong_derivative_of_the_smallest_of_some_parameters(seed, dtype):
+    """In proportion to its size it hardly moves, so that such directions know nothing of it."""
+    rays = np.random.default_rng(10).normal(size=(5, 2)) + 0.1
+    camera = np.array([500.0, 480.0, 320.0, 240.0, 0.1, -0.05], dtype)
+    squares = (rays**2).sum(1)
+
+    def pixels(k):
+        return k[:2] * rays * (1 + k[4] * squares + k[5] * squares**2)[:, None] + k[2:4]
+
+    def jac(k):
+        found = np.zeros((5, 2, 6))
+        for axis in (0, 1):
+            column = rays[:, axis]
+            found[:, axis, axis] = column * (1 + k[4] * squares + k[5] * squares**2)
+            found[:, axis, 2 + axis] = 1
+            found[:, axis, 4] = k[axis] * column * squares
+            found[:, axis, 5] = k[axis] * column * squares  # squares**2
+        return found.astype(dtype)
+
+    result = check_gradient(pixels, camera, jac=jac, seed=seed)
+    assert result.verdict == "fail"
+    assert result.findings[0].where == "k[5]"

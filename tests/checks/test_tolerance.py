@@ -73,3 +73,24 @@ def test_a_large_tolerance_is_no_noise():
     result = checked(0.0, 0.9)
     assert result.verdict == "pass"
     assert not any(finding.code == "below-noise" for finding in result.findings)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rough", [1e-6, 1e-5, 1e-4])
+def test_a_solver_in_the_backward_passes_with_the_tolerance_that_is_advised(rough, seed):
+    """Its steps follow the cotangent, so that it is linear only up to its error."""
+    draw = np.random.default_rng(seed)
+    x, matrix = draw.normal(size=6), draw.normal(size=(6, 6))
+
+    def vjp(w, x):
+        steps = rough * np.sin(1e3 * np.add.outer(np.arange(6.0), w)).sum(1) / 6
+        return np.linalg.norm(w) * steps + matrix.T @ w * np.cos(x)
+
+    def f(x):
+        return matrix @ np.sin(x)
+
+    result = check_gradient(f, x, vjp=vjp, seed=seed)
+    assert result.verdict == "fail"
+    told, _, tolerance = result.advice[0].partition(": tolerance=")
+    assert told.startswith("if so small an error is meant")
+    assert check_gradient(f, x, vjp=vjp, seed=seed, tolerance=float(tolerance)).verdict == "pass"
