@@ -43,7 +43,7 @@ class Runs:
         self.user_mode = user_mode
         self.is_random: Callable[[], bool] = lambda: False  # the guard knows, once it is open
         self._roots = roots
-        self._own: list[str] = []  # precisions of the first run
+        self._own: tuple[str, ...] = ()  # precisions of the first run
         self._count = 0
         self._before: Snapshot | None = None
         self._is_pure: bool | None = None
@@ -60,14 +60,14 @@ class Runs:
             compiled = self._compile(f, parts, point)
             if compiled:
                 return compiled.value(point)
-        trace = self._replayed.get(f) if self._count > PATIENCE else None
+        trace = self._replayed.get((f, _dtypes(point))) if self._count > PATIENCE else None
         return trace.value(point) if trace else self._by_itself(f, point)
 
     def _by_itself(self, f: Function, point: Sequence[Array]) -> Flat:
         """``f(point)`` as the user calls it; traced for later runs where there were many."""
-        flat = flatten(f([handed(x) for x in point]))
-        if self._count > PATIENCE and f not in self._replayed and self._may_compile(f, point):
-            self._replayed[f] = replayed(f, point, flat)
+        flat, key = flatten(f([handed(x) for x in point])), (f, _dtypes(point))
+        if self._count > PATIENCE and key not in self._replayed and self._may_compile(f, point):
+            self._replayed[key] = replayed(f, point, flat)
         return flat
 
     def gradient(
@@ -87,12 +87,12 @@ class Runs:
     def _note(self, point: Sequence[Array]) -> None:
         self._count += 1
         if self._count == 1:
-            self._own = [str(x.dtype) for x in point]
+            self._own = _dtypes(point)
         elif self._count == 2:  # what the first call sets up once and for all is no state
             self._before = Snapshot(self._roots)
 
     def _is_own(self, point: Sequence[Array]) -> bool:
-        return [str(x.dtype) for x in point] == self._own
+        return _dtypes(point) == self._own
 
     def _compile(
         self, f: Function, parts: tuple[str, ...], point: Sequence[Array]
@@ -125,6 +125,10 @@ class Runs:
 
 _HOSTED = (np.ndarray, np.generic)
 _BOTH = ("value", "gradient")
+
+
+def _dtypes(point: Sequence[Array]) -> tuple[str, ...]:
+    return tuple(str(x.dtype) for x in point)
 
 
 def _kind(point: Sequence[Array]) -> tuple[tuple[int, ...], ...]:
