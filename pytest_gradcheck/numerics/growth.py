@@ -27,6 +27,7 @@ FAR = (-2, HIGHEST)  # steps at which a function that stands still is looked at 
 MAX_RUNGS = 15
 # Extensions in a row that did not halve the bound: one each way and one more, for a plateau.
 MOST_IN_VAIN = 2
+KNOWN = 1e-3  # a bound beside its value that other steps will hardly better
 FAIR = 1e-2  # a bound beside its value that leaves enough for some directions to tell
 
 
@@ -179,8 +180,8 @@ def _is_limited(found: Estimate, ladder: Ladder) -> bool:
     return _is_fair(found) and bool(np.all(rises & (found.bound <= 4 * gaps[0])))
 
 
-def _is_fair(found: Estimate) -> bool:
-    return bool(np.all(found.bound <= FAIR * np.abs(found.value)))
+def _is_fair(found: Estimate, share: float = FAIR) -> bool:
+    return bool(np.all(found.bound <= share * np.abs(found.value)))
 
 
 def _central(ladder: Ladder) -> Floats:
@@ -230,7 +231,8 @@ def _narrow(ladder: Ladder, unit: float) -> int | None:
 def about(exponent: int, ladder: Ladder, found: Estimate) -> Served:
     """The rungs around the one that was chosen along a direction, that one and a larger first."""
     largest, larger, chosen, smaller = around(min(exponent, TOP))
-    like = found if exponent <= TOP and _is_clear(found, ladder) else None
+    is_known = exponent <= TOP and _is_clear(found, ladder) and _is_fair(found, KNOWN)
+    like = found if is_known else None  # else along another direction others may show much more
     return Served((larger, chosen, largest, smaller), like)
 
 
