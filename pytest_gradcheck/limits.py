@@ -311,10 +311,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         name="step_fresh",
         checks=("gradstep",),
-        default=3.0,
+        default=7.0,
         help="First calls of a large training whose gradient is held against a fresh one, beside "
         "those that are unlike the others and the last; as many as there are: all",
-        source="state shows at the second call; a fresh gradient costs what a step costs",
+        source="as many as are made at least: state shows at the second, what comes and goes among "
+        "the first few; a fresh gradient costs what a step costs",
         low=0.0,
         high=1000.0,
         is_whole=True,

@@ -121,7 +121,9 @@ def test_a_class_in_the_place_of_what_it_makes():
         check_gradient(Square, X)
     with refused("the model is the class Linear: give an instance, Linear(...), or"):
         check_flow(nn.Linear, loss, (X, Y))
-    with refused("params= takes a module, or parameters in a list or a dict, not the class Linear"):
+    with refused(
+        "params= takes a module, an optimizer, or parameters in a list or a dict, not the"
+    ):
         check_clipping(clip_grad_norm_, max_norm=1.0, params=nn.Linear)
 
 
