@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import traceback
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ class UsageError(ValueError):
 def brief(text: str, most: int) -> str:
     """A text in one line of at most so many characters, cut between words."""
     return textwrap.shorten(text, most, placeholder=" …")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row, such as ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 # What the user's code raised while a check ran that will raise itself; None where none will.

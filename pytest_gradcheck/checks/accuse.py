@@ -10,6 +10,7 @@ from pytest_gradcheck.checks.measured import Measured
 from pytest_gradcheck.checks.patterns import Diagnosis, Place
 from pytest_gradcheck.checks.power import percent
 from pytest_gradcheck.checks.rounding import Lossy
+from pytest_gradcheck.errors import listed
 from pytest_gradcheck.limits import Scalar
 from pytest_gradcheck.results import Evidence, Finding
 
@@ -129,7 +130,7 @@ def _unexplained(seen: Measured, culprit: Culprit, name: str) -> str:
     if found.detail:
         return f"{told}, in {found.detail}"
     places = [_place(seen, culprit, place) for place in found.places]
-    return told + (f", most of it in {_listed(places)}" if places else "")
+    return told + (f", most of it in {listed(places)}" if places else "")
 
 
 def is_flat(culprit: Culprit) -> bool:
@@ -140,7 +141,7 @@ def is_flat(culprit: Culprit) -> bool:
 
 def _scaled(seen: Measured, names: list[str], factor: float) -> str:
     """What a part of a gradient gets."""
-    name = _listed(names)
+    name = listed(names)
     if factor == 0:
         return f"{name} gets zero"
     if math.isnan(factor):
@@ -148,10 +149,6 @@ def _scaled(seen: Measured, names: list[str], factor: float) -> str:
     if abs(factor + 1) < 1e-3:
         return f"{name} has the wrong sign"
     return f"{name} gets {_factor(seen, factor)[0]} times the right one"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
 def _factor(seen: Measured, factor: float) -> tuple[str, str]:

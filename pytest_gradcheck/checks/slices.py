@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_gradcheck.checks.parts import Chosen, Parts
+from pytest_gradcheck.errors import listed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -109,8 +110,5 @@ def in_words(indices: Sequence[int], axis: int, length: int) -> str:
             return f"from index {first} of axis {axis} on"
         return f"at index {first} to {last} of axis {axis}"
     shown = [str(i) for i in indices[:MOST_TOLD]]
-    if len(indices) > MOST_TOLD:
-        listed = ", ".join([*shown, "…"])
-    else:
-        listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
-    return f"at index {listed} of axis {axis}"
+    told = ", ".join([*shown, "…"]) if len(indices) > MOST_TOLD else listed(shown)
+    return f"at index {told} of axis {axis}"

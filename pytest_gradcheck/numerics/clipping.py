@@ -9,7 +9,7 @@ the threshold is ``c`` times the norm of the unit's parameters).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,11 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
         square += float(np.vdot(row, row).real)
     is_safe = square == 0 or _LEAST < square < _MOST
     return math.sqrt(square) if is_safe else norm([one - other], 2)
+
+
+def distance(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The 2-norm of the differences of some pairs of arrays together."""
+    return math.hypot(*(apart(one, other) for one, other in pairs))
 
 
 def inner(values: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:

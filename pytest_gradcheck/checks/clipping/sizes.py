@@ -12,6 +12,7 @@ import numpy as np
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
 from pytest_gradcheck.checks.clipping.right import TINY, Prediction, Tensors
+from pytest_gradcheck.errors import listed
 from pytest_gradcheck.numerics import clipping
 
 MOST = 40  # tensors up to which it is asked whether they are clipped in two groups
@@ -84,7 +85,7 @@ def of_some_tensors(
     kept = untouched(wrong)
     if len(kept) < 2:
         return
-    told, advice = f"leaves {listed(kept, names)} out", "give all parameters to the clip"
+    told, advice = f"leaves {some_of(kept, names)} out", "give all parameters to the clip"
     rest = functools.partial(_without_all, kept=kept, p=claim.norm_type)
     yield Cause("clip-missed-tensor", f"{told}, of the norm too", advice), _to(claim, rest, kept)
     whole = functools.partial(clipping.norm, p=claim.norm_type)
@@ -106,12 +107,12 @@ def untouched(wrong: Sequence[Judged]) -> tuple[int, ...]:
     return tuple(sorted(kept or ()))
 
 
-def listed(numbers: Sequence[int], names: Sequence[str]) -> str:
+def some_of(numbers: Sequence[int], names: Sequence[str]) -> str:
     """The names of tensors, the first ones where they are many."""
     told = [names[i] for i in numbers[:3]]
     if len(numbers) > 3:
         return f"{', '.join(told[:2])} and {len(numbers) - 2} more"
-    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return listed(told)
 
 
 def of_two_groups(claim: Claim, count: int) -> Iterator[tuple[Cause, Prediction]]:

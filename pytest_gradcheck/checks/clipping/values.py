@@ -9,7 +9,7 @@ import numpy as np
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.judge import Judged
 from pytest_gradcheck.checks.clipping.right import TINY, Prediction
-from pytest_gradcheck.checks.clipping.sizes import Cause, listed, untouched
+from pytest_gradcheck.checks.clipping.sizes import Cause, some_of, untouched
 from pytest_gradcheck.numerics import clipping
 
 BOTH = "clip to both -max_value and max_value"
@@ -48,7 +48,7 @@ def known(
         yield (
             Cause(
                 "clip-missed-tensor",
-                f"leaves {listed(kept, names)} out",
+                f"leaves {some_of(kept, names)} out",
                 "give all parameters to the clip",
                 names[kept[0]] if len(kept) == 1 else "",
             ),

@@ -99,7 +99,7 @@ def _stretch(run: Run, window: Window, h: float) -> float:
     moved = [x + (h / size) * g for x, g in zip(window.at, grads, strict=True)]
     value, found = run.loop.gradient(window.batches[0], moved, window.marks[0])
     ends = filled(found, window)
-    stretch = math.hypot(*(clipping.apart(a, b) for a, b in zip(grads, ends, strict=True))) / h
+    stretch = clipping.distance(zip(grads, ends, strict=True)) / h
     start, rounding = window.losses[0], ROUNDINGS * precision.epsilon(run.coarsest)
     if not abs(value - start - h * size) <= h**2 * stretch + rounding * abs(start):
         return math.nan  # what else the loss depends on has moved

@@ -29,12 +29,11 @@ def _off(seen: Run, pair: Pair) -> float | None:
     zero = np.zeros_like
     rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
     size = clipping.norm([b for _, b in rows], 2)
-    return math.hypot(*(clipping.apart(a, b) for a, b in rows)) / size if size else math.nan
+    return clipping.distance(rows) / size if size else math.nan
 
 
 def _length(window: Window) -> float:
-    ends = zip(window.at, window.updates[-1].after, strict=True)
-    return math.hypot(*(clipping.apart(a, b) for a, b in ends))
+    return clipping.distance(zip(window.at, window.updates[-1].after, strict=True))
 
 
 def _held(pair: Pair, value: float | None) -> float | None:

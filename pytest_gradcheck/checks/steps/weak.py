@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,7 +99,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
 
 def _apart(pair: Pair, first: Sequence[np.ndarray]) -> float:
     grads = filled(pair.expected.raw, pair.window)
-    return math.hypot(*(clipping.apart(a, b) for a, b in zip(grads, first, strict=True)))
+    return clipping.distance(zip(grads, first, strict=True))
 
 
 def skipped(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
