@@ -59,13 +59,13 @@ class Survey(Sight):
         direction = self.plan.probe.direction(derive(self.seed, "direction", label), shares)
         telling = [k for k in before if k.tells]  # steps of those that tell nothing would not do
         whole = [k for k in telling if len(k.line.ladder.exponents) >= FEWEST] or telling[:1]
-        return self.measured(
-            shares,
-            direction,
-            first=self._served(whole[-1]) if whole else growth.ANYWHERE,
-            enough=ENOUGH * _mean([k.bound for k in telling]),
-            expected=math.hypot(*(share * self.gradient_size(i) for i, share in shares.items())),
-        )
+        first = self._served(whole[-1]) if whole else growth.ANYWHERE
+        enough = ENOUGH * _mean([k.bound for k in telling])
+        expected = math.hypot(*(share * self.gradient_size(i) for i, share in shares.items()))
+        look = self.measured(shares, direction, first=first, enough=enough, expected=expected)
+        if look.off is not None and len(look.line.ladder.exponents) == 1:
+            return self.again(look, first=replace(first, second=None), enough=enough)
+        return look
 
     def _served(self, look: Look) -> Served:
         """Steps that will do for another direction in the same inputs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
 
 FINE = 2.0**-40  # a precision that leaves a plain central difference digits to spare
 WITNESSED = 4.0  # of what one witness of rounding shows, the most that another is taken for
+ALIKE = 16.0  # times the second differences of another direction are still those of the same curve
 JUMP_SPREAD = 0.1  # differences over three steps that agree to this share are a jump
 
 
@@ -162,6 +163,28 @@ def of_pair(ladder: Ladder, like: Estimate | None) -> Estimate | None:
         extend=0,
         unrest=unrest,
     )
+
+
+def of_one(ladder: Ladder, like: Estimate, second: Floats) -> Estimate | None:
+    """The derivative on one step that served a direction like this one; None where it may bend.
+
+    Its bound is what it was along that one. Where it should be too narrow, a claim that agrees
+    within it still hides no more: an error along a Gaussian direction falls within a bound less
+    often, not more, where something independent is added to it (Anderson 1955). So it may show that
+    a claim is right, and accuses of nothing.
+
+    Args:
+        ladder: One rung.
+        like: What that direction gave there.
+        second: (p,) its second differences there.
+    """
+    if like.kink.any() or ladder.stands or not np.isfinite(ladder.first).all():
+        return None
+    unseen = 10 * NOISE_FACTOR * like.noise
+    if np.any(np.abs(ladder.second[0]) > np.maximum(ALIKE * np.abs(second), unseen)):
+        return None
+    value = ladder.first[0] / (2 * ladder.sizes[0])
+    return replace(like, value=value, bound=like.bound, exponent=ladder.exponents[0], extend=0)
 
 
 def _nothing(floor: Floats) -> Estimate:

@@ -16,6 +16,7 @@ from pytest_gradcheck.numerics.differences import (
     careful_exponents,
     estimate,
     first_exponents,
+    of_one,
     of_pair,
 )
 from pytest_gradcheck.numerics.ladder import RATIO_EXPONENT, Floats, Ladder
@@ -41,10 +42,12 @@ class Served:
     Args:
         exponents: The steps.
         like: What they gave, where that is known; the first two of them may do then.
+        second: (p,) its second differences at the second step, where that one may do alone.
     """
 
     exponents: tuple[int, ...] = ()
     like: Estimate | None = None
+    second: Floats | None = None
 
 
 ANYWHERE = Served()
@@ -102,8 +105,14 @@ def grown(
     asked = Asked(unit, enough, expected)
     wanted = first.exponents or first_exponents(unit)
     measured: dict[int, Differences] = {}
+    if first.like is not None and first.second is not None:
+        measured = {wanted[1]: rung(wanted[1])}
+        ladder = ladder_of(measured, floor)
+        alone = of_one(ladder, first.like, first.second)
+        if alone is not None and asked.is_met(alone, ladder):
+            return ladder, alone
     if first.like is not None or (not first.exponents and unit <= FINE and rungs <= 3):
-        measured = {e: rung(e) for e in wanted[:2]}
+        measured |= {e: rung(e) for e in wanted[:2] if e not in measured}
         ladder = ladder_of(measured, floor)
         pair = of_pair(ladder, first.like)
         if pair is not None and asked.is_met(pair, ladder):
@@ -200,7 +209,8 @@ def served(ladder: Ladder, found: Estimate, unit: float, enough: float = 0.0) ->
         enough: A bound with which the quick steps are preferred.
     """
     if len(ladder.exponents) == 2:
-        return Served((*ladder.exponents, ladder.exponents[-1] - RATIO_EXPONENT), found)
+        steps = *ladder.exponents, ladder.exponents[-1] - RATIO_EXPONENT
+        return Served(steps, found, ladder.second[-1])
     if unit > FINE:  # where digits are few, they need extrapolation
         return None
     start = _narrow(ladder, unit)
@@ -233,7 +243,8 @@ def about(exponent: int, ladder: Ladder, found: Estimate) -> Served:
     largest, larger, chosen, smaller = around(min(exponent, TOP))
     is_known = exponent <= TOP and _is_clear(found, ladder) and _is_fair(found, KNOWN)
     like = found if is_known else None  # else along another direction others may show much more
-    return Served((larger, chosen, largest, smaller), like)
+    second = ladder.second[ladder.exponents.index(exponent)] if is_known else None
+    return Served((larger, chosen, largest, smaller), like, second)
 
 
 def _part(ladder: Ladder, found: Estimate, start: int) -> Served:
@@ -243,7 +254,8 @@ def _part(ladder: Ladder, found: Estimate, start: int) -> Served:
         rows = ladder.first[part], ladder.second[part]
         ladder = Ladder(ladder.exponents[part], *rows, ladder.floor)
         found = estimate(ladder)
-    return Served(ladder.exponents, found if _is_clear(found, ladder) else None)
+    is_known = _is_clear(found, ladder)
+    return Served(ladder.exponents, found if is_known else None, ladder.second[1])
 
 
 def _is_clear(found: Estimate, ladder: Ladder) -> bool:
