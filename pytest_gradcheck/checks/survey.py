@@ -62,10 +62,7 @@ class Survey(Sight):
         first = self._served(whole[-1]) if whole else growth.ANYWHERE
         enough = ENOUGH * _mean([k.bound for k in telling])
         expected = math.hypot(*(share * self.gradient_size(i) for i, share in shares.items()))
-        look = self.measured(shares, direction, first=first, enough=enough, expected=expected)
-        if look.off is not None and len(look.line.ladder.exponents) == 1:
-            return self.again(look, first=replace(first, second=None), enough=enough)
-        return look
+        return self.measured(shares, direction, first=first, enough=enough, expected=expected)
 
     def _served(self, look: Look) -> Served:
         """Steps that will do for another direction in the same inputs."""
@@ -113,8 +110,11 @@ class Survey(Sight):
         steps: str = "",
         known: dict[int, growth.Differences] | None = None,
     ) -> Look:
-        """Measure and compare along a direction, with the options of ``Probe.along``."""
-        plan = self.plan
+        """Measure and compare along a direction, with the options of ``Probe.along``.
+
+        What one step seems to contradict is measured with more of them.
+        """
+        plan, known = self.plan, {} if known is None else known
         line = plan.probe.along(
             direction,
             plan.cotangents,
@@ -128,7 +128,11 @@ class Survey(Sight):
         )
         if line.estimate.exponent is None:
             line = edges.one_sided(plan.probe, direction, plan.cotangents, plan.floor) or line
-        return Look(shares, line, compare(self.plan, line, shares, self.demand))
+        look = Look(shares, line, compare(self.plan, line, shares, self.demand))
+        if look.off is not None and len(line.ladder.exponents) == 1:
+            more = replace(first, second=None)
+            return self.again(look, rungs=rungs, first=more, enough=enough, steps=steps)
+        return look
 
     def again(
         self,

@@ -184,7 +184,7 @@ def of_one(ladder: Ladder, like: Estimate, second: Floats) -> Estimate | None:
     if np.any(np.abs(ladder.second[0]) > np.maximum(ALIKE * np.abs(second), unseen)):
         return None
     value = ladder.first[0] / (2 * ladder.sizes[0])
-    return replace(like, value=value, bound=like.bound, exponent=ladder.exponents[0], extend=0)
+    return replace(like, value=value, exponent=ladder.exponents[0], extend=0)
 
 
 def _nothing(floor: Floats) -> Estimate:

@@ -209,8 +209,8 @@ def served(ladder: Ladder, found: Estimate, unit: float, enough: float = 0.0) ->
         enough: A bound with which the quick steps are preferred.
     """
     if len(ladder.exponents) == 2:
-        steps = *ladder.exponents, ladder.exponents[-1] - RATIO_EXPONENT
-        return Served(steps, found, ladder.second[-1])
+        finer = ladder.exponents[-1] - RATIO_EXPONENT
+        return Served((*ladder.exponents, finer), found, ladder.second[-1])
     if unit > FINE:  # where digits are few, they need extrapolation
         return None
     start = _narrow(ladder, unit)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,20 +125,49 @@ def test_the_true_derivative_is_inside_the_bound_at_999_of_1000_points(dtype):
     assert len(missed) <= 0.001 * POINTS * len(names), missed
 
 
-def test_so_it_is_along_another_direction_on_the_steps_that_served():
-    missed, pairs, count = [], 0, 0
+@pytest.mark.parametrize("rungs", [1, 2])
+def test_so_it_is_along_another_direction_on_the_steps_that_served(rungs):
+    missed, few, count = [], 0, 0
     for f, derivative, *where in CORPUS.values():
         for x, along in zip(points(*where), itertools.cycle((0.3, -0.7, 1.9)), strict=False):
             measured, found, _ = seen(f, x)
             first = served(measured, found, 2.0**-52)
             if first is None:
                 continue
+            first = first if rungs == 1 else replace(first, second=None)
             other, again, v = seen(f, x, first=first, along=along)
-            pairs, count = pairs + (len(other.exponents) == 2), count + 1
+            few, count = few + (len(other.exponents) == rungs), count + 1
             if not abs(again.value[0] - v * derivative(x)) <= again.bound[0]:
                 missed.append((float(x), along, float(again.value[0]), float(again.bound[0])))
-    assert pairs > 0.7 * count > 0.5 * POINTS * len(CORPUS)
+    assert few > 0.7 * count > 0.5 * POINTS * len(CORPUS)
     assert len(missed) <= 0.001 * count, missed
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_one_step_does_not_do_where_this_direction_bends(size):
+    measured, found, _ = seen(np.sin, 0.5)
+    first = served(measured, found, 2.0**-52)
+    other, again, _ = seen(lambda x: np.sin(x) + size * abs(x - 0.5), 0.5, first=first)
+    assert first.second is not None
+    assert len(other.exponents) >= 3
+    assert again.kink[0] == pytest.approx(2 * size * 0.5, rel=0.1)
+
+
+def test_one_step_does_not_do_after_a_direction_with_a_kink():
+    measured, found, _ = seen(lambda x: np.sin(x) + abs(x - 0.5) / 100, 0.5)
+    first = served(measured, found, 2.0**-52)
+    other, _, _ = seen(np.sin, 0.5, first=first, along=0.3)
+    assert len(other.exponents) > 1
+
+
+def test_one_step_does_not_do_where_the_function_ends():
+    measured, found, _ = seen(np.sin, 0.5)
+    first = served(measured, found, 2.0**-52)
+    exponent = first.exponents[1]
+    room = 2.0 ** (exponent - 2)
+    _, again, v = seen(lambda x: np.log(x - (0.5 - room)), 0.5, first=first)
+    assert again.exponent < exponent
+    assert abs(again.value[0] - v / room) <= again.bound[0]
 
 
 @pytest.mark.xfail(strict=True, reason="known limit: a sixth of the points is missed, 11 of 64")
