@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -101,12 +102,13 @@ def _inside(survey: Survey, suspect: Look | None) -> str:
     What is cast for the backward alone rounds no value. Where something seems wrong, any rounding
     beyond the function's own will do: beside a value it may be small (a saturated softmax).
     """
-    probe = survey.plan.probe
+    probe, unrest = survey.plan.probe, survey.unrest
+    most = EXCESS * precision.epsilon(probe.precision) if suspect is not None else math.inf
+    lower = precision.coarser(probe.precision)
+    if not lower or unrest < min(most, precision.epsilon(lower[0]) / SHOWS):
+        return ""
     coarsest = probe.lowest_inside()
-    least = precision.epsilon(coarsest) / SHOWS
-    if suspect is not None:
-        least = min(least, EXCESS * precision.epsilon(probe.precision))
-    shows = survey.unrest >= least
+    shows = unrest >= min(most, precision.epsilon(coarsest) / SHOWS)
     return coarsest if coarsest != probe.precision and shows else ""
 
 

@@ -6,6 +6,7 @@ from identities import scaled
 from torch import nn
 
 from pytest_gradcheck import check_gradient
+from pytest_gradcheck.checks.survey import Survey
 
 EVALUATIONS = 40  # medians are near 22; near 40 before one step did along later directions
 
@@ -43,3 +44,19 @@ def test_a_wrong_layer_is_found(layer, factor):
     result = check_gradient(loss, model, x, wrt="model")
     assert result.verdict == "fail", result.headline
     assert result.findings[0].where == f"model.{layer}.weight"
+
+
+@pytest.mark.parametrize("seed", [44, 47])
+def test_one_step_that_crosses_a_kink_accuses_nobody(seed, monkeypatch):
+    model, x = network(width=32)
+    contradicted = []
+    again = Survey.again
+
+    def noted(self, look, **options):
+        contradicted.append(len(look.line.ladder.exponents))
+        return again(self, look, **options)
+
+    monkeypatch.setattr(Survey, "again", noted)
+    result = check_gradient(loss, model, x, wrt="model", seed=seed)
+    assert result.verdict == "pass", result.headline
+    assert contradicted == [1]
