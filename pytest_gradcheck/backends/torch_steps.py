@@ -28,7 +28,7 @@ from pytest_gradcheck.backends.torch_fresh import Fresh
 from pytest_gradcheck.backends.torch_record import Record
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
-from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
+from pytest_gradcheck.backends.torch_values import Arrays, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
 from pytest_gradcheck.errors import UsageError, told
 
@@ -184,12 +184,8 @@ class TorchLoop:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
         value, found = self._fresh.gradient(batch, at, mark)
         self.dtype, self.is_cut = self._fresh.dtype, self._fresh.is_cut
-        arrays = [
-            None
-            if (g := found.get(id(p))) is None
-            else as_numpy(g.to_dense() if g.is_sparse else g)
-            for p in self.tensors
-        ]
+        pairs = enumerate(found.get(id(p)) for p in self.tensors)
+        arrays = [None if g is None else self._grads.of(i, g) for i, g in pairs]
         for i, tracked in enumerate(self.parameters):
             if tracked.shadow >= 0:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None
