@@ -72,7 +72,7 @@ class TorchLoop:
         self.shown = next((type(o).__name__ for o in self._optimizers), "the optimizer of the step")
         self.rates = torch_optimizers.rates(self._optimizers)
         self.device = str(self.tensors[0].device)
-        self._values, self._grads = Arrays(), Arrays()
+        self._grads = Arrays()
         self._record: Record | None = None
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
         self.passes: list[int] = []  # how often each call differentiated something
@@ -80,13 +80,9 @@ class TorchLoop:
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
-        self.written = self._fresh.written
+        self.now, self.written = self._fresh.now, self._fresh.written
 
     # --- what is there ----------------------------------------------------------------------
-
-    def now(self) -> list[np.ndarray]:
-        """Every parameter."""
-        return [self._values.of(i, p) for i, p in enumerate(self.tensors)]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
@@ -106,6 +102,7 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed, mark = copied(batch), self.mark()
         before = self.now()
+        self._fresh.is_settled = False
         record = Record(self, batch, mark, before)
         error = ""
         with ExitStack() as stack:
@@ -121,6 +118,7 @@ class TorchLoop:
             except Exception as caught:  # whatever the user's code raises is what is to be judged
                 error = told(caught)
         after = self.now()
+        self._fresh.is_settled = True
         if not self._optimizers and any(
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
@@ -246,6 +244,7 @@ class TorchLoop:
         carried = reachable(self._roots)
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
+        self._fresh.is_settled = False
         try:
             with (
                 guard(self._roots),
@@ -258,6 +257,7 @@ class TorchLoop:
                 restore()
             for p, grad in grads:
                 p.grad = grad
+            self._fresh.is_settled = False
 
     def rewind(self, mark: Sequence[Any]) -> None:
         """Set all generators back to a mark."""
@@ -280,6 +280,7 @@ class TorchLoop:
 
     def resumed(self) -> list[tuple[str, str]]:
         """Schedulers and loss scalers within reach of the step."""
+        self._fresh.is_settled = False
         return torch_resumed.resumed(self._roots, self._optimizers)
 
     def repeated(self) -> list[tuple[str, float]]:

@@ -195,6 +195,7 @@ class _Part:
         self, start: Mapping[str, np.ndarray], size: int, place: slice | None, dtype: np.dtype
     ) -> None:
         self._place, self._dtype = place, dtype
+        self._last: tuple[np.ndarray | None, np.ndarray] = None, np.zeros(0)  # after a move
         taken = {k: self._of(x) if np.size(x) == size else x for k, x in start.items()}
         self._state: optimizers.State = taken
         self._shaken: optimizers.State = dict(taken)
@@ -207,7 +208,10 @@ class _Part:
         """One update."""
         if hyper.get("forget"):
             self._state = {}
-        g, before, after = (self._of(x) for x in (move.gradient, move.before, move.after))  # type: ignore[arg-type]  # there is a gradient
+        whole, last = self._last
+        before = last if move.before is whole else self._of(move.before)
+        g, after = self._of(move.gradient), self._of(move.after)  # type: ignore[arg-type]  # there is a gradient
+        self._last = move.after, after
         expected, self._state = optimizers.replayed(name, g, before, self._state, t, hyper)
         other = None
         if move.slack:
@@ -230,9 +234,10 @@ def _parts(name: str, moves: Sequence[Move], dtype: np.dtype) -> Iterator[_Part]
 
 def _lost(expected: np.ndarray, actual: np.ndarray, before: np.ndarray, epsilon: float) -> int:
     """Elements that stand still though they should move, by less than a unit in the last place."""
-    if not np.any(actual == 0):
+    still = actual == 0
+    if not still.any():
         return 0
-    still = (actual == 0) & (expected != 0)
+    still &= expected != 0
     return int(np.sum(np.abs(expected[still]) < epsilon * np.abs(before[still])))
 
 
