@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -57,7 +57,7 @@ def _container(value: Any) -> Callable[[], None]:
     kept = list(value)
 
     def restore() -> None:
-        if not _are_same(value, kept):
+        if len(value) != len(kept) or not all(map(operator.is_, value, kept)):
             value.clear()
             value.update(kept) if isinstance(value, set) else value.extend(kept)
 
@@ -65,10 +65,8 @@ def _container(value: Any) -> Callable[[], None]:
 
 
 def _reset(value: dict[Any, Any], kept: dict[Any, Any]) -> None:
-    if not (_are_same(value, kept) and _are_same(value.values(), kept.values())):
-        value.clear()
-        value.update(kept)
-
-
-def _are_same(some: Collection[Any], others: Collection[Any]) -> bool:
-    return len(some) == len(others) and all(map(operator.is_, some, others))
+    if value or kept:
+        is_kept = all(map(operator.is_, value.values(), kept.values()))
+        if not (is_kept and len(value) == len(kept) and all(map(operator.is_, value, kept))):
+            value.clear()
+            value.update(kept)
