@@ -67,7 +67,7 @@ class Fresh:
             self._now = [self._values.of(i, p) for i, p in enumerate(self._tensors)]
         return list(self._now)
 
-    def _kept(self) -> list[Tensor]:
+    def kept(self) -> list[Tensor]:
         """The contents of every parameter: copied, unless a copy of what is settled is there."""
         copies = self._values.copies(len(self._tensors)) if self.is_settled else []
         return copies or [p.detach().clone() for p in self._tensors]
@@ -107,7 +107,7 @@ class Fresh:
     @contextmanager
     def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
         restorers = [*held_bindings(self._bindings), *held_places(self._parts)]
-        kept = self._kept()  # a loss may move a momentum encoder
+        kept = self.kept()  # a loss may move a momentum encoder
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
         now = self.mark()
         try:

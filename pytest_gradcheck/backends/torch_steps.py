@@ -80,7 +80,7 @@ class TorchLoop:
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
-        self.now, self.written = self._fresh.now, self._fresh.written
+        self.now, self.kept, self.written = self._fresh.now, self._fresh.kept, self._fresh.written
 
     # --- what is there ----------------------------------------------------------------------
 

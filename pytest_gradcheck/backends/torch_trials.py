@@ -19,7 +19,7 @@ from pytest_gradcheck.backends.torch_values import is_alike, like
 @contextmanager
 def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[None]:
     """Hold what a bare step of an optimizer changes."""
-    kept = [(p, p.detach().clone(), p.grad) for p in loop.tensors]
+    kept = [(p, value, p.grad) for p, value in zip(loop.tensors, loop.kept(), strict=True)]
     now = loop.mark()
     try:
         with torch_optimizers.held(list(optimizers)):
