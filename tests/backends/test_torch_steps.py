@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pytest_gradcheck import Training
+from pytest_gradcheck import Training, check_step
 
 torch = pytest.importorskip("torch")
 torch_steps = pytest.importorskip("pytest_gradcheck.backends.torch_steps")
@@ -80,3 +80,46 @@ def test_tensors_are_alike_by_form_and_numbers(shape, dtype):
 def test_what_is_no_number_is_like_nothing():
     x = torch.full((300, 1000), torch.nan)
     assert not torch_values.is_alike(x, x)
+
+
+class Halving(torch.optim.SGD):
+    """Writes into the gradients that it is given, past their counters of versions."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            p.grad.data.mul_(0.5)
+
+
+def halving(p):
+    """One of torch's own with a hook that does so."""
+    optimizer = torch.optim.SGD(p, 0.1)
+    optimizer.register_step_post_hook(lambda *_: [q.grad.mul_(0.5) for q in p])
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("make", "is_told"),
+    [
+        (lambda p: Halving(p, 0.1), True),
+        (halving, True),
+        (lambda p: torch.optim.SGD(p, 0.1), False),
+    ],
+)
+def test_gradients_that_an_optimizer_writes_are_told(make, is_told):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = make(list(model.parameters()))
+
+    def loss(batch):
+        return (model(batch) ** 2).mean()
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    batches = [torch.randn(4, 3) for _ in range(3)]
+    training = Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+    codes = {f.code for f in check_step(training).findings}
+    assert ("step-gradient-touched" in codes) == is_told
