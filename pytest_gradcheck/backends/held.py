@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import FunctionType
@@ -11,13 +12,18 @@ from typing import Any
 from pytest_gradcheck.backends.reach import names_of
 
 
+def bindings(carried: Iterable[Any]) -> list[Any]:
+    """Those of what functions carry along that hold names or items."""
+    return [v for v in carried if isinstance(v, (FunctionType, dict, list, set, deque))]
+
+
 def held_bindings(carried: Iterable[Any]) -> list[Callable[[], None]]:
     """Restorers of the names and containers that functions carry along."""
     restorers: list[Callable[[], None]] = []
-    for value in carried:
+    for value in bindings(carried):
         if isinstance(value, FunctionType):
             restorers += [*_cells(value), *_globals(value)]
-        elif isinstance(value, (dict, list, set, deque)):
+        else:
             restorers.append(_container(value))
     return restorers
 
@@ -46,15 +52,21 @@ def _rebind(space: dict[str, Any], kept: dict[str, Any]) -> None:
 
 
 def _container(value: Any) -> Callable[[], None]:
-    kept = dict(value) if isinstance(value, dict) else list(value)
+    if isinstance(value, dict):
+        return functools.partial(_reset, value, dict(value))
+    kept = list(value)
 
     def restore() -> None:
-        if isinstance(value, dict):
-            if len(value) != len(kept) or any(value.get(k) is not kept[k] for k in kept):
-                value.clear()
-                value.update(kept)
-        elif len(value) != len(kept) or any(a is not b for a, b in zip(value, kept, strict=True)):
+        if len(value) != len(kept) or not all(map(operator.is_, value, kept)):
             value.clear()
             value.update(kept) if isinstance(value, set) else value.extend(kept)
 
     return restore
+
+
+def _reset(value: dict[Any, Any], kept: dict[Any, Any]) -> None:
+    if value or kept:
+        is_kept = all(map(operator.is_, value.values(), kept.values()))
+        if not (is_kept and len(value) == len(kept) and all(map(operator.is_, value, kept))):
+            value.clear()
+            value.update(kept)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from pytest_gradcheck.backends import torch_loss, torch_scene
 from pytest_gradcheck.backends.handed import takes
-from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.held import bindings, held_bindings
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import Stopped, Training
 from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import held_places
+from pytest_gradcheck.backends.torch_values import Arrays
 from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
 from pytest_gradcheck.errors import UsageError
 
@@ -48,14 +49,28 @@ class Fresh:
         self._generators, self._scene = generators, scene
         self._precision = precision or Own()
         self._takes_model = takes(training.loss, 1) == 2
-        self._carried = reachable((training.loss, training.model))
+        carried = reachable((training.loss, training.model))
+        self._bindings = bindings(carried)
         self._parts = list(training.model.modules())
-        self._contents = Contents(self._carried, (*tensors, *training.model.buffers()))
+        self._contents = Contents(carried, (*tensors, *training.model.buffers()))
         self._end = self.mark()
+        self._values, self._now = Arrays(), list[np.ndarray]()
+        self.is_settled = False  # whether none of the user's code ran since the last look at all
         self.casts_itself = False
         self.is_cut = False  # whether the last loss was a tensor without a graph
         self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
         self.dtype = "float64"
+
+    def now(self) -> list[np.ndarray]:
+        """Every parameter; what is settled is not looked at again."""
+        if not self.is_settled:
+            self._now = [self._values.of(i, p) for i, p in enumerate(self._tensors)]
+        return list(self._now)
+
+    def kept(self) -> list[Tensor]:
+        """The contents of every parameter: copied, unless a copy of what is settled is there."""
+        copies = self._values.copies(len(self._tensors)) if self.is_settled else []
+        return copies or [p.detach().clone() for p in self._tensors]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
@@ -91,8 +106,8 @@ class Fresh:
 
     @contextmanager
     def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
-        restorers = [*held_bindings(self._carried), *held_places(self._parts)]
-        kept = [p.detach().clone() for p in self._tensors]  # a loss may move a momentum encoder
+        restorers = [*held_bindings(self._bindings), *held_places(self._parts)]
+        kept = self.kept()  # a loss may move a momentum encoder
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
         now = self.mark()
         try:

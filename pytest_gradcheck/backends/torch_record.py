@@ -29,7 +29,7 @@ class Record:
         self._loop = loop
         loop.passes.append(0)
         self.moments = Moments(loop, batch, mark)
-        self._lay = self._lying()
+        self._lay = self.lay()
         self.lying = loop.received() if loop.looks_inside else []
         self._flags = [p.requires_grad for p in loop.tensors]  # before
         self.trained = list(self._flags)
@@ -127,10 +127,10 @@ class Record:
     def is_idle(self) -> bool:
         """Whether the call left the gradients and the parameters alone."""
         words = [word for word, _ in self.events]
-        is_still = self._lay == self._lying() and "backward" not in words
+        is_still = self._lay == self.lay() and "backward" not in words
         return not self.updates and (is_still or "other step" in words)
 
-    def _lying(self) -> list[Any]:
+    def lay(self) -> list[Any]:
         """Which gradients lie at the parameters, and how often each was written."""
         grads = [p.grad for p in self._loop.tensors]
         return [None if g is None else (id(g), g._version) for g in grads]

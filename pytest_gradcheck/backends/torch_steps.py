@@ -28,7 +28,7 @@ from pytest_gradcheck.backends.torch_fresh import Fresh
 from pytest_gradcheck.backends.torch_record import Record
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
-from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
+from pytest_gradcheck.backends.torch_values import Arrays, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
 from pytest_gradcheck.errors import UsageError, told
 
@@ -72,7 +72,7 @@ class TorchLoop:
         self.shown = next((type(o).__name__ for o in self._optimizers), "the optimizer of the step")
         self.rates = torch_optimizers.rates(self._optimizers)
         self.device = str(self.tensors[0].device)
-        self._values, self._grads = Arrays(), Arrays()
+        self._grads = Arrays()
         self._record: Record | None = None
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
         self.passes: list[int] = []  # how often each call differentiated something
@@ -80,13 +80,9 @@ class TorchLoop:
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
-        self.written = self._fresh.written
+        self.now, self.kept, self.written = self._fresh.now, self._fresh.kept, self._fresh.written
 
     # --- what is there ----------------------------------------------------------------------
-
-    def now(self) -> list[np.ndarray]:
-        """Every parameter."""
-        return [self._values.of(i, p) for i, p in enumerate(self.tensors)]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""
@@ -106,6 +102,7 @@ class TorchLoop:
         """Call the step with a copy of the batch, and note what happens inside."""
         handed, mark = copied(batch), self.mark()
         before = self.now()
+        self._fresh.is_settled = False
         record = Record(self, batch, mark, before)
         error = ""
         with ExitStack() as stack:
@@ -121,6 +118,7 @@ class TorchLoop:
             except Exception as caught:  # whatever the user's code raises is what is to be judged
                 error = told(caught)
         after = self.now()
+        self._fresh.is_settled = True
         if not self._optimizers and any(
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
@@ -184,12 +182,8 @@ class TorchLoop:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
         value, found = self._fresh.gradient(batch, at, mark)
         self.dtype, self.is_cut = self._fresh.dtype, self._fresh.is_cut
-        arrays = [
-            None
-            if (g := found.get(id(p))) is None
-            else as_numpy(g.to_dense() if g.is_sparse else g)
-            for p in self.tensors
-        ]
+        pairs = enumerate(found.get(id(p)) for p in self.tensors)
+        arrays = [None if g is None else self._grads.of(i, g) for i, g in pairs]
         for i, tracked in enumerate(self.parameters):
             if tracked.shadow >= 0:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None
@@ -250,6 +244,7 @@ class TorchLoop:
         carried = reachable(self._roots)
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
+        self._fresh.is_settled = False
         try:
             with (
                 guard(self._roots),
@@ -262,6 +257,7 @@ class TorchLoop:
                 restore()
             for p, grad in grads:
                 p.grad = grad
+            self._fresh.is_settled = False
 
     def rewind(self, mark: Sequence[Any]) -> None:
         """Set all generators back to a mark."""
@@ -284,6 +280,7 @@ class TorchLoop:
 
     def resumed(self) -> list[tuple[str, str]]:
         """Schedulers and loss scalers within reach of the step."""
+        self._fresh.is_settled = False
         return torch_resumed.resumed(self._roots, self._optimizers)
 
     def repeated(self) -> list[tuple[str, float]]:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pytest_gradcheck.backends import torch_optimizers
 from pytest_gradcheck.backends.steps import Refused, Tracked, Update
-from pytest_gradcheck.backends.torch_values import like
+from pytest_gradcheck.backends.torch_values import is_alike, like
 
 
 @contextmanager
 def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[None]:
     """Hold what a bare step of an optimizer changes."""
-    kept = [(p, p.detach().clone(), p.grad) for p in loop.tensors]
+    kept = [(p, value, p.grad) for p, value in zip(loop.tensors, loop.kept(), strict=True)]
     now = loop.mark()
     try:
         with torch_optimizers.held(list(optimizers)):
@@ -66,18 +66,17 @@ def restored(
     optimizer = optimizers[update.which]
     if torch_optimizers.needs_closure(optimizer) or not torch_optimizers.has_hooks(optimizer):
         return None
-    with _trial(loop, optimizers):
-        finals = []
-        for is_loaded in (False, True):
-            with _trial(loop, optimizers):
-                if is_loaded and (told := _reload(loop, optimizer)):
-                    return Refused(told, is_fault=True)
-                try:
-                    repeat(loop, optimizer, update)
-                except Exception as error:  # it needs a closure, though its signature does not say
-                    told = f"{type(error).__name__}: {error}".rstrip(": ")
-                    return Refused(f"a bare step of it raises ({told})", is_fault=False)
-                finals.append([p.detach().clone() for p in loop.tensors])
+    finals = []
+    for is_loaded in (False, True):
+        with _trial(loop, optimizers):
+            if is_loaded and (told := _reload(loop, optimizer)):
+                return Refused(told, is_fault=True)
+            try:
+                repeat(loop, optimizer, update)
+            except Exception as error:  # it needs a closure, though its signature does not say
+                told = f"{type(error).__name__}: {error}".rstrip(": ")
+                return Refused(f"a bare step of it raises ({told})", is_fault=False)
+            finals.append([p.detach().clone() for p in loop.tensors])
     return differing(loop.parameters, update, finals)
 
 
@@ -100,7 +99,7 @@ def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
     for optimizer in optimizers:
         type(optimizer).step(optimizer)
     pairs = zip(loop.parameters, before, loop.tensors, strict=True)
-    return [t.name for t, a, b in pairs if not torch.equal(a, b.detach())]
+    return [t.name for t, a, b in pairs if not is_alike(a, b.detach())]
 
 
 def _laid_out(loop: Any, i: int, g: Tensor) -> Tensor:
@@ -140,5 +139,5 @@ def differing(
     return [
         (t.name, float((a - b).double().norm()) / max(float(np.linalg.norm(x)), 1e-300))
         for t, x, a, b in zip(parameters, update.before, *finals, strict=True)
-        if not torch.equal(a, b)
+        if not is_alike(a, b)
     ]

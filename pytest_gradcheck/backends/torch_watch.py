@@ -24,6 +24,7 @@ class Watch:
         self._record = record
         self._before: list[np.ndarray] = []
         self._received: list[np.ndarray | None] = []
+        self._lay: list[Any] = []
         self._hyper: list[dict[str, Any]] = []
         self._has_closure = False
         self._scale = 1.0
@@ -78,7 +79,7 @@ class Watch:
         self._record.see_flags()
         self._before = self._loop.now()
         self._scale = torch_optimizers.scale(optimizer)
-        self._received = self._own(self._loop.received())
+        self._received, self._lay = self._own(self._loop.received()), self._record.lay()
         self._hyper = self._loop.hyper(optimizer)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         self._has_closure = callable(closure)
@@ -111,7 +112,9 @@ class Watch:
             self._record.note("step left out", math.nan)
             return
         self._record.note("step", math.nan)
-        left = self._own(self._loop.received())
+        # An optimizer of torch itself writes nothing that its tensors do not count.
+        is_left = type(optimizer) in torch_optimizers.NAMES and self._lay == self._record.lay()
+        left = self._received if is_left else self._own(self._loop.received())
         # What a loss scale is removed from may be written back, which is no other gradient.
         touched = (
             not self._has_closure

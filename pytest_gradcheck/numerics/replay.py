@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,9 @@ from pytest_gradcheck.numerics import optimizers
 from pytest_gradcheck.numerics.optimizers import COARSE, WHOLE, Hyper
 from pytest_gradcheck.numerics.variants import Change
 
-CHUNK = 1 << 14  # elements
+CHUNK = 1 << 14  # elements in float64, which stay in the cache; in float32 twice as many
+SHARE = 0.5  # of a bound, within which float32 must be: it rounds an update by 1e-5 of itself
+TINY = 1e-30  # a square beside which those that float32 loses are nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,30 +96,50 @@ def followed(
     name = str(change.get("rule", name))
     tolerance = max(tolerance, COARSE.get(name, 0.0))
     tolerance = max(tolerance, change.get("float32", 0.0) if epsilon > 1e-10 else 0.0)
-    parts = _parts(name, moves)
-    count = moves[0].count if moves else 0
+    if _is_quick(name, moves, epsilon):
+        sums = _added_up(name, moves, change, epsilon, np.dtype(np.float32))
+        if all(s.is_clear and s.is_reached(m, tolerance, SHARE) for m, s in sums):
+            return Followed(None, sum(s.lost for _, s in sums), sum(s.total for _, s in sums))
+    sums = _added_up(name, moves, change, epsilon, np.dtype(np.float64))
     lost = total = 0
+    given = iter(sums)
     for number, move in enumerate(moves, start=1):
         if move.gradient is None:
             if np.any(move.after != move.before):
                 return Followed(Misfit(number, 1.0, np.inf, np.nan), lost, total)
             continue
-        count += 1
-        hyper = {**move.hyper, **change}
-        sums = _Sums(epsilon)
-        for part in parts:
-            part.move(name, move, 1 if change.get("stuck") else count, hyper, sums)
-        error, expected, actual, before, other = np.sqrt(sums.squares)
-        rounding = 2 * epsilon * before
-        bound = tolerance * max(expected, actual) + rounding + 2 * other
-        if not error <= bound:
-            ratio = sums.inner / expected**2 if expected else np.inf
-            cosine = ratio * expected / actual if actual and expected else np.nan
-            off = Misfit(number, float(error / max(expected, actual, 1e-300)), ratio, cosine)
-            return Followed(off, lost, total)
-        total += sums.total
-        lost += sums.lost
+        _, found = next(given)
+        if not found.is_reached(move, tolerance):
+            return Followed(found.misfit(number), lost, total)
+        total += found.total
+        lost += found.lost
     return Followed(None, lost, total)
+
+
+def _is_quick(name: str, moves: Sequence[Move], epsilon: float) -> bool:
+    """Whether a replay in float32 may be enough: of a large tensor that is no finer itself.
+
+    What it reaches within a share of the bound, a replay in float64 reaches within all of it.
+    """
+    is_large = bool(moves) and moves[0].before.size > CHUNK
+    is_seen = all(move.gradient is not None and not move.slack for move in moves)
+    return is_large and is_seen and epsilon > 1e-10 and name not in WHOLE
+
+
+def _added_up(
+    name: str, moves: Sequence[Move], change: Change, epsilon: float, dtype: np.dtype
+) -> list[tuple[Move, _Sums]]:
+    """What the updates with a gradient and their replays add up to, in a precision.
+
+    All updates of a part come one after another: it and its state stay in the cache.
+    """
+    given = [move for move in moves if move.gradient is not None]
+    sums = [(move, _Sums(epsilon)) for move in given]
+    first = 1 + (moves[0].count if moves else 0)
+    for part in _parts(name, moves, dtype):
+        for t, (move, found) in enumerate(sums, start=first):
+            part.move(name, move, 1 if change.get("stuck") else t, {**move.hyper, **change}, found)
+    return sums
 
 
 class _Sums:
@@ -128,39 +151,67 @@ class _Sums:
 
     def __init__(self, epsilon: float) -> None:
         self._epsilon = epsilon
-        self.squares = np.zeros(5)  # of error, replayed and actual update, parameter, and slack
-        self.inner = 0.0
+        self._squares = [0.0, 0.0, 0.0, 0.0]  # of error, replayed and actual update, and slack
         self.lost = self.total = 0
 
     def add(
         self, expected: np.ndarray, actual: np.ndarray, before: np.ndarray, other: np.ndarray | None
     ) -> None:
         """A part of the tensor; ``other`` is the replay with another gradient."""
-        rows = [actual - expected, expected, actual, before]
+        rows = [actual - expected, expected, actual]
         rows += [] if other is None else [other - expected]
-        self.squares[: len(rows)] += [float(np.vdot(row, row)) for row in rows]
-        self.inner += float(np.vdot(actual, expected))
+        for k, row in enumerate(rows):
+            self._squares[k] += float(np.vdot(row, row))
         self.total += int(np.count_nonzero(expected != 0))  # counting bits is quicker
         self.lost += _lost(expected, actual, before, self._epsilon)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no square of note was lost in float32."""
+        return all(TINY < square < math.inf for square in self._squares[1:3])
+
+    def is_reached(self, move: Move, tolerance: float, share: float = 1.0) -> bool:
+        """Whether the replay reaches the update within a share of what is accepted."""
+        error, expected, actual, slack = map(math.sqrt, self._squares)
+        bound = tolerance * max(expected, actual) + 2 * slack
+        if error <= share * bound:
+            return True  # which needs no look at the parameter
+        rounding = 2 * self._epsilon * float(np.linalg.norm(move.before))
+        return error <= share * (bound + rounding)
+
+    def misfit(self, number: int) -> Misfit:
+        """An update that the replay does not reach."""
+        error, expected, actual, _ = map(math.sqrt, self._squares)
+        inner = (self._squares[1] + self._squares[2] - self._squares[0]) / 2
+        ratio = inner / self._squares[1] if expected else math.inf
+        cosine = ratio * expected / actual if actual and expected else math.nan
+        return Misfit(number, error / max(expected, actual, 1e-300), ratio, cosine)
 
 
 class _Part:
     """Some elements of a tensor and their state: what a rule makes of few stays in the cache."""
 
-    def __init__(self, start: Mapping[str, np.ndarray], size: int, place: slice | None) -> None:
-        self._place = place
+    def __init__(
+        self, start: Mapping[str, np.ndarray], size: int, place: slice | None, dtype: np.dtype
+    ) -> None:
+        self._place, self._dtype = place, dtype
+        self._last: tuple[np.ndarray | None, np.ndarray] = None, np.zeros(0)  # after a move
         taken = {k: self._of(x) if np.size(x) == size else x for k, x in start.items()}
         self._state: optimizers.State = taken
         self._shaken: optimizers.State = dict(taken)
 
     def _of(self, x: np.ndarray) -> np.ndarray:
-        return x if self._place is None else x.reshape(-1)[self._place]
+        part = x if self._place is None else x.reshape(-1)[self._place]
+        return part.astype(self._dtype, copy=False)
 
     def move(self, name: str, move: Move, t: int, hyper: Hyper, sums: _Sums) -> None:
         """One update."""
         if hyper.get("forget"):
             self._state = {}
-        g, before, after = (self._of(x) for x in (move.gradient, move.before, move.after))  # type: ignore[arg-type]  # there is a gradient
+        whole, last = self._last
+        before = last if move.before is whole else self._of(move.before)
+        g, after = self._of(move.gradient), self._of(move.after)  # type: ignore[arg-type]  # there is a gradient
+        self._last = move.after, after
         expected, self._state = optimizers.replayed(name, g, before, self._state, t, hyper)
         other = None
         if move.slack:
@@ -169,20 +220,24 @@ class _Part:
         sums.add(expected, after - before, before, other)
 
 
-def _parts(name: str, moves: Sequence[Move]) -> list[_Part]:
+def _parts(name: str, moves: Sequence[Move], dtype: np.dtype) -> Iterator[_Part]:
     """All elements, or so many at a time where a rule takes each by itself."""
     size = moves[0].before.size if moves else 0
     start: Mapping[str, np.ndarray] = moves[0].start if moves else {}
     if size <= CHUNK or name in WHOLE:
-        return [_Part(start, size, None)]
-    return [_Part(start, size, slice(k, k + CHUNK)) for k in range(0, size, CHUNK)]
+        yield _Part(start, size, None, dtype)
+        return
+    step = CHUNK * 8 // dtype.itemsize
+    for k in range(0, size, step):
+        yield _Part(start, size, slice(k, k + step), dtype)
 
 
 def _lost(expected: np.ndarray, actual: np.ndarray, before: np.ndarray, epsilon: float) -> int:
     """Elements that stand still though they should move, by less than a unit in the last place."""
-    if not np.any(actual == 0):
+    still = actual == 0
+    if not still.any():
         return 0
-    still = (actual == 0) & (expected != 0)
+    still &= expected != 0
     return int(np.sum(np.abs(expected[still]) < epsilon * np.abs(before[still])))
 
 

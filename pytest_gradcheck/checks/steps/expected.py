@@ -131,7 +131,7 @@ def norm_of(run: Run, raw: Grads, order: float) -> float:
         for g, p in zip(raw, run.loop.parameters, strict=True)
         if g is not None and (p.owners is None or p.owners)
     ]
-    return clipping.norm(mine, order)
+    return run.sizes.whole(mine) if order == 2 else clipping.norm(mine, order)
 
 
 def clipped(

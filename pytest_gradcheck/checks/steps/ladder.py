@@ -72,7 +72,8 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
         return None
     update = window.updates[-1]
     move = shown(run, [b - a for a, b in zip(window.at, update.after, strict=True)])
-    if not any(np.any(u) for u in move) or not all(np.all(np.isfinite(u)) for u in move):
+    length = clipping.norm(move, 2)
+    if not 0 < length < math.inf:
         return None
     signs = _signs(run, pair, contract)
     turned = _turned(signs, filled(pair.expected.raw, window))
@@ -89,7 +90,7 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     if inner < 0 and sense:
         right, more = _fraction(line, sense, start, end, inner, noise)
         points += more
-    scale = clipping.norm(g, 2) * clipping.norm(move, 2)
+    scale = run.sizes.whole(g) * length
     return Ladder(inner, scale, start, end, right, tuple(sorted(points)), sense)
 
 

@@ -15,6 +15,7 @@ from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
+from pytest_gradcheck.numerics.sizes import Sizes
 
 if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.spared import Usual
@@ -44,6 +45,7 @@ class Run:
         left: Calls after the last update.
         unmoved: Numbers of calls that returned parameters and state as they were.
         zero: What a step with zero gradients moved, before anything else.
+        sizes: Norms of gradients and parameters, into which nobody writes.
     """
 
     loop: Loop
@@ -56,6 +58,7 @@ class Run:
     left: int = 0
     unmoved: list[int] = field(default_factory=list)
     zero: Sequence[tuple[str, Sequence[str], bool]] = ()
+    sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def coarsest(self) -> str:
@@ -170,7 +173,7 @@ def _called(
     loss, fresh = (math.nan, ()) if usual else _fresh(seen, batch, mark, number)
     call = loop.call(batch)
     if usual and not call.error:
-        window.is_spared = usual.holds(call)
+        window.is_spared = usual.holds(call, seen.sizes)
         if not window.is_spared:
             loss, fresh = loop.gradient(batch, call.before, mark)
         elif (got := call.updates[0].received) is not None:
@@ -192,9 +195,9 @@ def _called(
     if not call.updates:
         window.events += call.events
         window.clips += call.clips
-        window.retaken.append(retaking.taken(loop, window, call))
+        window.retaken.append(retaking.taken(loop, window, call, seen.sizes))
     else:
-        for done in retaking.rounds(loop, window, call):
+        for done in retaking.rounds(loop, window, call, seen.sizes):
             seen.windows.append(done)
         return Window(seen.windows[-1].number + 1, number + 1)
     words = [word for word, _ in call.events]

@@ -149,7 +149,7 @@ def compared(
     run: Run, got: Grads, wanted: Grads, expected: Expected, limits: Limits, window: Window
 ) -> tuple[tuple[int, ...], float]:
     """Numbers of the tensors that differ, and the largest relative error."""
-    sizes = [0.0 if g is None else float(np.linalg.norm(g)) for g in wanted]
+    sizes = [0.0 if g is None else run.sizes.of(g) for g in wanted]
     whole = float(np.linalg.norm(sizes))
     wrong, worst = [], 0.0
     stepped = set().union(*(held_by(update) for update in window.updates))
@@ -166,7 +166,7 @@ def compared(
         if expected.bites:
             tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)
         base = max(sizes[i], LEAST * whole, precision.smallest(dtype))
-        off = clipping.apart(a, b) / base  # type: ignore[arg-type]  # none is None here
+        off = run.sizes.apart(a, b) / base  # type: ignore[arg-type]  # none is None here
         if not off <= tolerance:
             wrong.append(i)
             worst = max(worst, off)

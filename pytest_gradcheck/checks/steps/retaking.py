@@ -9,13 +9,13 @@ import numpy as np
 
 from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
 from pytest_gradcheck.checks.steps.windows import Grads, Window
-from pytest_gradcheck.numerics import clipping
+from pytest_gradcheck.numerics.sizes import Sizes
 from pytest_gradcheck.results import Finding
 
 NEAR = 1e-6  # of a gradient: below the tolerance of every precision
 
 
-def rounds(loop: Loop, window: Window, call: Call) -> Iterator[Window]:
+def rounds(loop: Loop, window: Window, call: Call, sizes: Sizes) -> Iterator[Window]:
     """The window that a call ends; where an optimizer steps again in it, one for each time."""
     parts = list(_turns(call.updates))
     clips = iter(call.clips)
@@ -29,7 +29,8 @@ def rounds(loop: Loop, window: Window, call: Call) -> Iterator[Window]:
         window.events += events
         window.clips += _own(events, clips)
         window.updates, window.turns = updates, len(parts)
-        window.retaken.append(window.micro[-1] if window.is_spared else taken(loop, window, call))
+        again = window.micro[-1] if window.is_spared else taken(loop, window, call, sizes)
+        window.retaken.append(again)
         yield window
 
 
@@ -61,7 +62,7 @@ def _later(loop: Loop, window: Window, update: Update, first: int) -> Window:
     return found
 
 
-def taken(loop: Loop, window: Window, call: Call) -> Grads:
+def taken(loop: Loop, window: Window, call: Call, sizes: Sizes) -> Grads:
     """The gradient of the last batch as the step takes it, where that may be another one."""
     batch, mark, fresh = window.batches[-1], window.marks[-1], window.micro[-1]
     again = getattr(loop, "seen_gradient", loop.gradient)
@@ -70,7 +71,7 @@ def taken(loop: Loop, window: Window, call: Call) -> Grads:
         return again(batch, window.at, mark)[1] if call.is_altered and not call.fresh else fresh
     found = list(fresh)
     for update in window.updates:
-        if update.fresh is None and _is_near(update, fresh) and not call.is_altered:
+        if update.fresh is None and _is_near(update, fresh, sizes) and not call.is_altered:
             continue
         _, grads = update.fresh or again(batch, update.before, mark)
         mine = held_by(update)
@@ -84,7 +85,7 @@ def held_by(update: Update) -> set[int]:
     return mine or set(range(len(update.before)))
 
 
-def _is_near(update: Update, fresh: Grads) -> bool:
+def _is_near(update: Update, fresh: Grads, sizes: Sizes) -> bool:
     """Whether what arrived is about what was expected; also where that cannot be seen."""
     if update.received is None:
         return True
@@ -93,7 +94,7 @@ def _is_near(update: Update, fresh: Grads) -> bool:
         if a is None or b is None:
             if a is not b and np.any(b if a is None else a):
                 return False
-        elif not clipping.apart(a, b) <= NEAR * np.linalg.norm(b):
+        elif not sizes.apart(a, b) <= NEAR * sizes.of(b):
             return False
     return True
 

@@ -164,6 +164,8 @@ def _of_parts(
     run: Run, window: Window, source: Source, grads: Sequence[np.ndarray], limit: float
 ) -> Gap | None:
     """Where the loss changes with what the gradient is exactly 0 for, beside what it is not."""
+    if all(map(np.all, grads)):
+        return None
     moves = _zeros(grads)
     line = _Line(window.at, source, grads)
     if not any(np.any(v) for v in moves) or line.climb(moves, limit) is None:
@@ -238,9 +240,10 @@ def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _rowwise(g: np.ndarray) -> np.ndarray:
     rows = g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
-    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
-    move = rows / np.maximum(sizes, SMALL * sizes.max()) ** 2
-    found: np.ndarray = (move / np.vdot(move, rows)).reshape(g.shape)
+    sizes = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    longest = np.maximum(sizes, SMALL * sizes.max())
+    slope = np.sum((sizes / longest) ** 2)
+    found: np.ndarray = (rows / (longest**2 * slope)[:, None]).reshape(g.shape)
     return found
 
 

@@ -19,6 +19,7 @@ from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Grads
 from pytest_gradcheck.limits import Limits
+from pytest_gradcheck.numerics.sizes import Sizes
 from pytest_gradcheck.results import Finding
 
 LARGE = 100_000  # numbers in the parameters or in a batch, beyond which gradients are the cost
@@ -57,11 +58,11 @@ class Usual:
         self.has_spared |= not is_asked
         return is_asked
 
-    def holds(self, call: Call) -> bool:
+    def holds(self, call: Call, norms: Sizes) -> bool:
         """Whether a call that was made goes on like those before it."""
         if not self._is_usual(call) or _way(call) not in self._ways:
             return False
-        sizes, turn = self._now = self._measured(call)
+        sizes, turn = self._now = self._measured(call, norms)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
         return all(_is_within(x, seen) for x, seen in columns) and _is_within(turn, self._turns)
 
@@ -73,7 +74,7 @@ class Usual:
         if not self._is_plain:
             return
         window = seen.windows[-1]
-        sizes, turn = self._now or self._measured(call)
+        sizes, turn = self._now or self._measured(call, seen.sizes)
         self._last, self._now = (call.updates[0].received or (), sizes[-1]), None
         if window.is_spared:
             return
@@ -89,10 +90,10 @@ class Usual:
     def _is_usual(self, call: Call) -> bool:
         return _is_plain(call) and (self._has_rule or bool(call.updates[0].oracle))
 
-    def _measured(self, call: Call) -> tuple[list[float], float]:
+    def _measured(self, call: Call, norms: Sizes) -> tuple[list[float], float]:
         """The norms of what arrived, and how far it turned from what arrived the call before."""
         got, (last, size) = call.updates[0].received or (), self._last
-        sizes = [0.0 if g is None else float(np.linalg.norm(g)) for g in got]
+        sizes = [0.0 if g is None else norms.of(g) for g in got]
         whole = math.hypot(*sizes)
         pairs = zip(got, last, strict=False)
         inner = sum(float(np.vdot(a, b)) for a, b in pairs if a is not None and b is not None)

@@ -15,8 +15,8 @@ from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.results import Evidence
 
 
-def _norm(grads: Grads) -> float:
-    return clipping.norm([g for g in grads if g is not None], 2)
+def _norm(seen: Run, grads: Grads) -> float:
+    return seen.sizes.whole(g for g in grads if g is not None)
 
 
 def _off(seen: Run, pair: Pair) -> float | None:
@@ -28,8 +28,8 @@ def _off(seen: Run, pair: Pair) -> float | None:
     both = zip(ours, got, pair.expected.clipped, pair.window.at, strict=True)
     zero = np.zeros_like
     rows = [(zero(x) if a is None else a, zero(x) if b is None else b) for o, a, b, x in both if o]
-    size = clipping.norm([b for _, b in rows], 2)
-    return clipping.distance(rows) / size if size else math.nan
+    size = seen.sizes.whole(b for _, b in rows)
+    return seen.sizes.distance(rows) / size if size else math.nan
 
 
 def _length(window: Window) -> float:
@@ -46,8 +46,8 @@ def table(seen: Run, pairs: Sequence[Pair]) -> Evidence:
     columns: list[tuple[str, list[Any]]] = [
         ("update", [f"{p.window.number}" for p in pairs]),
         ("loss", [_held(p, float(np.mean(p.window.losses))) for p in pairs]),
-        ("right gradient", [_held(p, _norm(p.expected.clipped)) for p in pairs]),
-        ("received", [None if p.got is None else _norm(p.got) for p in pairs]),
+        ("right gradient", [_held(p, _norm(seen, p.expected.clipped)) for p in pairs]),
+        ("received", [None if p.got is None else _norm(seen, p.got) for p in pairs]),
         ("off by", [_off(seen, p) for p in pairs]),
         ("moved by", [_length(p.window) for p in pairs]),
     ]
