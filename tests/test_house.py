@@ -93,6 +93,8 @@ TORCH = {
     "backends.torch_trials",
     "backends.torch_values",
     "backends.torch_watch",
+    "backends.torch_shape",
+    "backends.torch_witness",
     "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard

@@ -30,6 +30,7 @@ from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import Arrays, as_numpy, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
+from pytest_gradcheck.backends.torch_witness import Seen
 from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -76,11 +77,11 @@ class TorchLoop:
         self._record: Record | None = None
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
         self.passes: list[int] = []  # how often each call differentiated something
-        self.looks_inside = self.is_strayed = self.is_shifted = False
+        self.looks_inside = self.is_strayed = self.is_shifted = self.is_witnessed = False
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
-        self.written = self._fresh.written
+        self.written, self.without_graph = self._fresh.written, self._fresh.without_graph
 
     # --- what is there ----------------------------------------------------------------------
 
@@ -107,6 +108,7 @@ class TorchLoop:
         handed, mark = copied(batch), self.mark()
         before = self.now()
         record = Record(self, batch, mark, before)
+        seen = Seen(self, self._model, batch, mark, before)
         error = ""
         with ExitStack() as stack:
             stack.enter_context(self._listening(record))
@@ -114,6 +116,7 @@ class TorchLoop:
             for i, optimizer in enumerate(self._optimizers):
                 stack.enter_context(Watch(self, optimizer, i, record).open())
             stack.enter_context(torch_moments.seen_forwards(self._model, record.see))
+            stack.enter_context(seen.open())
             other = functools.partial(record.note, "other step", math.nan)
             stack.enter_context(seen_steps(self._others, other))
             try:
@@ -146,6 +149,7 @@ class TorchLoop:
             replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
             added=torch_tracked.added(self._model, self.tensors, self._optimizers),
             lying=record.lying,
+            witness=seen.witness(record.updates),
         )
 
     @contextmanager
@@ -184,12 +188,8 @@ class TorchLoop:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
         value, found = self._fresh.gradient(batch, at, mark)
         self.dtype, self.is_cut = self._fresh.dtype, self._fresh.is_cut
-        arrays = [
-            None
-            if (g := found.get(id(p))) is None
-            else as_numpy(g.to_dense() if g.is_sparse else g)
-            for p in self.tensors
-        ]
+        grads = [found.get(id(p)) for p in self.tensors]
+        arrays = [None if g is None else as_numpy(g) for g in grads]
         for i, tracked in enumerate(self.parameters):
             if tracked.shadow >= 0:
                 arrays[i], arrays[tracked.shadow] = arrays[tracked.shadow], None

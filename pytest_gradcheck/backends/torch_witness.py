@@ -1,0 +1,255 @@
+"""PyTorch: what a step differentiates, seen without a second gradient.
+
+The loss of the contract is computed once more, from what the model has put out in the step; the
+graph that the step differentiates has a shape; and what lies at the parameters after its backward
+pass is what the optimizer is given, or not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from pytest_gradcheck.backends import torch_moments, torch_shape, torch_values, tree
+from pytest_gradcheck.backends.steps import Update, Witness
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
+
+
+class UnlikeError(Exception):
+    """The loss asks the model for something else than the step did."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forward:
+    """One forward pass of a model.
+
+    Args:
+        model: The model, or one of a list of them.
+        given: What it was given: positional and by name.
+        output: A copy of what it put out, without a graph.
+        has_graph: Whether the output has one.
+        mark: The state of the generators after it.
+    """
+
+    model: nn.Module
+    given: Any
+    output: Any
+    has_graph: bool
+    mark: Any
+
+
+class Seen:
+    """What a call of a step is seen to do.
+
+    Args:
+        loop: The training.
+        model: Its model.
+        batch: What the call is given.
+        mark: The state of the generators before it.
+        start: The parameters before it.
+    """
+
+    def __init__(
+        self, loop: Any, model: nn.Module, batch: Any, mark: Any, start: Sequence[np.ndarray]
+    ) -> None:
+        self._loop, self._batch, self._mark, self._start = loop, batch, mark, start
+        self._tops, self._modules = torch_moments.called(model), list(model.modules())
+        self._forwards: list[Forward] = []
+        self._depth = 0  # of forward passes inside of one another
+        self._backwards = 0
+        self._is_odd = self._has_packed = False
+        self._found: tuple[str, float, float, str] | None = None
+        self._lying: Sequence[np.ndarray | None] = ()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Watch while it is open, where that is asked for."""
+        if not self._loop.is_witnessed:
+            yield
+            return
+        autograd = torch.autograd
+        with ExitStack() as stack:
+            for top in self._tops:
+                for handle in (
+                    top.register_forward_pre_hook(self._entering),
+                    top.register_forward_hook(self._left, with_kwargs=True),
+                ):
+                    stack.callback(handle.remove)
+            for owner, name, wrapped in (
+                (autograd, "backward", self._backward(autograd.backward)),
+                (autograd, "grad", self._odd(autograd.grad)),
+                (Tensor, "register_hook", self._odd(Tensor.register_hook)),
+                (saved_tensors_hooks, "__enter__", self._packing(saved_tensors_hooks.__enter__)),
+            ):
+                stack.enter_context(replaced(owner, name, wrapped))
+            yield
+
+    def witness(self, updates: Sequence[Update]) -> Witness | None:
+        """What was seen; None where it says nothing."""
+        if self._found is None or self._is_odd or len(updates) != 1:
+            return None
+        pairs = zip(updates[0].received or (), self._lying, strict=False)
+        given = [(a, b) for a, b in pairs if a is not None]
+        has_arrived = all(b is not None and _is_equal(a, b) for a, b in given)
+        is_there = _are_equal(updates[0].before, self._start)
+        return Witness(*self._found, has_arrived and is_there)
+
+    # --- forward ----------------------------------------------------------------------------
+
+    def _entering(self, *_: Any) -> None:
+        if not self._depth and not self._forwards and not self._backwards:
+            self._is_odd |= not _are_equal(self._loop.now(), self._start)
+        self._depth += 1
+
+    def _left(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._depth -= 1
+        if self._depth or self._backwards or self._is_odd:
+            return
+        leaves = _leaves(output)
+        self._is_odd |= not all(isinstance(x, (Tensor, *PLAIN)) for x in leaves)
+        has_graph = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+        given = _mapped(_detached, (args, kwargs))
+        output = _mapped(_copied, output)
+        self._forwards.append(Forward(model, given, output, has_graph, self._loop.mark()))
+
+    # --- backward ---------------------------------------------------------------------------
+
+    def _backward(self, own: Any) -> Any:
+        @functools.wraps(own)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            self._backwards += 1
+            self._is_odd |= self._backwards > 1
+            if not self._is_odd:
+                self._found = self._seen(*args, **kwargs)
+            answer = own(*args, **kwargs)
+            if self._found is not None and not self._is_odd:
+                self._lying = self._loop.received()
+            return answer
+
+        return backward
+
+    def _seen(
+        self, tensors: Any, *args: Any, **kwargs: Any
+    ) -> tuple[str, float, float, str] | None:
+        (root,) = (
+            (tensors,) if isinstance(tensors, Tensor) else tensors if len(tensors) == 1 else (None,)
+        )
+        is_bare = all(x is None or x is False for x in (*args, *kwargs.values()))
+        if root is None or not is_bare or root.numel() != 1 or not self._is_clear():
+            return None
+        leaves = {id(p): i for i, p in enumerate(self._loop.tensors)}
+        shape = torch_shape.shape(root.grad_fn, leaves, not self._has_packed)
+        if not shape or not self._forwards:
+            return None
+        meant = self._meant()
+        if meant is None or meant.dtype != root.dtype:
+            return None
+        modes = "".join(str(int(m.training)) for m in self._modules)
+        form = f"{shape} {modes} {self._has_packed}"
+        return form, float(root.detach()), float(meant), str(root.dtype).removeprefix("torch.")
+
+    def _is_clear(self) -> bool:
+        """Whether what backward will leave at the parameters is its own, and nothing else."""
+        tensors, modules = self._loop.tensors, self._modules
+        hooked = any(getattr(x, name, None) for x in (*tensors, *modules) for name in HOOKS)
+        grads = [p.grad for p in tensors if p.grad is not None]
+        return not hooked and not any(bool(g.any()) for g in grads)
+
+    def _meant(self) -> Tensor | None:
+        """The loss of the contract, from what the model has put out; None where it asks for more.
+
+        Its gradient is not needed, and no graph is kept.
+        """
+        left = list(self._forwards)
+        known = {id(m) for m in self._modules}
+        own = nn.Module.__call__
+
+        def answering(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if not any(module is top for top in self._tops):
+                if id(module) in known or next(module.parameters(), None) is not None:
+                    raise UnlikeError
+                return own(module, *args, **kwargs)
+            while left:
+                forward = left.pop(0)
+                if forward.model is module and torch_values.is_same(forward.given, (args, kwargs)):
+                    self._loop.rewind(forward.mark)
+                    return _mapped(_copied, forward.output)
+                if forward.has_graph:
+                    break
+            raise UnlikeError
+
+        try:
+            with replaced(nn.Module, "__call__", answering):
+                value = self._loop.without_graph(self._batch, self._mark)
+        except Exception:  # whatever it raises: then nothing is said of the loss
+            return None
+        return None if any(forward.has_graph for forward in left) else value
+
+    # --- what makes it say nothing ------------------------------------------------------------
+
+    def _odd(self, own: Any) -> Any:
+        @functools.wraps(own)
+        def odd(*args: Any, **kwargs: Any) -> Any:
+            self._is_odd = True
+            return own(*args, **kwargs)
+
+        return odd
+
+    def _packing(self, own: Any) -> Any:
+        """What torch packs (a checkpoint) it unpacks as it was; of others that is not known."""
+
+        @functools.wraps(own)
+        def entering(hooks: Any) -> Any:
+            self._has_packed = True
+            is_known = type(hooks) is not saved_tensors_hooks
+            self._is_odd |= not (is_known and type(hooks).__module__.startswith("torch."))
+            return own(hooks)
+
+        return entering
+
+
+@contextmanager
+def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    """Another attribute while it is open."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+def _are_equal(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    return all(_is_equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def _is_equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a is b or bool(np.array_equal(a, b, equal_nan=True))
+
+
+def _leaves(value: Any) -> list[Any]:
+    flat = tree.flatten(value, torch_values.leaf, torch_values.closed)
+    return [item.value for item in flat.leaves]
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    flat = tree.flatten(value, torch_values.leaf, torch_values.closed)
+    return flat.rebuild([function(item.value) for item in flat.leaves])
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def _copied(x: Any) -> Any:
+    return x.detach().clone() if isinstance(x, Tensor) else x
