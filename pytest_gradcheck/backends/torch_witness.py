@@ -67,6 +67,7 @@ class Seen:
         self._forwards: list[Forward] = []
         self._depth = 0  # of forward passes inside of one another
         self._backwards = 0
+        self._is_listening = True
         self._is_odd = self._has_packed = False
         self._found: tuple[str, float, float, str] | None = None
         self._lying: Sequence[np.ndarray | None] = ()
@@ -80,11 +81,13 @@ class Seen:
         autograd = torch.autograd
         with ExitStack() as stack:
             for top in self._tops:
-                for handle in (
-                    top.register_forward_pre_hook(self._entering),
-                    top.register_forward_hook(self._left, with_kwargs=True),
-                ):
-                    stack.callback(handle.remove)
+                # Functions, since a step may copy the model with its hooks.
+                entering = top.register_forward_pre_hook(lambda *told: self._entering(*told))
+                leaving = top.register_forward_hook(
+                    lambda *told: self._leaving(*told), with_kwargs=True
+                )
+                stack.callback(entering.remove)
+                stack.callback(leaving.remove)
             for owner, name, wrapped in (
                 (autograd, "backward", self._backward(autograd.backward)),
                 (autograd, "grad", self._odd(autograd.grad)),
@@ -93,6 +96,8 @@ class Seen:
             ):
                 stack.enter_context(replaced(owner, name, wrapped))
             yield
+        self._is_listening = False
+        self._forwards.clear()
 
     def witness(self, updates: Sequence[Update]) -> Witness | None:
         """What was seen; None where it says nothing."""
@@ -106,21 +111,35 @@ class Seen:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def _entering(self, *_: Any) -> None:
-        if not self._depth and not self._forwards and not self._backwards:
+    def _entering(self, model: nn.Module, *_: Any) -> None:
+        if not self._hears(model):
+            return
+        if not self._depth and not self._forwards:
             self._is_odd |= not _are_equal(self._loop.now(), self._start)
         self._depth += 1
 
-    def _left(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._depth -= 1
-        if self._depth or self._backwards or self._is_odd:
+    def _leaving(self, model: nn.Module, *told: Any) -> None:
+        if not self._hears(model):
             return
+        self._depth -= 1
+        if self._depth:
+            return
+        try:
+            self._forwards.append(self._forward(model, *told))
+        except Exception:  # what a model gives may be anything
+            self._is_odd = True
+
+    def _hears(self, model: nn.Module) -> bool:
+        """Whether a forward pass of a model may be what is differentiated; of a copy it is not."""
+        is_before = self._is_listening and not self._backwards
+        return is_before and any(model is top for top in self._tops)
+
+    def _forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> Forward:
         leaves = _leaves(output)
         self._is_odd |= not all(isinstance(x, (Tensor, *PLAIN)) for x in leaves)
         has_graph = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-        given = _mapped(_detached, (args, kwargs))
-        output = _mapped(_copied, output)
-        self._forwards.append(Forward(model, given, output, has_graph, self._loop.mark()))
+        given, kept = _mapped(_detached, (args, kwargs)), _mapped(_copied, output)
+        return Forward(model, given, kept, has_graph, self._loop.mark())
 
     # --- backward ---------------------------------------------------------------------------
 
@@ -129,11 +148,14 @@ class Seen:
         def backward(*args: Any, **kwargs: Any) -> Any:
             self._backwards += 1
             self._is_odd |= self._backwards > 1
-            if not self._is_odd:
-                self._found = self._seen(*args, **kwargs)
+            found = None
+            try:
+                found = None if self._is_odd else self._seen(*args, **kwargs)
+            except Exception:  # of a loss as it is, or of a graph that is used up: nothing is said
+                self._is_odd = True
             answer = own(*args, **kwargs)
-            if self._found is not None and not self._is_odd:
-                self._lying = self._loop.received()
+            if found is not None and not self._is_odd:
+                self._found, self._lying = found, self._loop.received()
             return answer
 
         return backward
@@ -141,22 +163,18 @@ class Seen:
     def _seen(
         self, tensors: Any, *args: Any, **kwargs: Any
     ) -> tuple[str, float, float, str] | None:
-        (root,) = (
-            (tensors,) if isinstance(tensors, Tensor) else tensors if len(tensors) == 1 else (None,)
-        )
+        roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         is_bare = all(x is None or x is False for x in (*args, *kwargs.values()))
-        if root is None or not is_bare or root.numel() != 1 or not self._is_clear():
+        if not is_bare or len(roots) != 1 or roots[0].numel() != 1 or not self._is_clear():
             return None
         leaves = {id(p): i for i, p in enumerate(self._loop.tensors)}
-        shape = torch_shape.shape(root.grad_fn, leaves, not self._has_packed)
-        if not shape or not self._forwards:
-            return None
-        meant = self._meant()
-        if meant is None or meant.dtype != root.dtype:
+        shape = torch_shape.shape(roots[0].grad_fn, leaves, not self._has_packed)
+        meant = self._meant() if shape and self._forwards else None
+        if meant is None or meant.dtype != roots[0].dtype:
             return None
         modes = "".join(str(int(m.training)) for m in self._modules)
-        form = f"{shape} {modes} {self._has_packed}"
-        return form, float(root.detach()), float(meant), str(root.dtype).removeprefix("torch.")
+        dtype = str(meant.dtype).removeprefix("torch.")
+        return f"{shape} {modes}", float(roots[0].detach()), float(meant), dtype
 
     def _is_clear(self) -> bool:
         """Whether what backward will leave at the parameters is its own, and nothing else."""
@@ -166,13 +184,14 @@ class Seen:
         return not hooked and not any(bool(g.any()) for g in grads)
 
     def _meant(self) -> Tensor | None:
-        """The loss of the contract, from what the model has put out; None where it asks for more.
+        """The loss of the contract, from what the model has put out; None where there is more.
 
-        Its gradient is not needed, and no graph is kept.
+        Raises:
+            UnlikeError: It asks for what the model was not given, or for another model.
         """
         left = list(self._forwards)
         known = {id(m) for m in self._modules}
-        own = nn.Module.__call__
+        own = nn.Module._call_impl  # not __call__, which is slow to replace
 
         def answering(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not any(module is top for top in self._tops):
@@ -188,11 +207,8 @@ class Seen:
                     break
             raise UnlikeError
 
-        try:
-            with replaced(nn.Module, "__call__", answering):
-                value = self._loop.without_graph(self._batch, self._mark)
-        except Exception:  # whatever it raises: then nothing is said of the loss
-            return None
+        with replaced(nn.Module, "_call_impl", answering):
+            value: Tensor = self._loop.without_graph(self._batch, self._mark)
         return None if any(forward.has_graph for forward in left) else value
 
     # --- what makes it say nothing ------------------------------------------------------------

@@ -1,5 +1,9 @@
 """Calls of a large training without a fresh gradient: what a step differentiates is seen."""
 
+import copy
+import gc
+import itertools
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +52,7 @@ def training(
 
     def build():
         torch.manual_seed(0)
-        t = SimpleNamespace(model=model(), calls=[], count=count)
+        t = SimpleNamespace(model=model(), calls=[], refs=[])
         t.opt = T.AdamW(t.model.parameters(), lr)
         t.schedule = T.lr_scheduler.CosineAnnealingLR(t.opt, 100)
         t.loss = lambda batch: loss(t, batch)
@@ -280,6 +284,14 @@ def logged(t, batch):
         t.seen = t.model(batch[0]).mean()
 
 
+def copied(t, batch):
+    """An average of the parameters, in a copy of the model."""
+    usual_step(t, batch)
+    t.average = copy.deepcopy(t.model)
+    with torch.no_grad():
+        t.average(batch[0])
+
+
 RIGHT = {
     "plain": {},
     "dropout": {"model": Random},
@@ -295,6 +307,7 @@ RIGHT = {
     "batches of names": {"loss": of_a_dict, "batch": lambda x, y: {"x": x, "y": y}},
     "checkpoints": {"model": Saving},
     "written out": {"step": logged},
+    "a copy of the model": {"step": copied},
 }
 
 
@@ -304,7 +317,101 @@ def test_right_trainings_are_spared(name):
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 7])
 
 
+def moved(result):
+    """How far each update moved the parameters."""
+    (table,) = (e for e in result.evidence if e.name == "updates")
+    return [row[table.columns.index("moved by")] for row in table.rows]
+
+
+@pytest.mark.parametrize("name", ["dropout", "batch norm", "numbers drawn in the loss", "autocast"])
+def test_a_training_that_is_watched_goes_on_as_it_would(name):
+    some, every = (check_step(training(**RIGHT[name]), **claims) for claims in ({}, ALL))
+    assert moved(some) == moved(every)
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_trainings_of_long_epochs_are_spared(name):
     result = check_step(training(count=16, **RIGHT[name]))
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 7, 14, 16])
+
+
+# --- where nothing can be seen --------------------------------------------------------------------
+
+
+class Scaled(torch.autograd.Function):
+    """A backward pass of one's own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def in_parts(t, batch):
+    """The parts of the model, and not the model itself."""
+    return F.mse_loss(t.model.b(t.model.middle(t.model.a(batch[0]))), batch[1])
+
+
+def by_grad(t, batch):
+    ours = list(t.model.parameters())
+    for p, g in zip(ours, torch.autograd.grad(t.loss(batch), ours), strict=True):
+        p.grad = g
+    t.opt.step()
+
+
+def twice(t, batch):
+    t.opt.zero_grad()
+    for half in (batch[0][:16], batch[1][:16]), (batch[0][16:], batch[1][16:]):
+        (t.loss(half) / 2).backward()
+    t.opt.step()
+
+
+class Reentrant(Net):
+    def forward(self, x):
+        x.requires_grad_(True)
+        return self.b(checkpoint(lambda x: self.middle(self.a(x)), x, use_reentrant=True))
+
+
+def distilled(t, batch):
+    """Another model beside it."""
+    if not hasattr(t, "teacher"):
+        t.teacher = copy.deepcopy(t.model)
+    out = t.model(batch[0])
+    return F.mse_loss(out, batch[1]) + F.mse_loss(out, t.teacher(batch[0]).detach())
+
+
+UNSEEN = {
+    "a backward of one's own": {
+        "loss": lambda t, batch: F.mse_loss(Scaled.apply(t.model(batch[0])), batch[1])
+    },
+    "parts of the model": {"loss": in_parts},
+    "gradients that are asked for": {"step": by_grad},
+    "two backward passes": {"step": twice},
+    "checkpoints of the older kind": {"model": Reentrant},
+    "another model beside it": {"loss": distilled},
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_all_first_calls_where_nothing_can_be_seen(name):
+    result = check_step(training(**UNSEEN[name]))
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_no_graph_is_kept():
+    calls, kept = itertools.count(), itertools.count()  # which no check sets back
+
+    def step(t, batch):
+        t.opt.zero_grad()
+        loss = t.loss(batch)
+        gc.collect()
+        next(kept if any(ref() is not None for ref in t.refs) else calls)
+        t.refs.append(weakref.ref(loss))
+        loss.backward()
+        t.opt.step()
+
+    assert held(check_step(training(step=step))) == [1, 2, 3, 7]
+    assert (next(calls), next(kept)) == (7, 0)

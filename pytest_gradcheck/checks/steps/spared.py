@@ -1,8 +1,9 @@
 """Calls of a large training whose gradient is not held against a fresh one: they go on like others.
 
 A fresh gradient costs what a step costs. The first calls are held against one, the last, and every
-call that is unlike those that were: what it is given, what happens in it, what its optimizer
-received. Between them a gradient is taken as it arrives, and the update is replayed from it.
+call that is unlike those that were: what it is given, what happens in it, what it differentiates,
+what its optimizer received. Between them a gradient is taken as it arrives, and the update is
+replayed from it.
 """
 
 from __future__ import annotations
@@ -177,12 +178,18 @@ def findings(seen: Run) -> list[Finding]:
     if len(held) == len(seen.windows):
         return []
     listed = ", ".join(map(str, held))
+    forms = {right_form(seen.calls[number - 1].witness) for number in held} - {""}
+    spared = [seen.calls[w.first - 1] for w in seen.windows if w.is_spared]
+    is_seen = all(right_form(call.witness) in forms for call in spared)
+    others = (
+        "differentiate the same loss by the same graph" if is_seen else "are like these in size"
+    )
     return [
         Finding(
             code="step-spared",
             severity="note",
             message=f"the gradient was held against a fresh one at {len(held)} of "
-            f"{len(seen.windows)} calls ({listed}), the others are like these, and their updates "
+            f"{len(seen.windows)} calls ({listed}), the others {others}, and their updates "
             f"were replayed from what arrived (step_fresh={len(seen.windows)} asks for all)",
             numbers=(("held", len(held)), ("calls", len(seen.windows))),
         )
