@@ -8,6 +8,7 @@ pass is what the optimizer is given, or not.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from pytest_gradcheck.backends import torch_moments, torch_shape, torch_values, tree
 from pytest_gradcheck.backends.steps import Update, Witness
 
+Grads = Sequence["np.ndarray | None"]
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
 
@@ -66,11 +68,11 @@ class Seen:
         self._tops, self._modules = torch_moments.called(model), list(model.modules())
         self._forwards: list[Forward] = []
         self._depth = 0  # of forward passes inside of one another
-        self._backwards = 0
+        self._passes = 0  # backward
         self._is_listening = True
         self._is_odd = self._has_packed = False
         self._found: tuple[str, float, float, str] | None = None
-        self._lying: Sequence[np.ndarray | None] = ()
+        self._left: Grads = ()
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -78,7 +80,7 @@ class Seen:
         if not self._loop.is_witnessed:
             yield
             return
-        autograd = torch.autograd
+        autograd, differentiating = torch.autograd, self._differentiating
         with ExitStack() as stack:
             for top in self._tops:
                 # Functions, since a step may copy the model with its hooks.
@@ -89,8 +91,12 @@ class Seen:
                 stack.callback(entering.remove)
                 stack.callback(leaving.remove)
             for owner, name, wrapped in (
-                (autograd, "backward", self._backward(autograd.backward)),
-                (autograd, "grad", self._odd(autograd.grad)),
+                (
+                    autograd,
+                    "backward",
+                    differentiating(autograd.backward, self._lying, self._lies_nowhere),
+                ),
+                (autograd, "grad", differentiating(autograd.grad, self._returned, lambda: True)),
                 (Tensor, "register_hook", self._odd(Tensor.register_hook)),
                 (saved_tensors_hooks, "__enter__", self._packing(saved_tensors_hooks.__enter__)),
             ):
@@ -103,7 +109,7 @@ class Seen:
         """What was seen; None where it says nothing."""
         if self._found is None or self._is_odd or len(updates) != 1:
             return None
-        pairs = zip(updates[0].received or (), self._lying, strict=False)
+        pairs = zip(updates[0].received or (), self._left, strict=False)
         given = [(a, b) for a, b in pairs if a is not None]
         has_arrived = all(b is not None and _is_equal(a, b) for a, b in given)
         is_there = _are_equal(updates[0].before, self._start)
@@ -131,7 +137,7 @@ class Seen:
 
     def _hears(self, model: nn.Module) -> bool:
         """Whether a forward pass of a model may be what is differentiated; of a copy it is not."""
-        is_before = self._is_listening and not self._backwards
+        is_before = self._is_listening and not self._passes
         return is_before and any(model is top for top in self._tops)
 
     def _forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> Forward:
@@ -143,29 +149,54 @@ class Seen:
 
     # --- backward ---------------------------------------------------------------------------
 
-    def _backward(self, own: Any) -> Any:
+    def _differentiating(
+        self, own: Any, left: Callable[[Any, Any], Grads], is_fit: Callable[[], bool]
+    ) -> Any:
+        """A function that differentiates.
+
+        Args:
+            own: The function, ``backward`` or ``grad``.
+            left: What its answer leaves for each parameter, by its inputs.
+            is_fit: Whether that will be its own, and not be added to what lies there.
+        """
+
         @functools.wraps(own)
-        def backward(*args: Any, **kwargs: Any) -> Any:
-            self._backwards += 1
-            self._is_odd |= self._backwards > 1
-            found = None
+        def differentiating(*args: Any, **kwargs: Any) -> Any:
+            self._passes += 1
+            self._is_odd |= self._passes > 1
+            found, inputs = None, None
             try:
-                found = None if self._is_odd else self._seen(*args, **kwargs)
+                if not self._is_odd and is_fit():
+                    given = inspect.signature(own).bind(*args, **kwargs).arguments
+                    inputs = given.pop("inputs", None)
+                    found = self._seen(*given.values())
             except Exception:  # of a loss as it is, or of a graph that is used up: nothing is said
                 self._is_odd = True
             answer = own(*args, **kwargs)
             if found is not None and not self._is_odd:
-                self._found, self._lying = found, self._loop.received()
+                self._found, self._left = found, left(answer, inputs)
             return answer
 
-        return backward
+        return differentiating
 
-    def _seen(
-        self, tensors: Any, *args: Any, **kwargs: Any
-    ) -> tuple[str, float, float, str] | None:
+    def _lying(self, *_: Any) -> Grads:
+        grads: Grads = self._loop.received()
+        return grads
+
+    def _lies_nowhere(self) -> bool:
+        grads = [p.grad for p in self._loop.tensors if p.grad is not None]
+        return not any(bool(g.any()) for g in grads)
+
+    def _returned(self, answer: Any, inputs: Any) -> Grads:
+        wanted = [inputs] if isinstance(inputs, Tensor) else inputs
+        grads = {id(p): g for p, g in zip(wanted, answer, strict=False)}
+        found = [grads.get(id(p)) for p in self._loop.tensors]
+        return [None if g is None else torch_values.as_numpy(g) for g in found]
+
+    def _seen(self, tensors: Any, *others: Any) -> tuple[str, float, float, str] | None:
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        is_bare = all(x is None or x is False for x in (*args, *kwargs.values()))
-        if not is_bare or len(roots) != 1 or roots[0].numel() != 1 or not self._is_clear():
+        is_bare = all(x is None or x is False for x in others)
+        if not is_bare or len(roots) != 1 or roots[0].numel() != 1 or self._has_hooks():
             return None
         leaves = {id(p): i for i, p in enumerate(self._loop.tensors)}
         shape = torch_shape.shape(roots[0].grad_fn, leaves, not self._has_packed)
@@ -176,12 +207,9 @@ class Seen:
         dtype = str(meant.dtype).removeprefix("torch.")
         return f"{shape} {modes}", float(roots[0].detach()), float(meant), dtype
 
-    def _is_clear(self) -> bool:
-        """Whether what backward will leave at the parameters is its own, and nothing else."""
-        tensors, modules = self._loop.tensors, self._modules
-        hooked = any(getattr(x, name, None) for x in (*tensors, *modules) for name in HOOKS)
-        grads = [p.grad for p in tensors if p.grad is not None]
-        return not hooked and not any(bool(g.any()) for g in grads)
+    def _has_hooks(self) -> bool:
+        held = (*self._loop.tensors, *self._modules)
+        return any(getattr(x, name, None) for x in held for name in HOOKS)
 
     def _meant(self) -> Tensor | None:
         """The loss of the contract, from what the model has put out; None where there is more.

@@ -199,6 +199,14 @@ def test_a_fault_at_one_call_that_is_not_held_is_told_as_if_all_were(name, numbe
     assert name in MEANT or f"update {number}" in some.findings[0].message
 
 
+def test_gradients_that_are_asked_for_and_doubled():
+    def doubled(t, batch):
+        by_grad(t, batch, factor=2)
+
+    result = check_step(training(doubled, {5}, step=by_grad))
+    assert (result.verdict, "update 5" in result.findings[0].message) == ("fail", True)
+
+
 def test_a_factor_in_the_graph_that_changes():
     step = of_loss(weighed(lambda t: 2.0 if len(t.calls) == 5 else 1.0))
     result = check_step(training(step=step))
@@ -262,6 +270,13 @@ def cast(t, batch):
     t.opt.step()
 
 
+def by_grad(t, batch, factor=1):
+    ours = list(t.model.parameters())
+    for p, g in zip(ours, torch.autograd.grad(t.loss(batch), ours), strict=True):
+        p.grad = factor * g
+    t.opt.step()
+
+
 def zeroed(t, batch):
     t.opt.zero_grad(set_to_none=False)
     t.loss(batch).backward()
@@ -299,6 +314,7 @@ RIGHT = {
     "autocast": {"step": cast},
     "a scheduler": {"step": scheduled},
     "gradients set to zero": {"step": zeroed},
+    "gradients that are asked for": {"step": by_grad},
     "tied weights": {"model": Tied},
     "two forwards": {"loss": siamese},
     "a decay in the loss": {"loss": with_decay},
@@ -355,11 +371,11 @@ def in_parts(t, batch):
     return F.mse_loss(t.model.b(t.model.middle(t.model.a(batch[0]))), batch[1])
 
 
-def by_grad(t, batch):
-    ours = list(t.model.parameters())
-    for p, g in zip(ours, torch.autograd.grad(t.loss(batch), ours), strict=True):
-        p.grad = g
-    t.opt.step()
+def penalised(t, batch):
+    x = batch[0].clone().requires_grad_()
+    out = t.model(x)
+    (grad,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    return F.mse_loss(out, batch[1]) + grad.square().mean()
 
 
 def twice(t, batch):
@@ -388,7 +404,7 @@ UNSEEN = {
         "loss": lambda t, batch: F.mse_loss(Scaled.apply(t.model(batch[0])), batch[1])
     },
     "parts of the model": {"loss": in_parts},
-    "gradients that are asked for": {"step": by_grad},
+    "a gradient of a gradient": {"loss": penalised},
     "two backward passes": {"step": twice},
     "checkpoints of the older kind": {"model": Reentrant},
     "another model beside it": {"loss": distilled},
