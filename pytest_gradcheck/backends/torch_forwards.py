@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
 
+MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -53,6 +54,7 @@ class Forwards:
         self._made: list[Forward] = []
         self._depth = 0  # of forward passes inside of one another
         self._is_over = False
+        self._numbers = 0
         self.is_odd = False  # what cannot be kept, or was made at other parameters
 
     @contextmanager
@@ -99,20 +101,26 @@ class Forwards:
 
     def _forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> Forward:
         leaves = [item.value for item in _flat(output).leaves]
-        self.is_odd |= not all(isinstance(x, (Tensor, *PLAIN)) for x in leaves)
-        has_graph = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        self._numbers += sum(x.numel() for x in tensors)
+        is_known = all(isinstance(x, (Tensor, *PLAIN)) for x in leaves)
+        if not is_known or self._numbers > MOST:
+            raise UnlikeError
+        has_graph = any(x.requires_grad for x in tensors)
         given, kept = _mapped(_detached, (args, kwargs)), _mapped(_copied, output)
         return Forward(model, given, kept, has_graph, self._loop.mark())
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Let the model answer what it did, and leave the generators where it left them.
+        """Let the model answer what it did, once, and leave the generators where it left them.
 
         Raises:
-            UnlikeError: It is asked for what it was not given, or not for all, or a part of it or
-                another model with parameters is asked, which may take long.
+            UnlikeError: It is asked for what it was not given, or not for all or for nothing, or a
+                part of it or another model with parameters is asked, which may take long.
         """
-        left = list(self._made)
+        left, self._made = self._made, []
+        if not left:
+            raise UnlikeError
         own = nn.Module._call_impl
 
         def answer(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +132,7 @@ class Forwards:
                 forward = left.pop(0)
                 if forward.model is module and torch_values.is_same(forward.given, (args, kwargs)):
                     self._loop.rewind(forward.mark)
-                    return _mapped(_copied, forward.output)
+                    return forward.output
                 if forward.has_graph:
                     break
             raise UnlikeError
@@ -132,7 +140,7 @@ class Forwards:
         # Not __call__, which takes long to replace in a class of which there are many.
         with replaced(nn.Module, "_call_impl", answer):
             yield
-        if not self._made or any(forward.has_graph for forward in left):
+        if any(forward.has_graph for forward in left):
             raise UnlikeError
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib
 import itertools
 import weakref
 from types import SimpleNamespace
@@ -399,6 +400,12 @@ def distilled(t, batch):
     return F.mse_loss(out, batch[1]) + F.mse_loss(out, t.teacher(batch[0]).detach())
 
 
+def annealed(t, batch):
+    """A weight that is another one at each call."""
+    out = t.model(batch[0])
+    return F.mse_loss(out, batch[1]) + 0.01 * len(t.calls) * out.square().mean()
+
+
 UNSEEN = {
     "a backward of one's own": {
         "loss": lambda t, batch: F.mse_loss(Scaled.apply(t.model(batch[0])), batch[1])
@@ -408,6 +415,7 @@ UNSEEN = {
     "two backward passes": {"step": twice},
     "checkpoints of the older kind": {"model": Reentrant},
     "another model beside it": {"loss": distilled},
+    "a graph of its own at each call": {"loss": annealed},
 }
 
 
@@ -415,6 +423,20 @@ UNSEEN = {
 def test_all_first_calls_where_nothing_can_be_seen(name):
     result = check_step(training(**UNSEEN[name]))
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_of_a_long_epoch_most_later_ones_are_spared_by_size():
+    result = check_step(training(count=16, **UNSEEN["a graph of its own at each call"]))
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 4, 5, 6, 7, 14, 16])
+
+
+@pytest.mark.parametrize(
+    ("place", "limit"), [("torch_forwards", "MOST"), ("torch_shape", "MOST_NODES")]
+)
+def test_what_would_take_much_is_not_looked_at(monkeypatch, place, limit):
+    part = importlib.import_module(f"pytest_gradcheck.backends.{place}")
+    monkeypatch.setattr(part, limit, 4)
+    assert held(check_step(training())) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_no_graph_is_kept():
