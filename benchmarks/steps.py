@@ -309,7 +309,7 @@ def costs(backend: str) -> None:
             ("torch, 29 k parameters, 64 samples", torch_network(128, 64), {}),
             ("torch, 400 k parameters, 512 samples", torch_network(512, 512), {}),
             ("torch, 1.6 M parameters, 1024 samples", torch_network(1024, 1024), {}),
-            ("the same with step_fresh=3", torch_network(1024, 1024), {"step_fresh": 3}),
+            ("the same with step_fresh=7", torch_network(1024, 1024), {"step_fresh": 7}),
         ],
         "jax": [
             (

@@ -311,11 +311,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         name="step_fresh",
         checks=("gradstep",),
-        default=7.0,
+        default=3.0,
         help="First calls of a large training whose gradient is held against a fresh one, beside "
-        "those that are unlike the others and the last; as many as there are: all",
-        source="as many as are made at least: state shows at the second, what comes and goes among "
-        "the first few; a fresh gradient costs what a step costs",
+        "those that are unlike these and the last (seven at least where it is not seen what a step "
+        "differentiates); as many as there are: all",
+        source="state shows at the second call, what goes on like the first few is seen without; "
+        "a fresh gradient costs what a step costs",
         low=0.0,
         high=1000.0,
         is_whole=True,

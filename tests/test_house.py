@@ -59,6 +59,7 @@ TORCH = {
     "backends.torch_asserts",
     "backends.torch_cuts",
     "backends.torch_flow",
+    "backends.torch_forwards",
     "backends.torch_records",
     "backends.torch_refused",
     "backends.torch_passes",
@@ -93,6 +94,8 @@ TORCH = {
     "backends.torch_trials",
     "backends.torch_values",
     "backends.torch_watch",
+    "backends.torch_shape",
+    "backends.torch_witness",
     "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard

@@ -112,6 +112,26 @@ class Clip:
     with_gradient: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What a call differentiates, as it is seen without a fresh gradient.
+
+    Args:
+        form: The graph and its conditions: of the same form, the same is done to the same leaves.
+        value: The loss that the step differentiates.
+        meant: The loss of the contract, computed from what the model has put out in the step.
+        dtype: The precision of both.
+        has_arrived: Whether the optimizer was given what lay there after the backward pass, and at
+            the parameters at which the model was called.
+    """
+
+    form: str
+    value: float
+    meant: float
+    dtype: str
+    has_arrived: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One call of the user's step.
@@ -132,6 +152,7 @@ class Call:
         replaced: Names of parameters that are other objects afterwards, which nobody trains.
         added: Names of those that an optimizer holds, and that were not there before it.
         lying: The gradients that lay at the parameters before it; empty where nobody looked.
+        witness: What it differentiates; None where nobody looked, or that cannot be said.
     """
 
     before: Sequence[np.ndarray]
@@ -148,6 +169,7 @@ class Call:
     replaced: Sequence[str] = ()
     added: Sequence[str] = ()
     lying: Sequence[np.ndarray | None] = ()
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +228,8 @@ class Loop(Protocol):
     optimizer for each parameter at hand-over and the number of updates before, ``is_foreign``
     whether there is one that is not known; ``can_see`` whether the gradients that the optimizer
     receives can be seen; ``doubt`` the relative error of a fresh gradient; ``accumulate`` the
-    claimed calls for each update; ``dtype`` the precision of the loss.
+    claimed calls for each update; ``dtype`` the precision of the loss. ``is_witnessed`` is set from
+    outside: whether to look at what the next call differentiates, where that can be seen.
     """
 
     name: str
@@ -221,6 +244,7 @@ class Loop(Protocol):
     doubt: float
     dtype: str
     accumulate: int
+    is_witnessed: bool
 
     def mark(self) -> Any:
         """Note the state of all generators, from which the next calls draw."""

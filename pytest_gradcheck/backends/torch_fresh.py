@@ -53,6 +53,7 @@ class Fresh:
         self._bindings = bindings(carried)
         self._parts = list(training.model.modules())
         self._contents = Contents(carried, (*tensors, *training.model.buffers()))
+        self._buffers = Contents(training.model.buffers(), tensors)
         self._end = self.mark()
         self._values, self._now = Arrays(), list[np.ndarray]()
         self.is_settled = False  # whether none of the user's code ran since the last look at all
@@ -105,29 +106,37 @@ class Fresh:
             yield
 
     @contextmanager
-    def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
+    def _aside(self, mark: Sequence[Any]) -> Iterator[None]:
+        """A mark of the generators for a while, and all but parameters and buffers set back."""
         restorers = [*held_bindings(self._bindings), *held_places(self._parts)]
+        now = self.mark()
+        try:
+            self.rewind(mark)
+            with self._contents.held():
+                yield
+        finally:
+            for restore in restorers:
+                restore()
+            self.rewind(now)
+
+    @contextmanager
+    def _moved(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
         kept = self.kept()  # a loss may move a momentum encoder
         buffers = [(b, b.detach().clone()) for b in self._training.model.buffers()]
-        now = self.mark()
         try:
             for p, value in zip(self._tensors, at or (), strict=False):
                 p.data.copy_(torch.from_numpy(np.asarray(value)))
-            self.rewind(mark)
             before = [p._version for p in self._tensors]
-            with self._contents.held(), self._scene.placed(self._scene.modes):
+            with self._aside(mark), self._scene.placed(self._scene.modes):
                 yield
             pairs = enumerate(zip(before, self._tensors, strict=True))
             self.written |= {i for i, (old, p) in pairs if p._version != old}
         finally:
-            for restore in restorers:
-                restore()
             with torch.no_grad():
                 for p, value in zip(self._tensors, kept, strict=False):
                     p.data.copy_(value)
                 for buffer, value in buffers:
                     buffer.copy_(value)
-            self.rewind(now)
 
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
@@ -151,6 +160,12 @@ class Fresh:
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
         return float(self._valued(batch, at, mark, None))
+
+    def without_graph(self, batch: Any, mark: Any) -> Tensor:
+        """The loss in the middle of a call, as everything is; parameters that it writes stay."""
+        casting = nullcontext() if self.casts_itself else self._scene.casting_so_far()
+        with self._aside(mark), self._buffers.held(), casting, torch.no_grad():
+            return self._loss(batch).detach()
 
     def _valued(self, batch: Any, at: Sequence[np.ndarray], mark: Any, cuts: Cuts | None) -> Tensor:
         # With a graph: a loss may differentiate inside.

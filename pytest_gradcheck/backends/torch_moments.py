@@ -52,12 +52,17 @@ class Moments:
         )
 
 
+def called(model: nn.Module) -> list[nn.Module]:
+    """What a step calls: the model, or those in a list of models."""
+    is_list = isinstance(model, (nn.ModuleList, nn.ModuleDict))
+    return list(model.children()) if is_list else [model]
+
+
 @contextmanager
 def seen_forwards(model: nn.Module, told: Callable[[], None]) -> Iterator[None]:
     """Told whenever a model is called, or one of those in a list of models."""
-    is_list = isinstance(model, (nn.ModuleList, nn.ModuleDict))
     with ExitStack() as stack:
-        for part in model.children() if is_list else [model]:
+        for part in called(model):
             handle = part.register_forward_pre_hook(lambda *_: told())
             stack.callback(handle.remove)
         yield

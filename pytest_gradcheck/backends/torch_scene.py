@@ -25,6 +25,7 @@ class Scene:
         self.modes = [m.training for m in self._modules]
         self.cast: tuple[str, torch.dtype] | None = None
         self._seen: list[bool] | None = None
+        self._casts: list[tuple[str, torch.dtype]] = []  # of a call, so far
 
     def backward(self) -> None:
         """Note the modes at the first backward of a call."""
@@ -36,6 +37,7 @@ class Scene:
         """Note autocast and modes of a call of the step while it is open."""
         self._seen = None
         with entered() as casts:
+            self._casts = casts
             yield
         self.cast = casts[0] if casts else None
 
@@ -80,6 +82,16 @@ class Scene:
             return
         device, dtype = self.cast
         with torch.autocast(device, dtype=dtype):
+            yield
+
+    @contextmanager
+    def casting_so_far(self) -> Iterator[None]:
+        """The autocast that the call of the step has used, of which nothing is kept for later."""
+        if not self._casts:
+            yield
+            return
+        device, dtype = self._casts[0]
+        with torch.autocast(device, dtype=dtype, cache_enabled=False):
             yield
 
 

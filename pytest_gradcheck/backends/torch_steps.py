@@ -30,6 +30,7 @@ from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import Arrays, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
+from pytest_gradcheck.backends.torch_witness import Seen
 from pytest_gradcheck.errors import UsageError, told
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
@@ -76,17 +77,14 @@ class TorchLoop:
         self._record: Record | None = None
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
         self.passes: list[int] = []  # how often each call differentiated something
-        self.looks_inside = self.is_strayed = self.is_shifted = False
+        self.looks_inside = self.is_strayed = self.is_shifted = self.is_witnessed = False
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
-        self.now, self.kept, self.written = self._fresh.now, self._fresh.kept, self._fresh.written
+        self.now, self.kept, self.mark = self._fresh.now, self._fresh.kept, self._fresh.mark
+        self.written, self.without_graph = self._fresh.written, self._fresh.without_graph
 
     # --- what is there ----------------------------------------------------------------------
-
-    def mark(self) -> list[Any]:
-        """The state of all generators."""
-        return self._fresh.mark()
 
     def hyper(self, optimizer: Any) -> list[dict[str, Any]]:
         """Hyperparameters of each parameter."""
@@ -104,6 +102,7 @@ class TorchLoop:
         before = self.now()
         self._fresh.is_settled = False
         record = Record(self, batch, mark, before)
+        seen = Seen(self, self._model, batch, mark, before)
         error = ""
         with ExitStack() as stack:
             stack.enter_context(self._listening(record))
@@ -111,6 +110,7 @@ class TorchLoop:
             for i, optimizer in enumerate(self._optimizers):
                 stack.enter_context(Watch(self, optimizer, i, record).open())
             stack.enter_context(torch_moments.seen_forwards(self._model, record.see))
+            stack.enter_context(seen.open())
             other = functools.partial(record.note, "other step", math.nan)
             stack.enter_context(seen_steps(self._others, other))
             try:
@@ -144,6 +144,7 @@ class TorchLoop:
             replaced=torch_tracked.replaced(self._model, self.tensors, self._all),
             added=torch_tracked.added(self._model, self.tensors, self._optimizers),
             lying=record.lying,
+            witness=seen.witness(record.updates),
         )
 
     @contextmanager

@@ -44,11 +44,6 @@ def training(fault=None, at=(), width=320, count=7, sizes=None, lr=1e-3, optimiz
     return build
 
 
-def check(made, step_fresh=3, **claims):
-    """A check in which three of seven calls are spared."""
-    return check_step(made, step_fresh=step_fresh, **claims)
-
-
 def note(result):
     return next((f for f in result.findings if f.code == "step-spared"), None)
 
@@ -63,11 +58,12 @@ def held(result):
 
 
 def test_a_large_training_is_held_at_some_calls_and_says_so():
-    result = check(training())
+    result = check_step(training())
     assert result.verdict == "pass"
     assert note(result).message == (
-        "the gradient was held against a fresh one at 4 of 7 calls (1, 2, 3, 7), the others are "
-        "like these, and their updates were replayed from what arrived (step_fresh=7 asks for all)"
+        "the gradient was held against a fresh one at 4 of 7 calls (1, 2, 3, 7), the others "
+        "differentiate the same loss by the same graph, and their updates were replayed from what "
+        "arrived (step_fresh=7 asks for all)"
     )
     assert held(result) == [1, 2, 3, 7]
     assert (result.context.evaluations, result.context.derivatives) == (7, 4)
@@ -75,41 +71,44 @@ def test_a_large_training_is_held_at_some_calls_and_says_so():
 
 
 def test_all_of_them_when_asked_for():
-    result = check(training(), step_fresh=7)
+    result = check_step(training(), step_fresh=7)
     assert (result.verdict, note(result), held(result)) == ("pass", None, [1, 2, 3, 4, 5, 6, 7])
     assert "calls" not in result.headline
 
 
-def test_the_first_seven_calls_by_default():
-    assert held(check_step(training())) == [1, 2, 3, 4, 5, 6, 7]
-    late = held(check_step(training(count=20, lr=1e-4)))[7:]
+def hooked(build):
+    """The same with hooks, of which nobody knows what they do the next time."""
+
+    def made():
+        found = build()
+        for p in found.model.parameters():
+            p.register_hook(lambda g: g)
+        return found
+
+    return made
+
+
+def test_the_first_seven_calls_where_it_is_not_seen_what_they_differentiate():
+    assert held(check_step(hooked(training()))) == [1, 2, 3, 4, 5, 6, 7]
+    late = held(check_step(hooked(training(count=20, lr=1e-4))))[7:]
     assert {14, 20} <= {*late}
     assert len(late) < 6
 
 
-def test_a_factor_that_comes_and_goes_among_them_is_found():
-    def doubled(model, kept):
-        for p in model.parameters():
-            p.grad *= 2
-
-    result = check_step(training(doubled, {5}))
-    assert (result.verdict, "update 5" in result.headline) == ("fail", True)
-
-
 def test_a_small_training_is_held_at_all_calls():
-    result = check(training(width=32))
+    result = check_step(training(width=32))
     assert (result.verdict, note(result), len(held(result))) == ("pass", None, 7)
 
 
 def test_of_a_long_epoch_some_later_ones_too():
-    result = check(training(count=30, lr=1e-4))
+    result = check_step(training(count=30, lr=1e-4))
     assert result.verdict == "pass"
     assert {1, 2, 3, 7, 14, 28, 30} <= {*held(result)}
     assert len(held(result)) < 12
 
 
 def test_a_batch_of_another_form_is_held():
-    result = check(training(sizes=(16, 16, 16, 16, 11, 16, 16)))
+    result = check_step(training(sizes=(16, 16, 16, 16, 11, 16, 16)))
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 5, 7])
 
 
@@ -117,12 +116,12 @@ def test_a_clip_keeps_all_of_them():
     def clip(model, kept):
         nn.utils.clip_grad_norm_(model.parameters(), 9.0)
 
-    result = check(training(clip, range(1, 8)))
+    result = check_step(training(clip, range(1, 8)))
     assert (result.verdict, note(result)) == ("pass", None)
 
 
 def test_updates_that_are_not_replayed_keep_all_of_them():
-    result = check(training(optimizer=T.Rprop))
+    result = check_step(training(optimizer=T.Rprop))
     assert "step-not-replayed" in {f.code for f in result.findings}
     assert (result.verdict, note(result), len(held(result))) == ("pass", None, 7)
 
@@ -136,7 +135,7 @@ def test_a_gradient_of_another_size_is_held_and_may_be_right():
         batches[4] = (batches[4][0], 30 * batches[4][1])
         return Training(**{**vars(made), "batches": batches})
 
-    result = check(louder)
+    result = check_step(louder)
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 5, 7])
 
 
@@ -162,7 +161,7 @@ def dropped(model, kept):
 
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_a_fault_at_a_call_that_is_held(number):
-    result = check(training(scaled(1.5), {number}))
+    result = check_step(training(scaled(1.5), {number}))
     assert result.verdict == "fail"
     assert f"update {number}" in result.findings[0].message
 
@@ -178,7 +177,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_call_five_that_shows_is_told_as_if_all_were_held(name):
-    some, every = (check(training(FAULTS[name], {5}), step_fresh=n) for n in (3, 7))
+    some, every = (check_step(training(FAULTS[name], {5}), step_fresh=n) for n in (3, 7))
     assert (some.verdict, some.headline) == ("fail", every.headline)
     assert "update 5" in some.findings[0].message
     assert some.context.derivatives == 7
@@ -194,7 +193,7 @@ def test_another_direction_shows_where_gradients_turn_little():
         batches = [(x + 0.1 * torch.randn_like(x), y) for _ in range(7)]
         return Training(**{**vars(made), "batches": batches})
 
-    result = check(alike)
+    result = check_step(alike)
     assert (result.verdict, result.findings[0].code) == ("fail", "step-gradient-sign")
 
 
@@ -202,22 +201,24 @@ def test_a_clip_that_only_one_call_has_is_held_there():
     def fault(model, kept):
         nn.utils.clip_grad_value_(model.parameters(), 1e-3)
 
-    result = check(training(fault, {5}))
+    result = check_step(training(fault, {5}))
     assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 5, 6, 7])
 
 
 def test_one_that_does_not_show_is_found_when_all_are_asked_for():
-    hidden = training(scaled(1.5), {5})
-    result = check(hidden)
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 7])
-    assert "(1, 2, 3, 7)" in note(result).message
-    assert check(hidden, step_fresh=7).verdict == "fail"
+    hidden = hooked(training(scaled(1.5), {9}, count=16, lr=1e-4))
+    result = check_step(hidden)
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 4, 5, 6, 7, 14, 16])
+    assert (
+        "(1, 2, 3, 4, 5, 6, 7, 14, 16), the others are like these in size" in note(result).message
+    )
+    assert check_step(hidden, step_fresh=16).verdict == "fail"
 
 
 def test_a_single_wrong_element_of_an_update_that_is_not_held_is_seen():
     def checked(rule):
         build = training(optimizer=lambda params, lr: loops.ByHand(params, rule))
-        return check(build, optimizer="adamw")
+        return check_step(build, optimizer="adamw")
 
     right = checked(loops.ADAMW)
     wrong = checked(loops.ADAMW + "if t == 5 and first: p[7, 7] = raw[7, 7]")
@@ -230,7 +231,7 @@ def test_an_error_at_a_call_that_is_not_held():
     def fault(model, kept):
         raise OSError("out of disk")
 
-    result = check(training(fault, {5}))
+    result = check_step(training(fault, {5}))
     assert result.findings[0].code == "step-raised"
     assert "call 5" in result.headline
 
@@ -239,11 +240,11 @@ def test_an_error_at_a_call_that_is_not_held():
 
 
 def functional(factor=1.0):
-    """100 000 numbers in a batch, and another gradient at the fifth update."""
+    """100 000 numbers in a batch, and another gradient at the ninth update."""
     jax, optax = pytest.importorskip("jax"), importlib.import_module("optax")
     rng = np.random.default_rng(0)
     params = {"w": np.float32(rng.normal(size=(4, 1))), "b": np.zeros(1, np.float32)}
-    batches = [tuple(np.float32(rng.normal(size=(20_000, n))) for n in (4, 1)) for _ in range(7)]
+    batches = [tuple(np.float32(rng.normal(size=(20_000, n))) for n in (4, 1)) for _ in range(16)]
     tx = optax.adamw(1e-2)
 
     def loss(params, batch):
@@ -252,7 +253,7 @@ def functional(factor=1.0):
     @jax.jit
     def step(params, state, batch):
         state, count = state
-        scale = jax.numpy.where(count == 4, factor, 1.0)
+        scale = jax.numpy.where(count == 8, factor, 1.0)
         grads = jax.tree.map(lambda g: scale * g, jax.grad(loss)(params, batch))
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), (state, count + 1)
@@ -265,8 +266,9 @@ def functional(factor=1.0):
 
 
 def test_a_large_training_of_jax():
-    result = check(functional)
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 3, 7])
-    some, every = (check(lambda: functional(8.0), step_fresh=n) for n in (3, 7))
+    result = check_step(functional)
+    assert (result.verdict, held(result)[:7]) == ("pass", [1, 2, 3, 4, 5, 6, 7])
+    assert {9, 10, 11, 12, 13, 15}.isdisjoint(held(result))
+    some, every = (check_step(lambda: functional(8.0), step_fresh=n) for n in (3, 16))
     assert (some.verdict, some.headline) == ("fail", every.headline)
-    assert "update 5" in some.headline
+    assert "update 9" in some.headline

@@ -1,8 +1,9 @@
 """Calls of a large training whose gradient is not held against a fresh one: they go on like others.
 
 A fresh gradient costs what a step costs. The first calls are held against one, the last, and every
-call that is unlike those that were: what it is given, what happens in it, what its optimizer
-received. Between them a gradient is taken as it arrives, and the update is replayed from it.
+call that is unlike those that were: what it is given, what happens in it, what it differentiates,
+what its optimizer received. Between them a gradient is taken as it arrives, and the update is
+replayed from it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pytest_gradcheck.checks.steps import received
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Grads
+from pytest_gradcheck.checks.steps.witnesses import Witnesses, right_form
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics.sizes import Sizes
 from pytest_gradcheck.results import Finding
 
 LARGE = 100_000  # numbers in the parameters or in a batch, beyond which gradients are the cost
+UNSEEN = 7  # first calls that are held where nothing is a witness of what they differentiate
 APART = 3.0  # a factor on what the held gradients span, beyond which one is unlike them
 PLAIN = frozenset({"zero_grad", "backward", "step", "scheduler"})  # no clip, no loss scale
 
@@ -40,7 +43,8 @@ class Usual:
         self._contract, self._limits, self._has_rule = contract, limits, has_rule
         self._first = int(limits.number("step_fresh"))
         self._often = int(limits.number("step_calls"))
-        self._is_plain = True
+        self.is_plain = True
+        self._witnesses = Witnesses()
         self._forms: set[Any] = set()
         self._ways: set[Any] = set()
         self._sizes: list[list[float]] = []  # of each tensor's gradient, then of all
@@ -53,14 +57,17 @@ class Usual:
     def asks(self, number: int, last: int, batch: Any) -> bool:
         """Whether the gradient of a call must be taken, before it."""
         rounds = number / self._often
-        is_held = number <= self._first or number >= last or math.log2(rounds).is_integer()
-        is_asked = is_held or not self._is_plain or form(batch) not in self._forms
+        first = self._first if self._witnesses.is_of_use else max(self._first, UNSEEN)
+        is_held = number <= first or number >= last or math.log2(rounds).is_integer()
+        is_asked = is_held or not self.is_plain or form(batch) not in self._forms
         self.has_spared |= not is_asked
         return is_asked
 
     def holds(self, call: Call, norms: Sizes) -> bool:
         """Whether a call that was made goes on like those before it."""
         if not self._is_usual(call) or _way(call) not in self._ways:
+            return False
+        if self._witnesses.is_of_use and not self._witnesses.agrees(call):
             return False
         sizes, turn = self._now = self._measured(call, norms)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
@@ -69,9 +76,10 @@ class Usual:
     def learn(self, seen: Run) -> None:
         """Look at the last call."""
         call = seen.calls[-1]
-        self._is_plain &= self._is_usual(call) and len(seen.windows) == len(seen.calls)
-        self._is_plain &= len(seen.calls) > 1 or _is_large(call, seen.windows[:1])
-        if not self._is_plain:
+        is_first = len(seen.calls) == 1
+        self.is_plain &= self._is_usual(call, is_first) and len(seen.windows) == len(seen.calls)
+        self.is_plain &= not is_first or _is_large(call, seen.windows[:1])
+        if not self.is_plain:
             return
         window = seen.windows[-1]
         sizes, turn = self._now or self._measured(call, seen.sizes)
@@ -80,14 +88,17 @@ class Usual:
             return
         is_near = all(a is b for a, b in zip(window.micro[0], window.retaken[0], strict=True))
         if not is_near and received.pair(seen, window, self._contract, self._limits).wrong:
-            self._is_plain, self.is_open = False, self.has_spared
+            self.is_plain, self.is_open = False, self.has_spared
             return
+        self._witnesses.learn(call)
         self._forms.add(form(window.batches[0]))
         self._ways.add(_way(call))
         self._sizes.append(sizes)
-        self._turns += [turn] if len(seen.calls) > 1 else []
+        self._turns += [] if is_first else [turn]
 
-    def _is_usual(self, call: Call) -> bool:
+    def _is_usual(self, call: Call, is_first: bool = False) -> bool:
+        if call.is_altered and not is_first and not right_form(call.witness):
+            return False
         return _is_plain(call) and (self._has_rule or bool(call.updates[0].oracle))
 
     def _measured(self, call: Call, norms: Sizes) -> tuple[list[float], float]:
@@ -119,7 +130,7 @@ def _is_within(value: float, seen: Sequence[float]) -> bool:
 
 def _is_plain(call: Call) -> bool:
     """One update by one gradient that is finite, nothing beside it."""
-    if len(call.updates) != 1 or call.error or call.is_altered or call.replaced or call.added:
+    if len(call.updates) != 1 or call.error or call.replaced or call.added:
         return False
     update = call.updates[0]
     is_odd = update.is_still or update.is_lost or update.is_astray
@@ -168,12 +179,18 @@ def findings(seen: Run) -> list[Finding]:
     if len(held) == len(seen.windows):
         return []
     listed = ", ".join(map(str, held))
+    forms = {right_form(seen.calls[number - 1].witness) for number in held} - {""}
+    spared = [seen.calls[w.first - 1] for w in seen.windows if w.is_spared]
+    is_seen = all(right_form(call.witness) in forms for call in spared)
+    others = (
+        "differentiate the same loss by the same graph" if is_seen else "are like these in size"
+    )
     return [
         Finding(
             code="step-spared",
             severity="note",
             message=f"the gradient was held against a fresh one at {len(held)} of "
-            f"{len(seen.windows)} calls ({listed}), the others are like these, and their updates "
+            f"{len(seen.windows)} calls ({listed}), the others {others}, and their updates "
             f"were replayed from what arrived (step_fresh={len(seen.windows)} asks for all)",
             numbers=(("held", len(held)), ("calls", len(seen.windows))),
         )
