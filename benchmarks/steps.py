@@ -269,6 +269,71 @@ def torch_network(width: int, count: int) -> Callable[[], Training]:
     return build
 
 
+class Residual(torch.nn.Module):
+    """Two convolutions with batch norm, and a way round them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        parts = [torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)]
+        norms = [torch.nn.BatchNorm2d(channels) for _ in range(2)]
+        self.inner = torch.nn.Sequential(parts[0], norms[0], torch.nn.ReLU(), parts[1], norms[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of both, rectified."""
+        return torch.relu(x + self.inner(x))
+
+
+def torch_images(channels: int, count: int) -> Callable[[], Training]:
+    """SGD with momentum on three residual blocks, images of 32 x 32, seven batches."""
+
+    def build() -> Training:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, channels, 3, padding=1), *(Residual(channels) for _ in range(3)),
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+        batches = [
+            (torch.randn(count, 3, 32, 32), torch.randint(0, 10, (count,))) for _ in range(7)
+        ]
+        return _classified(model, optimizer, batches)
+
+    return build
+
+
+def torch_texts(width: int, count: int, length: int) -> Callable[[], Training]:
+    """AdamW on a transformer of four layers with dropout, that tells the next token."""
+
+    def build() -> Training:
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(width, 4, 4 * width, 0.1, batch_first=True)
+        model = torch.nn.Sequential(
+            torch.nn.Embedding(256, width),
+            torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False),
+            torch.nn.Linear(width, 256),
+        )
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-4)
+        texts = [torch.randint(0, 256, (count, length + 1)) for _ in range(7)]
+        return _classified(model, optimizer, [(t[:, :-1], t[:, 1:]) for t in texts])
+
+    return build
+
+
+def _classified(model: Any, optimizer: Any, batches: list[Any]) -> Training:
+    """The usual loop, with a cross entropy over the last axis."""
+
+    def loss(batch: Any) -> torch.Tensor:
+        scores = model(batch[0])
+        return torch.nn.functional.cross_entropy(scores.flatten(0, -2), batch[1].flatten())
+
+    def step(batch: Any) -> None:
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+
+    return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+
 def jax_network(width: int, count: int, last: int) -> Callable[[], Training]:
     """The same with optax, compiled; the last batch may be short."""
 
@@ -310,6 +375,8 @@ def costs(backend: str) -> None:
             ("torch, 400 k parameters, 512 samples", torch_network(512, 512), {}),
             ("torch, 1.6 M parameters, 1024 samples", torch_network(1024, 1024), {}),
             ("the same with step_fresh=7", torch_network(1024, 1024), {"step_fresh": 7}),
+            ("torch, residual, 0.2 M parameters, 64 images", torch_images(64, 64), {}),
+            ("torch, transformer, 3.3 M parameters, 16 x 64", torch_texts(256, 16, 64), {}),
         ],
         "jax": [
             (

@@ -311,11 +311,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         name="step_fresh",
         checks=("gradstep",),
-        default=3.0,
+        default=2.0,
         help="First calls of a large training whose gradient is held against a fresh one, beside "
         "those that are unlike these and the last (seven at least where it is not seen what a step "
         "differentiates); as many as there are: all",
-        source="state shows at the second call, what goes on like the first few is seen without; "
+        source="state shows at the second call, what goes on like the first two is seen without; "
         "a fresh gradient costs what a step costs",
         low=0.0,
         high=1000.0,

@@ -121,8 +121,8 @@ def test_all_by_marker():
 @pytest.mark.parametrize(
     ("flags", "held"),
     [
-        ((), [4, 7, 7]),
-        (("--gradcheck-step-fresh=2",), [3, 7, 7]),
+        ((), [3, 7, 7]),
+        (("--gradcheck-step-fresh=3",), [4, 7, 7]),
         (("--gradcheck-step-fresh=5",), [6, 7, 7]),
     ],
 )

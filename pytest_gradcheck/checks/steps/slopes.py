@@ -6,7 +6,7 @@ Autograd against the step sees no gradient hook and no wrong backward: both have
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from pytest_gradcheck.numerics import clipping, precision
 from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 
 LEVELS = 5  # steps of a difference
+BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
@@ -93,14 +94,20 @@ class _Line:
     def _off(
         self, move: Sequence[np.ndarray], claimed: float, allowed: float, is_smooth: bool = False
     ) -> Slope | None:
-        ends: list[tuple[float, float, float]] = []
-        for each in self._ends(move):
-            ends.append(each)
+        ends: dict[int, tuple[float, float, float]] = {}
+        powers = list(range(LEVELS))
+        while powers:
+            power = powers.pop(0)
+            ends[power] = self._ends(move, power)
             start = self._started() if math.isnan(self._seen) else self._seen
             self.slack = self._slope(start, *ends[0]).slack
-            if self._slope(start, *each).agrees(claimed, allowed, self.slack):
+            slope = self._slope(start, *ends[power])
+            if slope.agrees(claimed, allowed, self.slack):
                 return None
-        seen = [self._slope(self._started(), *each) for each in ends]
+            if not power:  # what is passed over is asked for at last, before anything is accused
+                k = _powers(abs(slope.middle - claimed), allowed)
+                powers = powers[k - 1 :] + powers[: k - 1]
+        seen = [self._slope(self._started(), *ends[power]) for power in range(LEVELS)]
         there = at_zero(seen, allowed)
         if there.holds(claimed, allowed):
             return None
@@ -111,12 +118,11 @@ class _Line:
         best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else best
 
-    def _ends(self, move: Sequence[np.ndarray]) -> Iterator[tuple[float, float, float]]:
-        """Steps, the longest first, and the losses after each and before it."""
+    def _ends(self, move: Sequence[np.ndarray], power: int) -> tuple[float, float, float]:
+        """A step, the shorter the higher its power, and the losses after it and before it."""
         size, length = clipping.norm(self._at, 2) or 1.0, clipping.norm(move, 2)
-        for power in range(LEVELS):
-            h = RATIO**-power * self._epsilon**0.25 * size / length
-            yield h, self._moved(move, h), self._moved(move, -h)
+        h = RATIO**-power * self._epsilon**0.25 * size / length
+        return h, self._moved(move, h), self._moved(move, -h)
 
     def _slope(self, start: float, h: float, high: float, low: float) -> Slope:
         """The slopes on both sides of a point, with their rounding as slack."""
@@ -130,6 +136,13 @@ class _Line:
 
     def _moved(self, move: Sequence[np.ndarray], h: float) -> float:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
+
+
+def _powers(off: float, allowed: float) -> int:
+    """How much shorter a step must be for a bend to cost no more than what is allowed."""
+    if not (math.isfinite(off) and off > allowed > 0):
+        return 1
+    return min(max(round(math.log(off / allowed) / math.log(BEND)), 1), LEVELS - 1)
 
 
 def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
@@ -146,7 +159,7 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
         grads = _combined(run, window, _again(run, window))
         found = _of_line(run, _Line(window.at, source, grads), limit)
     if found is None:
-        return _of_parts(run, window, source, grads, limit)
+        return _of_parts(run, window, source, _Line(window.at, source, grads, start=start), limit)
     if source.dtype == "float64":
         return found
     return _of_line(run, _second(window, source, grads), limit)
@@ -160,21 +173,18 @@ def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Lin
     return _Line(window.at, source, grads, is_sharp=False)
 
 
-def _of_parts(
-    run: Run, window: Window, source: Source, grads: Sequence[np.ndarray], limit: float
-) -> Gap | None:
+def _of_parts(run: Run, window: Window, source: Source, line: _Line, limit: float) -> Gap | None:
     """Where the loss changes with what the gradient is exactly 0 for, beside what it is not."""
-    if all(map(np.all, grads)):
+    if all(map(np.all, line.grads)):
         return None
-    moves = _zeros(grads)
-    line = _Line(window.at, source, grads)
+    moves = _zeros(line.grads)
     if not any(np.any(v) for v in moves) or line.climb(moves, limit) is None:
         return None
     if hasattr(run.loop, "padding"):
         masks = run.loop.padding(window.batches, window.at, window.marks)
         moves = [v if m is None else v * m for v, m in zip(moves, masks, strict=True)]
     if source.dtype != "float64":
-        line = _second(window, source, grads)
+        line = _second(window, source, line.grads)
     alone = {}
     for i, v in enumerate(moves):
         one = [v if j == i else 0 * x for j, x in enumerate(moves)]
