@@ -313,7 +313,7 @@ LIMITS: tuple[Limit, ...] = (
         checks=("gradstep",),
         default=2.0,
         help="First calls of a large training whose gradient is held against a fresh one, beside "
-        "those that are unlike these and the last (seven at least where it is not seen what a step "
+        "those that are unlike these (seven and the last where it is not seen what a step "
         "differentiates); as many as there are: all",
         source="state shows at the second call, what goes on like the first two is seen without; "
         "a fresh gradient costs what a step costs",

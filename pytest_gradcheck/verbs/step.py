@@ -89,7 +89,7 @@ def check_step(
         label: Name in messages and reports; the step's own by default.
         step_calls: Least number of calls and updates.
         step_fresh: First calls whose gradient is held against a fresh one where parameters or
-            batches are large, beside the last and those unlike the others.
+            batches are large, beside those unlike the others.
         step_gradient: Relative difference accepted between a received gradient and the right one.
         step_replay: Relative difference accepted between an update and its replay.
         step_slope: Relative difference accepted between the gradient and the slope of the loss.

@@ -61,13 +61,13 @@ def test_a_large_training_is_held_at_some_calls_and_says_so():
     result = check_step(training())
     assert result.verdict == "pass"
     assert note(result).message == (
-        "the gradient was held against a fresh one at 3 of 7 calls (1, 2, 7), the others "
+        "the gradient was held against a fresh one at 2 of 7 calls (1, 2), the others "
         "differentiate the same loss by the same graph, and their updates were replayed from what "
         "arrived (step_fresh=7 asks for all)"
     )
-    assert held(result) == [1, 2, 7]
-    assert (result.context.evaluations, result.context.derivatives) == (7, 3)
-    assert "at 4 of 7 calls" in result.headline
+    assert held(result) == [1, 2]
+    assert (result.context.evaluations, result.context.derivatives) == (7, 2)
+    assert "at 2 of 7 calls" in result.headline
 
 
 def test_all_of_them_when_asked_for():
@@ -103,13 +103,13 @@ def test_a_small_training_is_held_at_all_calls():
 def test_of_a_long_epoch_some_later_ones_too():
     result = check_step(training(count=30, lr=1e-4))
     assert result.verdict == "pass"
-    assert {1, 2, 7, 14, 28, 30} <= {*held(result)}
+    assert {1, 2, 14, 28} <= {*held(result)}
     assert len(held(result)) < 12
 
 
 def test_a_batch_of_another_form_is_held():
     result = check_step(training(sizes=(16, 16, 16, 16, 11, 16, 16)))
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 5, 7])
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 5])
 
 
 def test_a_clip_keeps_all_of_them():
@@ -136,7 +136,7 @@ def test_a_gradient_of_another_size_is_held_and_may_be_right():
         return Training(**{**vars(made), "batches": batches})
 
     result = check_step(louder)
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 5, 7])
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 5])
 
 
 # --- faults ---------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_a_single_wrong_element_of_an_update_that_is_not_held_is_seen():
 
     right = checked(loops.ADAMW)
     wrong = checked(loops.ADAMW + "if t == 5 and first: p[7, 7] = raw[7, 7]")
-    assert (right.verdict, held(right)) == ("pass", [1, 2, 7])
+    assert (right.verdict, held(right)) == ("pass", [1, 2])
     assert (wrong.verdict, wrong.findings[0].code) == ("fail", "step-optimizer")
     assert "first at update 5, in 0.weight" in wrong.headline
 

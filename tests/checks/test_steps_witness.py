@@ -331,7 +331,7 @@ RIGHT = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_trainings_are_spared(name):
     result = check_step(training(**RIGHT[name]))
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 7])
+    assert (result.verdict, held(result)) == ("pass", [1, 2])
 
 
 def moved(result):
@@ -349,7 +349,7 @@ def test_a_training_that_is_watched_goes_on_as_it_would(name):
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_trainings_of_long_epochs_are_spared(name):
     result = check_step(training(count=16, **RIGHT[name]))
-    assert (result.verdict, held(result)) == ("pass", [1, 2, 7, 14, 16])
+    assert (result.verdict, held(result)) == ("pass", [1, 2, 14])
 
 
 # --- where nothing can be seen --------------------------------------------------------------------
@@ -451,5 +451,5 @@ def test_no_graph_is_kept():
         loss.backward()
         t.opt.step()
 
-    assert held(check_step(training(step=step))) == [1, 2, 7]
+    assert held(check_step(training(step=step))) == [1, 2]
     assert (next(calls), next(kept)) == (7, 0)

@@ -1,7 +1,7 @@
 """Calls of a large training whose gradient is not held against a fresh one: they go on like others.
 
-A fresh gradient costs what a step costs. The first calls are held against one, the last, and every
-call that is unlike those that were: what it is given, what happens in it, what it differentiates,
+A fresh gradient costs what a step costs. The first calls are held against one, and every call that
+is unlike those that were: what it is given, what happens in it, what it differentiates,
 what its optimizer received. Between them a gradient is taken as it arrives, and the update is
 replayed from it.
 """
@@ -56,9 +56,11 @@ class Usual:
 
     def asks(self, number: int, last: int, batch: Any) -> bool:
         """Whether the gradient of a call must be taken, before it."""
-        rounds = number / self._often
-        first = self._first if self._witnesses.is_of_use else max(self._first, UNSEEN)
-        is_held = number <= first or number >= last or math.log2(rounds).is_integer()
+        is_double = number >= self._often and math.log2(number / self._often).is_integer()
+        if self._witnesses.is_of_use:
+            is_held = number <= self._first or (is_double and number > self._often)
+        else:
+            is_held = number <= max(self._first, UNSEEN) or is_double or number >= last
         is_asked = is_held or not self.is_plain or form(batch) not in self._forms
         self.has_spared |= not is_asked
         return is_asked
