@@ -1,7 +1,7 @@
 """Training steps: seeded faults, right loops, vacuous set-ups and cost.
 
 Run: ``python benchmarks/steps.py [--only faults right vacuous cost] [--backend torch jax numpy]
-[--seeds N] [--list]``; one thread, default limits.
+[--seeds N] [--spare] [--list]``; one thread, default limits.
 
 Incumbents beside the faults: the loss is lower after 20 steps, 1.5 times lower after 60, every
 parameter has changed after one epoch, and the training assertions of pytest-torch
@@ -30,6 +30,7 @@ from corpora import steps_functional, steps_loops_odd, steps_right, steps_torch,
 from corpora.steps_torch import Fault
 
 from pytest_gradcheck import Training, check_step
+from pytest_gradcheck.checks.steps import spared
 
 FAULTS: dict[str, Callable[[], list[Fault]]] = {
     "torch": steps_torch.faults,
@@ -404,11 +405,13 @@ def main() -> None:
     parser.add_argument("--backend", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--seeds", type=int, default=None, help="seeds of the right loops")
     parser.add_argument("--no-incumbents", action="store_true")
+    parser.add_argument("--spare", action="store_true", help="take all trainings for large ones")
     parser.add_argument("--list", action="store_true", help="name what is not as it should be")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
+    spared.LARGE = 0 if asked.spare else spared.LARGE
     if "faults" in asked.only:
         for backend in asked.backend:
             faults(backend, asked.list, not asked.no_incumbents)
