@@ -32,6 +32,7 @@ FEWEST = 3  # steps that tell of a direction
 OWN_ROUNDS = 4  # each covers about five decades of gradient size in float64
 ENOUGH = 4.0  # a bound so much wider than before will do: the limit is the function's own
 EASY = 2.0  # a bound so much wider is no reason to take other steps than the quick ones
+ROUNDED = 2**0.5  # that a share may lose when it is rounded to a power of two
 FADED_RESOLUTION = 0.1  # an input whose gradient has faded need not be seen more finely
 
 
@@ -92,7 +93,7 @@ class Survey(Sight):
         usual = _mean(obscure) or 2 * self.plan.first_bound
         visible = visible_error([usual] * self._few, self.demand.miss_probability)
         least = min(sizes.values())
-        wanted = {i: max(least, visible / self.goal(i)) for i in inputs}
+        wanted = {i: max(least, ROUNDED * visible / self.goal(i)) for i in inputs}
         return {
             i: precision.power_of_two(wanted[i] / size) if size > wanted[i] else 1.0
             for i, size in sizes.items()
