@@ -28,7 +28,7 @@ def seen(carried: Sequence[Any], note: Note) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, told, at in _targets():
             stack.enter_context(
-                _replaced(owner, name, _noting(getattr(owner, name), told, note, at))
+                replaced(owner, name, _noting(getattr(owner, name), told, note, at))
             )
         for space, name, told in imported:
             stack.enter_context(_rebound(space, name, _noting(space[name], told, note, 1)))
@@ -149,7 +149,8 @@ def _number(args: Any, kwargs: Any, position: int) -> float:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    """Another attribute while it is open."""
     old = vars(owner)[name] if name in vars(owner) else getattr(owner, name)
     setattr(owner, name, new)
     try:

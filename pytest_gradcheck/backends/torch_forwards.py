@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
+from pytest_gradcheck.backends.torch_events import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -142,17 +143,6 @@ class Forwards:
             yield
         if any(forward.has_graph for forward in left):
             raise UnlikeError
-
-
-@contextmanager
-def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
-    """Another attribute while it is open."""
-    old = getattr(owner, name)
-    setattr(owner, name, new)
-    try:
-        yield
-    finally:
-        setattr(owner, name, old)
 
 
 def are_equal(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:

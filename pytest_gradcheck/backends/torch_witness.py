@@ -20,7 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from pytest_gradcheck.backends import torch_shape, torch_values
 from pytest_gradcheck.backends.steps import Update, Witness
-from pytest_gradcheck.backends.torch_forwards import Forwards, are_equal, replaced
+from pytest_gradcheck.backends.torch_events import replaced
+from pytest_gradcheck.backends.torch_forwards import Forwards, are_equal
 
 Grads = Sequence["np.ndarray | None"]
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
