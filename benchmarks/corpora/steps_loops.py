@@ -83,7 +83,9 @@ def plain(
 def _fused(fault: bool, optimizer: Any, is_unscaled: bool) -> Training:
     model = net()
     opt = optimizer(model.parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    scaler = torch.amp.GradScaler(
+        torch.get_default_device().type, init_scale=1024.0, growth_interval=3
+    )
     loss = mean_square(model)
 
     def step(batch: Any) -> None:
@@ -114,7 +116,9 @@ def overflow(fault: bool) -> Training:
     """The scale is too large at first: the optimizer itself leaves that update out."""
     model = net()
     opt = T.AdamW(model.parameters(), 1e-2, fused=True)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-60)
+    scaler = torch.amp.GradScaler(
+        torch.get_default_device().type, init_scale=2.0**126, backoff_factor=2.0**-60
+    )
 
     def loss(batch: Any) -> torch.Tensor:
         return 100 * F.mse_loss(model(batch[0]), batch[1])

@@ -192,7 +192,7 @@ def autocast(fault: bool) -> Training:
 
     def step(batch: Any) -> None:
         opt.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(batch[0].device.type, torch.bfloat16):
             value = loss(batch)
         value.backward()
         spoil(fault, model)

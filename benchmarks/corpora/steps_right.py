@@ -113,7 +113,7 @@ def _torch(form: str, name: str, dtype: torch.dtype, seed: int) -> Training:
     if form != "warm-up from 0":
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
-    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    scaler = torch.amp.GradScaler(torch.get_default_device().type, init_scale=256.0)
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
     calls = [0]
 

@@ -163,7 +163,7 @@ class Setup:
 
 
 def _training(s: Setup) -> Training:  # one loop, as users write it
-    generator = torch.Generator().manual_seed(s.seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(s.seed)
     torch.manual_seed(s.seed)
     model = Net(s.fault, s.dropout).to(s.dtype)
     if s.fault == "hook on one tensor":

@@ -2,71 +2,90 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 from pytest_gradcheck.backends.reach import names_of
 
 
-def bindings(carried: Iterable[Any]) -> list[Any]:
-    """Those of what functions carry along that hold names or items."""
-    return [v for v in carried if isinstance(v, (FunctionType, dict, list, set, deque))]
+class Bindings:
+    """The names and containers that functions carry along: found once, held as often as asked.
+
+    Args:
+        carried: All that functions carry along.
+        also: Further containers.
+    """
+
+    def __init__(self, carried: Iterable[Any], also: Iterable[Any] = ()) -> None:
+        found = list(carried)
+        functions = [v for v in found if isinstance(v, FunctionType)]
+        self._cells = [cell for f in functions for cell in f.__closure__ or ()]
+        self._named = [(f.__globals__, names_of(f.__code__)) for f in functions]
+        containers = [v for v in found if isinstance(v, (dict, list, set, deque))]
+        self._containers = list({id(v): v for v in (*containers, *also)}.values())
+
+    def held(self) -> list[Callable[[], None]]:
+        """Restorers of what they are now."""
+        return [*map(_contained, self._cells), self._globals(), self._contents()]
+
+    def _globals(self) -> Callable[[], None]:
+        kept = [
+            (space, {name: space[name] for name in names if name in space})
+            for space, names in self._named
+        ]
+
+        def restore() -> None:
+            for space, values in kept:
+                for name, value in values.items():
+                    if space.get(name) is not value:
+                        space[name] = value
+
+        return restore
+
+    def _contents(self) -> Callable[[], None]:
+        kept = [(value, _copy(value)) for value in self._containers]
+
+        def restore() -> None:
+            for value, copy in kept:
+                if (value or copy) and not _is_same(value, copy):
+                    _refill(value, copy)
+
+        return restore
 
 
 def held_bindings(carried: Iterable[Any]) -> list[Callable[[], None]]:
     """Restorers of the names and containers that functions carry along."""
-    restorers: list[Callable[[], None]] = []
-    for value in bindings(carried):
-        if isinstance(value, FunctionType):
-            restorers += [*_cells(value), *_globals(value)]
-        else:
-            restorers.append(_container(value))
-    return restorers
+    return Bindings(carried).held()
 
 
-def _cells(function: FunctionType) -> list[Callable[[], None]]:
-    found: list[Callable[[], None]] = []
-    for cell in function.__closure__ or ():
-        try:
-            kept = cell.cell_contents
-        except ValueError:  # a name that is bound later
-            continue
-        found.append(functools.partial(setattr, cell, "cell_contents", kept))
-    return found
+def _contained(cell: CellType) -> Callable[[], None]:
+    try:
+        kept = cell.cell_contents
+    except ValueError:  # a name that is bound later
+        return lambda: None
+    return lambda: setattr(cell, "cell_contents", kept)
 
 
-def _globals(function: FunctionType) -> list[Callable[[], None]]:
-    names = [n for n in names_of(function.__code__) if n in function.__globals__]
-    kept = {n: function.__globals__[n] for n in names}
-    return [lambda: _rebind(function.__globals__, kept)]
+def _copy(value: Any) -> Any:
+    if not value:
+        return ()
+    return dict(value) if isinstance(value, dict) else list(value)
 
 
-def _rebind(space: dict[str, Any], kept: dict[str, Any]) -> None:
-    for name, value in kept.items():
-        if space.get(name) is not value:
-            space[name] = value
+def _is_same(value: Any, copy: Any) -> bool:
+    """Whether a container holds the objects of a copy, in their order."""
+    if len(value) != len(copy) or not all(map(operator.is_, value, copy)):
+        return False
+    is_dict = isinstance(value, dict) and copy
+    return not is_dict or all(map(operator.is_, value.values(), copy.values()))
 
 
-def _container(value: Any) -> Callable[[], None]:
-    if isinstance(value, dict):
-        return functools.partial(_reset, value, dict(value))
-    kept = list(value)
-
-    def restore() -> None:
-        if len(value) != len(kept) or not all(map(operator.is_, value, kept)):
-            value.clear()
-            value.update(kept) if isinstance(value, set) else value.extend(kept)
-
-    return restore
-
-
-def _reset(value: dict[Any, Any], kept: dict[Any, Any]) -> None:
-    if value or kept:
-        is_kept = all(map(operator.is_, value.values(), kept.values()))
-        if not (is_kept and len(value) == len(kept) and all(map(operator.is_, value, kept))):
-            value.clear()
-            value.update(kept)
+def _refill(value: Any, copy: Any) -> None:
+    value.clear()
+    if isinstance(value, (dict, set)):
+        value.update(copy)
+    else:
+        value.extend(copy)

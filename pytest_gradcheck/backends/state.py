@@ -56,9 +56,14 @@ class NumpyGenerator:
 
     draws = True
 
+    def __init__(self) -> None:
+        self._last: Any = None  # what was read before
+
     def get(self) -> Any:
         """The state now."""
-        return _memory(), np.random.get_state(legacy=False)
+        if self._last is None or self.has_moved(self._last):
+            self._last = _memory(), np.random.get_state(legacy=False)
+        return self._last
 
     def has_moved(self, state: Any) -> bool:
         """Whether the state is another one now."""

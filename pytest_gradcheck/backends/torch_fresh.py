@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pytest_gradcheck.backends import torch_loss, torch_scene
 from pytest_gradcheck.backends.handed import takes
-from pytest_gradcheck.backends.held import bindings, held_bindings
+from pytest_gradcheck.backends.held import Bindings
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import Stopped, Training
 from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
-from pytest_gradcheck.backends.torch_state import held_places
+from pytest_gradcheck.backends.torch_state import places
 from pytest_gradcheck.backends.torch_values import Arrays
 from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
 from pytest_gradcheck.errors import UsageError
@@ -50,8 +50,7 @@ class Fresh:
         self._precision = precision or Own()
         self._takes_model = takes(training.loss, 1) == 2
         carried = reachable((training.loss, training.model))
-        self._bindings = bindings(carried)
-        self._parts = list(training.model.modules())
+        self._bindings = Bindings(carried, places(training.model.modules()))
         self._contents = Contents(carried, (*tensors, *training.model.buffers()))
         self._buffers = Contents(training.model.buffers(), tensors)
         self._end = self.mark()
@@ -108,7 +107,7 @@ class Fresh:
     @contextmanager
     def _aside(self, mark: Sequence[Any]) -> Iterator[None]:
         """A mark of the generators for a while, and all but parameters and buffers set back."""
-        restorers = [*held_bindings(self._bindings), *held_places(self._parts)]
+        restorers = self._bindings.held()
         now = self.mark()
         try:
             self.rewind(mark)

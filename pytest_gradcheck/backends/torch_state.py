@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_gradcheck.backends.held import Bindings
 from pytest_gradcheck.backends.numpy import held_arrays, reset
 from pytest_gradcheck.backends.reach import holders
 from pytest_gradcheck.backends.state import (
@@ -32,7 +33,8 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     own = {id(tensor): tensor for part in parts for tensor in _tensors_of(part)}
     loose = {id(v): v for v in carried if isinstance(v, Tensor) and _holdable(v)}
     # Last to first: each module gets its own tensors back before their values.
-    restorers = [*held_arrays(carried), *_held(own | loose), *held_places(parts)]
+    standing = Bindings((), places(parts)).held()
+    restorers = [*held_arrays(carried), *_held(own | loose), *standing]
     return StateGuard(generators, restorers)
 
 
@@ -114,10 +116,10 @@ def _generators() -> list[_CpuGenerator]:
     return [_CpuGenerator(), *(_CudaGenerator(index) for index in range(count))]
 
 
-def held_places(parts: Iterable[nn.Module]) -> Sequence[Callable[[], None]]:
-    """Restorers of which tensor, part, mode or attribute stands where."""
+def places(parts: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """The dictionaries of which tensor, part, mode or attribute stands where."""
     return [
-        functools.partial(reset, held, dict(held))
+        held
         for part in parts
         for held in (part._parameters, part._buffers, part._modules, part.__dict__)
         if isinstance(held, dict)  # those of a scripted module are not

@@ -17,16 +17,17 @@ from pytest_gradcheck.backends.torch_values import is_alike, like
 
 
 @contextmanager
-def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[None]:
-    """Hold what a bare step of an optimizer changes."""
-    kept = [(p, value, p.grad) for p, value in zip(loop.tensors, loop.kept(), strict=True)]
+def _trial(loop: Any, optimizers: Sequence[Any]) -> Iterator[list[Tensor]]:
+    """Hold what a bare step of an optimizer changes; the parameters as they are before it."""
+    kept = loop.kept()
+    grads = [p.grad for p in loop.tensors]
     now = loop.mark()
     try:
         with torch_optimizers.held(list(optimizers)):
-            yield
+            yield kept
     finally:
         with torch.no_grad():
-            for p, value, grad in kept:
+            for p, value, grad in zip(loop.tensors, kept, grads, strict=True):
                 p.data.copy_(value)
                 p.grad = grad
         loop.rewind(now)
@@ -40,16 +41,22 @@ def idle(
         return
     if is_fresh and any(start for start, _ in loop.starts):
         return  # momentum from before may move what it likes
-    for what in ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]:
-        with _trial(loop, optimizers):
-            try:
-                names = moved(loop, optimizers, what)
-                if names:  # once more: slow weights that are met, say, are there by then
-                    again = moved(loop, optimizers, what)
-                    names = [name for name in names if name in again]
-            except Exception:  # an optimizer that takes no such gradient is not asked
-                continue
-            yield what, names, all(map(_is_finite, loop.tensors))
+    left = ["with zero gradients"] if is_fresh else ["without gradients", "with lr 0"]
+    while left:
+        with _trial(loop, optimizers) as kept:
+            is_still = True
+            while left and is_still:  # a step that moved nothing leaves nothing to be put back
+                what = left.pop(0)
+                try:
+                    first = names = moved(loop, optimizers, what, kept)
+                    if first:  # once more: slow weights that are met, say, are there by then
+                        copies = [p.detach().clone() for p in loop.tensors]
+                        again = moved(loop, optimizers, what, copies)
+                        names = [name for name in first if name in again]
+                except Exception:  # an optimizer that takes no such gradient is not asked
+                    break
+                is_still = not first
+                yield what, names, all(map(_is_finite, loop.tensors))
 
 
 def _is_finite(p: Tensor) -> bool:
@@ -66,7 +73,7 @@ def restored(
     optimizer = optimizers[update.which]
     if torch_optimizers.needs_closure(optimizer) or not torch_optimizers.has_hooks(optimizer):
         return None
-    finals = []
+    found, final = [], list[Tensor]()
     for is_loaded in (False, True):
         with _trial(loop, optimizers):
             if is_loaded and (told := _reload(loop, optimizer)):
@@ -76,11 +83,14 @@ def restored(
             except Exception as error:  # it needs a closure, though its signature does not say
                 told = f"{type(error).__name__}: {error}".rstrip(": ")
                 return Refused(f"a bare step of it raises ({told})", is_fault=False)
-            finals.append([p.detach().clone() for p in loop.tensors])
-    return differing(loop.parameters, update, finals)
+            if is_loaded:
+                found = differing(loop.parameters, update, (final, loop.tensors))
+            else:
+                final = [p.detach().clone() for p in loop.tensors]
+    return found
 
 
-def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
+def moved(loop: Any, optimizers: Sequence[Any], what: str, before: Sequence[Tensor]) -> list[str]:
     """Make a step that has nothing to do, and name what it moved."""
     for i, p in enumerate(loop.tensors):
         if p.requires_grad and what == "with lr 0":
@@ -95,7 +105,6 @@ def moved(loop: Any, optimizers: Sequence[Any], what: str) -> list[str]:
                 group["lr"] = 0.0
             if "weight_decay" in group and what == "with zero gradients":
                 group["weight_decay"] = 0.0
-    before = [p.detach().clone() for p in loop.tensors]
     for optimizer in optimizers:
         type(optimizer).step(optimizer)
     pairs = zip(loop.parameters, before, loop.tensors, strict=True)
@@ -137,7 +146,7 @@ def differing(
 ) -> list[tuple[str, float]]:
     """What two ends of an update do not share, by how much of the parameter."""
     return [
-        (t.name, float((a - b).double().norm()) / max(float(np.linalg.norm(x)), 1e-300))
+        (t.name, float((a - b.detach()).double().norm()) / max(float(np.linalg.norm(x)), 1e-300))
         for t, x, a, b in zip(parameters, update.before, *finals, strict=True)
-        if not is_alike(a, b)
+        if not is_alike(a, b.detach())
     ]
