@@ -311,12 +311,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         name="step_fresh",
         checks=("gradstep",),
-        default=2.0,
+        default=1.0,
         help="First calls of a large training whose gradient is held against a fresh one, beside "
         "those that are unlike these (seven and the last where it is not seen what a step "
         "differentiates); as many as there are: all",
-        source="state shows at the second call, what goes on like the first two is seen without; "
-        "a fresh gradient costs what a step costs",
+        source="a fresh gradient costs what a step costs, and what goes on like the first call is "
+        "seen without",
         low=0.0,
         high=1000.0,
         is_whole=True,

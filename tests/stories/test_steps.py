@@ -121,7 +121,7 @@ def test_all_by_marker():
 @pytest.mark.parametrize(
     ("flags", "held"),
     [
-        ((), [2, 7, 7]),
+        ((), [1, 7, 7]),
         (("--gradcheck-step-fresh=3",), [3, 7, 7]),
         (("--gradcheck-step-fresh=5",), [5, 7, 7]),
     ],

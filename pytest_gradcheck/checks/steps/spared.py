@@ -73,7 +73,8 @@ class Usual:
             return False
         sizes, turn = self._now = self._measured(call, norms)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
-        return all(_is_within(x, seen) for x, seen in columns) and _is_within(turn, self._turns)
+        is_turned = bool(self._turns) and not _is_within(turn, self._turns)
+        return all(_is_within(x, seen) for x, seen in columns) and not is_turned
 
     def learn(self, seen: Run) -> None:
         """Look at the last call."""
