@@ -105,7 +105,7 @@ for _name, _make in {
     "SGD": lambda ps: T.SGD(ps, 0.05, momentum=0.9, fused=True),
     "Adam": lambda ps: T.Adam(ps, 1e-2, fused=True),
     "AdamW": lambda ps: T.AdamW(ps, 1e-2, fused=True),
-    "Adagrad": lambda ps: T.Adagrad(ps, 1e-2, fused=True),
+    "Adagrad": lambda ps: T.Adagrad(ps, 1e-2, fused=torch.get_default_device().type == "cpu"),
 }.items():
     loop(f"scaler, fused {_name}")(lambda f, m=_make: _fused(f, m, False))
     loop(f"scaler, fused {_name}, clipped")(lambda f, m=_make: _fused(f, m, True))

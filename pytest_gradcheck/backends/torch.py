@@ -247,7 +247,7 @@ _PROMOTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def _wide(x: Any) -> Tensor:
-    x = x.detach() if isinstance(x, Tensor) else torch.as_tensor(x)
+    x = x.detach() if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
     if x.device.type == "mps":  # no float64 there
         return x.to(torch.complex64 if x.is_complex() else torch.float32)
     return x.to(torch.complex128 if x.is_complex() else torch.float64)

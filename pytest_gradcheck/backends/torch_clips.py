@@ -169,7 +169,7 @@ def _read(p: Tensor) -> np.ndarray | None:
 
 def _phases(p: Tensor) -> Tensor:
     """A number of size 1 for each element: absolute values stay, and so does every norm."""
-    angles = torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape) + 0.7
+    angles = torch.arange(p.numel(), dtype=torch.float64, device="cpu").reshape(p.shape) + 0.7
     return torch.polar(torch.ones_like(angles), angles)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from pytest_gradcheck.backends import torch_overrides
 from pytest_gradcheck.backends.reach import names_of
+from pytest_gradcheck.backends.torch_patches import replaced
 
 Note = Callable[..., None]  # word, number, and of a clip its parameters, order and given norm
 
@@ -26,6 +28,7 @@ def seen(carried: Sequence[Any], note: Note) -> Iterator[None]:
     """
     imported = _imported(carried)
     with ExitStack() as stack:
+        stack.enter_context(torch_overrides.known())
         for owner, name, told, at in _targets():
             stack.enter_context(
                 replaced(owner, name, _noting(getattr(owner, name), told, note, at))
@@ -102,7 +105,8 @@ def _noting(function: Any, word: str, note: Note, position: int) -> Any:
         number = _number(args, kwargs, position)
         if word in ("backward", "grad"):  # it is over when the gradients are there
             answer = function(*args, **kwargs)
-            note(word, number)
+            with torch_overrides.again():
+                note(word, number)
             return answer
         note(word, number)
         return function(*args, **kwargs)
@@ -146,17 +150,6 @@ def _number(args: Any, kwargs: Any, position: int) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
-
-
-@contextmanager
-def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
-    """Another attribute while it is open."""
-    old = vars(owner)[name] if name in vars(owner) else getattr(owner, name)
-    setattr(owner, name, new)
-    try:
-        yield
-    finally:
-        setattr(owner, name, old)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
-from pytest_gradcheck.backends.torch_events import replaced
+from pytest_gradcheck.backends.torch_patches import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -35,9 +35,9 @@ def blamed(
         with torch.no_grad():
             for n, array in mended.items():
                 if n < len(spots):
-                    values[spots[n]] = torch.as_tensor(array).to(values[spots[n]])
+                    values[spots[n]] = torch.as_tensor(array, device="cpu").to(values[spots[n]])
                 else:
-                    own[n - len(spots)].copy_(torch.as_tensor(array))
+                    own[n - len(spots)].copy_(torch.as_tensor(array, device="cpu"))
         return is_finite(fresh, flat.rebuild(values) if spots else batch)
 
     return given.blamed(found, outcome, reaches) if found else None

@@ -151,7 +151,7 @@ def _lasts(seen: _Seen, out: Tensor) -> Tensor:
     """The last step of each sample."""
     if seen.counts is None:
         return torch.full((out.shape[1 - seen.axis],), out.shape[seen.axis] - 1, device=out.device)
-    samples = torch.arange(int(seen.counts[0]))
+    samples = torch.arange(int(seen.counts[0]), device=seen.counts.device)
     lasts = (seen.counts[None] > samples[:, None]).sum(1) - 1
     order = seen.args[0].unsorted_indices
     return lasts.to(out.device) if order is None else lasts.to(out.device)[order]

@@ -25,7 +25,7 @@ def widened(model: nn.Module, factor: int, seed: int) -> nn.Module | None:
     for name, part in wide.named_modules():
         if isinstance(part, nn.Linear):
             for kind, p in list(part.named_parameters(recurse=False)):
-                value = torch.as_tensor(fresh[f"{name}.{kind}".lstrip(".")])
+                value = torch.as_tensor(fresh[f"{name}.{kind}".lstrip(".")], device="cpu")
                 setattr(part, kind, nn.Parameter(value.to(p.device, p.dtype), p.requires_grad))
             part.out_features, part.in_features = part.weight.shape
     return wide

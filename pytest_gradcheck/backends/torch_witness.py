@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from pytest_gradcheck.backends import torch_shape, torch_values
+from pytest_gradcheck.backends import torch_overrides, torch_shape, torch_values
 from pytest_gradcheck.backends.steps import Update, Witness
-from pytest_gradcheck.backends.torch_events import replaced
 from pytest_gradcheck.backends.torch_forwards import Forwards, are_equal
+from pytest_gradcheck.backends.torch_patches import replaced
 
 Grads = Sequence["np.ndarray | None"]
 HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
@@ -139,7 +139,7 @@ class Seen:
         shape = torch_shape.shape(roots[0].grad_fn, leaves, not self._has_packed)
         if not shape:
             return None
-        with self._forwards.answering():
+        with torch_overrides.again(), self._forwards.answering():
             meant = self._loop.without_graph(self._batch, self._mark)
         if meant.dtype != roots[0].dtype:
             return None

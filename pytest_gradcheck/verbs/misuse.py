@@ -49,7 +49,10 @@ def refusal(
         )
     twice = next((p.name for p in by_position[: len(args)] if p.name in kwargs), None)
     if twice is not None:
-        return UsageError(f"{shown} got {twice} twice, by position and by keyword")
+        names = ", ".join(p.name for p in by_position)
+        return UsageError(
+            f"{shown} got {twice} twice, by position and by keyword; by position it takes {names}"
+        )
     missing = [p.name for p in by_position[len(args) :] if p.default is p.empty]
     missing = [name for name in missing if name not in kwargs]
     return UsageError(f"{shown} needs {' and '.join(missing)}: {shown.split()[0]}({missing[0]}, …)")
