@@ -49,9 +49,9 @@ def refusal(
         )
     twice = next((p.name for p in by_position[: len(args)] if p.name in kwargs), None)
     if twice is not None:
-        names = ", ".join(p.name for p in by_position)
+        order = ", ".join(p.name for p in by_position)
         return UsageError(
-            f"{shown} got {twice} twice, by position and by keyword; by position it takes {names}"
+            f"{shown} got {twice} twice, by position and by keyword; by position it takes {order}"
         )
     missing = [p.name for p in by_position[len(args) :] if p.default is p.empty]
     missing = [name for name in missing if name not in kwargs]
