@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 Taken = tuple[float, Sequence["np.ndarray | None"]]
@@ -53,9 +54,10 @@ class Moments:
 
 
 def called(model: nn.Module) -> list[nn.Module]:
-    """What a step calls: the model, or those in a list of models."""
+    """What a step calls: the model, or those in a list of models; no scripted one, that is deaf."""
     is_list = isinstance(model, (nn.ModuleList, nn.ModuleDict))
-    return list(model.children()) if is_list else [model]
+    found = list(model.children()) if is_list else [model]
+    return [part for part in found if not isinstance(part, torch.jit.ScriptModule)]
 
 
 @contextmanager

@@ -123,3 +123,27 @@ def test_gradients_that_an_optimizer_writes_are_told(make, is_told):
     training = Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
     codes = {f.code for f in check_step(training).findings}
     assert ("step-gradient-touched" in codes) == is_told
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("width", [8, 400])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
+def test_a_scripted_model_takes_no_hooks(width, factor, verdict):
+    def training():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Tanh())
+        model = torch.jit.script(net)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = [(torch.randn(6, width), torch.randn(6, width)) for _ in range(3)]
+
+        def loss(batch):
+            return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
+
+        def step(batch):
+            optimizer.zero_grad()
+            (factor * loss(batch)).backward()
+            optimizer.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    assert check_step(training).verdict == verdict
