@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
@@ -31,6 +32,7 @@ class Forward:
         output: A copy of what it put out, without a graph.
         has_graph: Whether the output has one.
         mark: The state of the generators after it.
+        own: The output itself, without its graph.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Forward:
     output: Any
     has_graph: bool
     mark: Any
+    own: Any
 
 
 class Forwards:
@@ -63,10 +66,9 @@ class Forwards:
         """Listen while it is open."""
         with ExitStack() as stack:
             for top in self._tops:
-                # Functions, since a step may copy the model with its hooks.
-                entering = top.register_forward_pre_hook(lambda *told: self._entering(*told))
+                entering = top.register_forward_pre_hook(torch_moments.Hook(self._entering))
                 leaving = top.register_forward_hook(
-                    lambda *told: self._leaving(*told), with_kwargs=True
+                    torch_moments.Hook(self._leaving), with_kwargs=True
                 )
                 stack.callback(entering.remove)
                 stack.callback(leaving.remove)
@@ -85,9 +87,28 @@ class Forwards:
     def _entering(self, model: nn.Module, *_: Any) -> None:
         if not self._hears(model):
             return
-        if not self._depth and not self._made:
-            self.is_odd |= not are_equal(self._loop.now(), self._start)
         self._depth += 1
+        if self._depth == 1 and not self.is_odd:
+            try:
+                self.is_odd = not self._is_at_start(model)
+            except Exception:  # of tensors that have no numbers now
+                self.is_odd = True
+
+    def _is_at_start(self, model: nn.Module) -> bool:
+        """Whether a model has its own parameters, as they were before the call of the step."""
+        known = {id(p) for p in self._loop.tensors}
+        if not all(id(p) in known for p in model.parameters()):  # others stand in for them
+            return False
+        return not _is_transformed() and are_equal(self._loop.now(), self._start)
+
+    def is_as_left(self) -> bool:
+        """Whether what was put out, and the parameters, are still what they were."""
+        made = [(_flat(f.output).leaves, _flat(f.own).leaves) for f in self._made]
+        pairs = [
+            (a.value, b.value) for some, others in made for a, b in zip(some, others, strict=True)
+        ]
+        is_whole = all(is_like(a, b) for a, b in pairs)
+        return is_whole and are_equal(self._loop.now(), self._start)
 
     def _leaving(self, model: nn.Module, *told: Any) -> None:
         if not self._hears(model):
@@ -109,7 +130,8 @@ class Forwards:
             raise UnlikeError
         has_graph = any(x.requires_grad for x in tensors)
         given, kept = _mapped(_detached, (args, kwargs)), _mapped(_copied, output)
-        return Forward(model, given, kept, has_graph, self._loop.mark())
+        own = _mapped(_detached, output)
+        return Forward(model, given, kept, has_graph, self._loop.mark(), own)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -131,7 +153,7 @@ class Forwards:
                 return own(module, *args, **kwargs)
             while left:
                 forward = left.pop(0)
-                if forward.model is module and torch_values.is_same(forward.given, (args, kwargs)):
+                if forward.model is module and _is_asked(forward.given, (args, kwargs)):
                     self._loop.rewind(forward.mark)
                     return forward.output
                 if forward.has_graph:
@@ -166,3 +188,27 @@ def _detached(x: Any) -> Any:
 
 def _copied(x: Any) -> Any:
     return x.detach().clone() if isinstance(x, Tensor) else x
+
+
+def _is_asked(given: Any, now: Any) -> bool:
+    """Whether a model is given the same: equal tensors and numbers, otherwise the same objects."""
+    some, others = _flat(given).leaves, _flat(now).leaves
+    return torch_values.is_same(given, now) and all(
+        is_like(a.value, b.value) for a, b in zip(some, others, strict=True)
+    )
+
+
+def is_like(a: Any, b: Any) -> bool:
+    """Whether two leaves are equal tensors, equal plain values, or one and the same object."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch_values.is_alike(a.detach(), b.detach()) if a is not b else True
+    if isinstance(a, PLAIN) and isinstance(b, PLAIN):
+        return type(a) is type(b) and bool(a == b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return a is b
+
+
+def _is_transformed() -> bool:
+    """Whether a transformation of ``torch.func`` is under way, in which tensors have no numbers."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -56,7 +56,8 @@ class Fresh:
         self._end = self.mark()
         self._values, self._now = Arrays(), list[np.ndarray]()
         self.is_settled = False  # whether none of the user's code ran since the last look at all
-        self.casts_itself = False
+        self.casts_itself = self.draws = False
+        self.inner: tuple[str, ...] = ()  # precisions to which the loss itself casts
         self.is_cut = False  # whether the last loss was a tensor without a graph
         self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
         self.dtype = "float64"
@@ -146,6 +147,7 @@ class Fresh:
             with torch_scene.entered() as casts:
                 value = self._loss(batch)
             self.casts_itself = bool(casts)
+            self.inner = tuple(str(dtype).removeprefix("torch.") for _, dtype in casts)
             self.is_cut = bool(wanted) and not value.requires_grad
             self.dtype = str(value.dtype).removeprefix("torch.")
             try:
@@ -153,7 +155,7 @@ class Fresh:
             except torch_loss.ReentrantError:
                 self.rewind(mark)
                 grads = torch_loss.accumulated(self._loss(batch), wanted)
-            self._end = self.mark()
+            self._end, self.draws = self.mark(), self.has_drawn(mark)
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:

@@ -61,10 +61,32 @@ def called(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def seen_forwards(model: nn.Module, told: Callable[[], None]) -> Iterator[None]:
+def seen_forwards(model: nn.Module, told: Callable[..., None]) -> Iterator[None]:
     """Told whenever a model is called, or one of those in a list of models."""
     with ExitStack() as stack:
         for part in called(model):
-            handle = part.register_forward_pre_hook(lambda *_: told())
+            handle = part.register_forward_pre_hook(Hook(told))
             stack.callback(handle.remove)
         yield
+
+
+class Hook:
+    """A hook that a step may save or copy with its model: what comes of that hears nothing."""
+
+    def __init__(self, told: Callable[..., Any]) -> None:
+        self._told = told
+
+    def __call__(self, *args: Any) -> None:
+        """Tell."""
+        self._told(*args)
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _deaf, ()
+
+
+def _deaf() -> Callable[..., None]:
+    return _nothing
+
+
+def _nothing(*_: Any) -> None:
+    """Nothing."""

@@ -65,7 +65,7 @@ class Record:
                 self.clips.append(made)
         self.events.append((word, number))
 
-    def see(self) -> None:
+    def see(self, *_: Any) -> None:
         """A loss may begin now."""
         if self._loop.looks_inside and not self._is_taking:
             self.moments.see()

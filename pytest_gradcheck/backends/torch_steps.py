@@ -183,6 +183,7 @@ class TorchLoop:
         """Loss and gradient; that of a parameter with a master copy is given to the copy alone."""
         value, found = self._fresh.gradient(batch, at, mark)
         self.dtype, self.is_cut = self._fresh.dtype, self._fresh.is_cut
+        self.inner, self.draws = self._fresh.inner, self._fresh.draws
         pairs = enumerate(found.get(id(p)) for p in self.tensors)
         arrays = [None if g is None else self._grads.of(i, g) for i, g in pairs]
         for i, tracked in enumerate(self.parameters):

@@ -101,6 +101,7 @@ class Seen:
             self._is_odd |= self._passes > 1
             found, inputs = None, None
             try:
+                self._is_odd = self._is_odd or not self._forwards.is_as_left()
                 if not self._is_odd and is_fit():
                     given = inspect.signature(own).bind(*args, **kwargs).arguments
                     inputs = given.pop("inputs", None)

@@ -82,13 +82,15 @@ def finished(
     """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
     if contract.max_norm is not None or contract.max_value is not None or not window.clips:
         threshold, is_value = _claimed(contract)
-        return clipped(run, raw, threshold, is_value, contract.norm_type, shares)
+        given = _given(run, window)
+        return clipped(run, raw, threshold, is_value, contract.norm_type, shares, given)
     last = window.clips[-1]
     found = clipped(run, raw, last.threshold, last.is_value, last.order, shares)
     cut = list(raw)
     for clip in window.clips:
         parts = [g if i in clip.places else None for i, g in enumerate(cut)]
-        small = clipped(run, parts, clip.threshold, clip.is_value, clip.order, ()).clipped
+        given = set(clip.places)
+        small = clipped(run, parts, clip.threshold, clip.is_value, clip.order, (), given).clipped
         if not math.isnan(clip.size):
             size = _given_norm(run, clip, parts, raw)
             factor = min(1.0, clip.threshold / (size + TORCH_FLOOR))
@@ -100,11 +102,19 @@ def finished(
     return replace(found, clipped=cut, bites=norm_of(run, cut, 2.0) < size)
 
 
+def _given(run: Run, window: Window) -> set[int] | None:
+    """What the clips that were seen were given, if that is all that optimizers hold, and more."""
+    given = {i for clip in window.clips for i in clip.places}
+    held = {i for i, p in enumerate(run.loop.parameters) if p.owners}
+    return given if held < given else None
+
+
 def _given_norm(run: Run, clip: Clip, parts: Grads, raw: Grads) -> float:
     """The norm that a clip was given, if it is one of its gradients or of all; else that of all."""
-    for grads in (parts, raw):
+    whole = set(range(len(raw)))
+    for grads, counted in ((parts, None), (raw, None), (parts, whole)):
         for order in (2.0, 1.0, math.inf):
-            size = norm_of(run, grads, order)
+            size = norm_of(run, grads, order, counted)
             if abs(clip.size - size) <= NEAR * size:
                 return clip.size
     return norm_of(run, raw, 2.0)
@@ -124,12 +134,13 @@ def _claimed(contract: Contract) -> tuple[float, bool]:
     return (math.nan if contract.max_norm is None else contract.max_norm), False
 
 
-def norm_of(run: Run, raw: Grads, order: float) -> float:
-    """The norm of what optimizers hold."""
+def norm_of(run: Run, raw: Grads, order: float, counted: set[int] | None = None) -> float:
+    """The norm of what optimizers hold, or of the tensors of some numbers."""
+    pairs = enumerate(zip(raw, run.loop.parameters, strict=True))
     mine = [
         g
-        for g, p in zip(raw, run.loop.parameters, strict=True)
-        if g is not None and (p.owners is None or p.owners)
+        for i, (g, p) in pairs
+        if g is not None and (p.owners != 0 if counted is None else i in counted)
     ]
     return run.sizes.whole(mine) if order == 2 else clipping.norm(mine, order)
 
@@ -141,9 +152,10 @@ def clipped(
     is_value: bool,
     norm_type: float,
     shares: tuple[float, ...],
+    counted: set[int] | None = None,
 ) -> Expected:
-    """A gradient with its clipping."""
-    norm = norm_of(run, raw, norm_type)
+    """A gradient with its clipping, by the norm of what is held or of the tensors of numbers."""
+    norm = norm_of(run, raw, norm_type, counted)
     if not math.isfinite(threshold):
         return Expected(raw, raw, threshold, norm, False, shares)
     if is_value:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps import expected as expecting
 from pytest_gradcheck.checks.steps import left, shrinking, suspects, weighing
-from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
 from pytest_gradcheck.checks.steps.measure import Run, percent
 from pytest_gradcheck.checks.steps.order import timeline
@@ -106,7 +106,7 @@ def against(
     run: Run, window: Window, got: Grads | None, contract: Contract, limits: Limits
 ) -> Pair:
     """Compare what a window should give with what arrived, tensor by tensor."""
-    expected = expecting.expected(run, _trained(run, window, got), contract)
+    expected = expecting.expected(run, _trained(run, window, got, contract), contract)
     if got is None:
         return Pair(window, expected, None)
     wrong, worst = compared(run, got, expected.clipped, expected, limits, window)
@@ -118,9 +118,14 @@ def against(
     return Pair(window, expected, got, wrong, worst)
 
 
-def _trained(run: Run, window: Window, got: Grads | None) -> Window:
+def _trained(run: Run, window: Window, got: Grads | None, contract: Contract) -> Window:
     """A window without the gradients of what is claimed to be frozen, and was given none."""
-    frozen = [p.owners is None and not p.trainable for p in run.loop.parameters]
+    frozen = [
+        not p.trainable
+        if p.owners is None
+        else p.owners > 0 and got is not None and matches(p.name, contract.frozen)
+        for p in run.loop.parameters
+    ]
     if got is not None:
         frozen = [f and (g is None or not np.any(g)) for f, g in zip(frozen, got, strict=True)]
     if not any(frozen):

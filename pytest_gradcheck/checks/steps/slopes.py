@@ -26,6 +26,8 @@ BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
+COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
+HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Line:
         is_sharp: Whether to trust the best of several steps, or to ask all of them.
         start: The loss at the point as it was seen to be: enough for central differences, of which
             it is no part; asked for again before anything is accused. NaN where it was not.
+        least: Share of the largest tensor's gradient, below which one is not asked alone.
     """
 
     def __init__(
@@ -69,10 +72,11 @@ class _Line:
         grads: Sequence[np.ndarray],
         is_sharp: bool = True,
         start: float = math.nan,
+        least: float = LEAST,
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._seen = precision.epsilon(source.dtype), start
-        self._start = math.nan
+        self._start, self.least = math.nan, least
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
@@ -151,26 +155,31 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     A gradient of float32 is accused by differences in float64, where these can be had: a network
     with many kinks, or a gradient near zero, leaves no step that float32 would be right for.
     """
-    limit = limits.number("step_slope", run.coarsest)
+    limit = limits.number("step_slope", source.dtype)
     grads = _combined(run, window, window.micro)
     start = math.nan if window.is_retaken else float(np.dot(window.losses, shares(run, window)))
-    found = _of_line(run, _Line(window.at, source, grads, start=start), limit)
+    least = COARSE if source.dtype in HALF else LEAST
+    if source.dtype in HALF and (finer := source.widened()) is not None:
+        source, start = finer, math.nan  # its own rounding would hide anything
+    found = _of_line(run, _Line(window.at, source, grads, start=start, least=least), limit)
     if found is not None and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
-        found = _of_line(run, _Line(window.at, source, grads), limit)
+        found = _of_line(run, _Line(window.at, source, grads, least=least), limit)
     if found is None:
         return _of_parts(run, window, source, _Line(window.at, source, grads, start=start), limit)
     if source.dtype == "float64":
         return found
-    return _of_line(run, _second(window, source, grads), limit)
+    return _of_line(run, _second(window, source, grads, least), limit)
 
 
-def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Line:
+def _second(
+    window: Window, source: Source, grads: Sequence[np.ndarray], least: float = LEAST
+) -> _Line:
     """The line that confirms: in float64, or by all steps together."""
     wide = source.widened()
     if wide is not None:
-        return _Line(window.at, Source(wide, "float64"), grads)
-    return _Line(window.at, source, grads, is_sharp=False)
+        return _Line(window.at, wide, grads, least=least)
+    return _Line(window.at, source, grads, is_sharp=False, least=least)
 
 
 def _of_parts(run: Run, window: Window, source: Source, line: _Line, limit: float) -> Gap | None:
@@ -217,7 +226,7 @@ def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
     direction is too coarse to tell, or sees something. What only that one sees must be seen along a
     tensor alone, too.
     """
-    move = _even(line.grads)
+    move = _even(line.grads, line.least)
     count = max(sum(bool(np.any(v)) for v in move), 1)
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
@@ -226,7 +235,9 @@ def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
     if whole is None and even is None:
         return None
     alone: dict[str, tuple[float, float]] = {}
-    for i in range(len(move)):
+    for i, v in enumerate(move):
+        if line.least == COARSE and not np.any(v):
+            continue
         for parts in (line.grads, move):
             off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
             if off is not None:
@@ -235,7 +246,7 @@ def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
     return None if found is None else Gap(*found, tuple(alone))
 
 
-def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _even(grads: Sequence[np.ndarray], least: float) -> list[np.ndarray]:
     """A direction along which each tensor gives a slope of 1; small ones are left.
 
     And in a tensor each row about the same: along the gradient itself, parts that are too long and
@@ -243,7 +254,7 @@ def _even(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
     """
     sizes = [float(np.linalg.norm(g)) for g in grads]
     return [
-        _rowwise(g) if size > LEAST * max(sizes) else 0 * g
+        _rowwise(g) if size > least * max(sizes) else 0 * g
         for g, size in zip(grads, sizes, strict=True)
     ]
 

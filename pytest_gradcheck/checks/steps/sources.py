@@ -27,12 +27,12 @@ class Source:
     Args:
         loss: At other parameters.
         dtype: The coarsest precision in it.
-        widened: The same in float64; None where it cannot be had.
+        widened: The same in a finer one, float64 at best; None where it cannot be had.
     """
 
     loss: Loss
     dtype: str
-    widened: Callable[[], Loss | None] = lambda: None
+    widened: Callable[[], Source | None] = lambda: None
 
 
 def shares(run: Run, window: Window) -> list[float]:
@@ -55,7 +55,12 @@ def again(run: Run, window: Window) -> list[float]:
 def plain(run: Run, window: Window) -> Source:
     """The loss of a window."""
     narrow = _valued(run, window, run.loop)
-    return Source(narrow, run.coarsest, lambda: _widened(run, window, narrow))
+    return Source(narrow, _coarsest(run), lambda: _widened(run, window, narrow))
+
+
+def _coarsest(run: Run) -> str:
+    """The coarsest precision of parameters and loss, and of what the loss itself casts to."""
+    return precision.coarsest({run.coarsest, *getattr(run.loop, "inner", ())})
 
 
 def _valued(run: Run, window: Window, source: Any) -> Loss:
@@ -71,19 +76,26 @@ def _valued(run: Run, window: Window, source: Any) -> Loss:
     return loss
 
 
-def _widened(run: Run, window: Window, narrow: Loss) -> Loss | None:
+def _widened(run: Run, window: Window, narrow: Loss) -> Source | None:
     """The loss in float64, if it is the same one: random numbers may be drawn otherwise there."""
     source = getattr(run.loop, "wide", None)
     return None if source is None else _same(run, window, narrow, _valued(run, window, source()))
 
 
-def _same(run: Run, window: Window, narrow: Loss, wide: Loss) -> Loss | None:
-    near = min(ALIKE * precision.epsilon(run.coarsest), MOST)
+def _same(run: Run, window: Window, narrow: Loss, wide: Loss) -> Source | None:
+    dtype = _coarsest(run)
+    near = min(ALIKE * precision.epsilon(dtype), MOST)
+    if near == MOST and getattr(run.loop, "draws", False):
+        return None  # other numbers that are drawn would look like rounding
     try:
         a, b = narrow(window.at), wide(window.at)
     except UsageError:  # a part of it is float32 whatever the parameters are
         return None
-    return wide if abs(a - b) <= near * max(abs(a), abs(b)) else None
+    # Or all of it at the end, by float(): then it is no finer than that.
+    finest = "float32" if float(np.float32(b)) == b else "float64"
+    is_same = abs(a - b) <= near * max(abs(a), abs(b))
+    is_finer = precision.epsilon(finest) < precision.epsilon(dtype)
+    return Source(wide, finest) if is_same and is_finer else None
 
 
 def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[str, ...]] | None:
@@ -97,14 +109,14 @@ def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[st
     if not places and not functions:
         return None
 
-    def widened() -> Loss | None:
+    def widened() -> Source | None:
         source = getattr(run.loop, "wide", None)
         try:
             return source and _same(run, window, narrow, _held(run, window, source())[0])
         except UsageError:
             return None
 
-    return Source(narrow, run.coarsest, widened), places, functions
+    return Source(narrow, _coarsest(run), widened), places, functions
 
 
 def _held(run: Run, window: Window, source: Any) -> tuple[Loss, tuple[str, ...], tuple[str, ...]]:

@@ -68,10 +68,10 @@ def _kept(run: Run, written: list[int]) -> float:
 
 
 def _is_clipped(run: Run, i: int) -> bool:
-    """Whether what is written stands at one of two bounds afterwards."""
-    values = [
-        call.after[i][call.after[i] != call.updates[-1].after[i]]
-        for call in run.calls
-        if call.updates
-    ]
-    return len(np.unique(np.concatenate(values))) <= BOUNDS
+    """Whether what is written stands at one of two bounds afterwards, and was beyond it."""
+    ends = [(c.after[i], c.updates[-1].after[i]) for c in run.calls if c.updates]
+    values = np.concatenate([after[after != updated] for after, updated in ends])
+    beyond = np.concatenate([(updated - after)[after != updated] for after, updated in ends])
+    bounds = np.unique(values)
+    sides = [np.unique(np.sign(beyond[values == bound])).size for bound in bounds[:BOUNDS]]
+    return len(bounds) <= BOUNDS and all(count == 1 for count in sides)

@@ -1,0 +1,303 @@
+"""What a watched training may do between loss and update, and what hides from a look at a loss."""
+
+import io
+
+import numpy as np
+import pytest
+
+from pytest_gradcheck import Training, check_step
+
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+WIDTH = 320  # of a network of more than 100 000 parameters
+
+
+class Net(nn.Module):
+    """Two layers; what is asked of them may be scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x, times=1, box=None):
+        scale = torch.tensor(float(times if box is None else box.times))
+        return self.b(torch.tanh(self.a(x))) * scale
+
+
+class Box:
+    """What a graph or a configuration may be: an object that holds what counts."""
+
+    def __init__(self, times):
+        self.times = times
+
+
+def usual(model, batch):
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
+def training(step, at, loss=usual, width=WIDTH):
+    """A loop whose calls ``at`` differentiate what ``step`` gives, and the others the loss."""
+
+    def build():
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        calls = [0]
+
+        def stepped(batch):
+            calls[0] += 1
+            optimizer.zero_grad()
+            found = (step if calls[0] in at else loss)(model, batch)
+            if found is not None:
+                found.backward()
+            optimizer.step()
+
+        batches = [(torch.randn(32, width), torch.randn(32, 4)) for _ in range(7)]
+        return Training(
+            step=stepped,
+            loss=lambda batch: loss(model, batch),
+            batches=batches,
+            model=model,
+            optimizer=optimizer,
+        )
+
+    return build
+
+
+def with_number(model, batch):
+    return F.mse_loss(model(batch[0], 2), batch[1])
+
+
+def with_keyword(model, batch):
+    return F.mse_loss(model(batch[0], times=2.0), batch[1])
+
+
+def with_object(model, batch):
+    return F.mse_loss(model(batch[0], box=Box(2.0)), batch[1])
+
+
+def with_accuracy(model, batch):
+    """An accuracy by the memory of the output, which the backward pass needs."""
+    out = model(batch[0])
+    value = F.mse_loss(out, batch[1])
+    seen = out.detach().numpy()
+    seen[seen > 0.1] = 1.0
+    return value
+
+
+def swapped(model, batch):
+    """The average of the weights stands there for the backward pass."""
+    value = usual(model, batch)
+    for p in model.parameters():
+        p.data.mul_(0.5)
+    value.backward()
+    for p in model.parameters():
+        p.data.mul_(2.0)
+
+
+def second_elsewhere(model, batch):
+    with torch.no_grad():
+        model(batch[0])
+    for p in model.parameters():
+        p.data.mul_(2.0)
+    value = usual(model, batch)
+    for p in model.parameters():
+        p.data.mul_(0.5)
+    return value
+
+
+def with_noise(model, batch):
+    noisy = {k: p + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
+    return F.mse_loss(torch.func.functional_call(model, noisy, (batch[0],)), batch[1])
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (
+        with_number,
+        with_keyword,
+        with_object,
+        with_accuracy,
+        swapped,
+        second_elsewhere,
+        with_noise,
+    )
+}
+
+
+@pytest.mark.parametrize("at", [{2, 3, 4, 5, 6, 7}, {5}])
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_not_the_loss_of_the_contract_is_held(name, at):
+    some, every = (
+        check_step(training(FAULTS[name], at), step_fresh=n) for n in (None, 7)
+    )  # fmt: skip
+    assert (some.verdict, some.headline) == (every.verdict, every.headline)
+    assert some.verdict != "pass" or name == "second_elsewhere"
+
+
+def test_a_loss_that_a_large_constant_rules_says_nothing():
+    def offset(model, batch):
+        return usual(model, batch) + 1e7
+
+    def rolled(model, batch):
+        return F.mse_loss(model(batch[0]), batch[1].roll(1, 0)) + 1e7
+
+    assert check_step(training(rolled, {5}, loss=offset)).verdict == "fail"
+    right = check_step(training(offset, {5}, loss=offset))
+    assert (right.verdict, right.context.derivatives) == ("pass", 7)
+
+
+def logged(model, batch):
+    """Gradients of single samples by torch.func, for a log."""
+    own = {k: p.detach() for k, p in model.named_parameters()}
+
+    def loss(params, x, y):
+        return F.mse_loss(torch.func.functional_call(model, params, (x[None],)), y[None])
+
+    torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(own, *batch)
+    return usual(model, batch)
+
+
+def saved(model, batch):
+    torch.save(model, io.BytesIO())
+    return usual(model, batch)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("step", [logged, saved])
+@pytest.mark.parametrize("fresh", [None, 99])
+def test_right_steps_that_do_more(step, fresh):
+    result = check_step(training(step, {1, 3, 4}), step_fresh=fresh)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+
+
+# --- the slope of a loss in low precision ---------------------------------------------------------
+
+
+def low(act, seed, is_cast, factor):
+    """A network whose first weight has a hook on its gradient."""
+
+    def build():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 16), act(), nn.Linear(16, 3))
+        model[0].weight.register_hook(lambda g: factor * g)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+        batches = [(torch.randn(8, 8), torch.randint(0, 3, (8,))) for _ in range(7)]
+
+        def loss(batch):
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
+                out = model(batch[0])
+            return F.cross_entropy(out.float(), batch[1])
+
+        def step(batch):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    return build
+
+
+@pytest.mark.parametrize("is_cast", [True, False])
+@pytest.mark.parametrize("act", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_sign_that_a_hook_turns_is_seen_under_autocast(act, seed, is_cast):
+    wrong = check_step(low(act, seed, is_cast, -1.0))
+    assert (wrong.verdict, wrong.findings[0].code) == ("fail", "step-slope")
+    assert wrong.findings[0].where == "0.weight"
+    right = check_step(low(act, seed, is_cast, 1.0))
+    assert (right.verdict, right.headline) == ("pass", right.headline)
+
+
+def test_a_bias_before_batch_norm_whose_gradient_is_rounding_in_half_precision():
+    def build():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+            nn.Linear(512, 3),
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        batches = [(torch.randn(12, 3, 8, 8), torch.randint(0, 3, (12,))) for _ in range(4)]
+
+        def loss(batch):
+            with torch.autocast("cpu", torch.bfloat16):
+                return F.cross_entropy(model(batch[0]), batch[1])
+
+        def step(batch):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    result = check_step(build)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+
+
+# --- what is trained, and what is not -------------------------------------------------------------
+
+
+def partly(held, between, after=lambda model: None):
+    """A loop whose optimizer holds some of a network."""
+
+    def build():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        optimizer = torch.optim.AdamW(held(model), 1e-2)
+        batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(7)]
+
+        def loss(batch):
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+        def step(batch):
+            model.zero_grad()
+            loss(batch).backward()
+            between(model)
+            optimizer.step()
+            after(model)
+
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    return build
+
+
+def clip_all(model):
+    nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+
+
+@pytest.mark.parametrize("claims", [{}, {"max_norm": 0.2}])
+def test_a_clip_that_counts_what_no_optimizer_holds(claims):
+    head = partly(lambda m: m[2].parameters(), clip_all)
+    result = check_step(head, frozen="0.*", **claims)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+    told = [f.code for f in check_step(head, **claims).findings if f.severity == "fail"]
+    assert told == ["step-not-registered"]
+
+
+def test_what_is_claimed_to_be_frozen_needs_no_gradient():
+    def drop(model):
+        model[0].weight.grad = None
+
+    def zero(model):
+        model[0].weight.grad.zero_()
+
+    dropped = partly(lambda m: m.parameters(), drop)
+    assert check_step(dropped, frozen="0.weight").verdict == "pass"
+    assert check_step(dropped).findings[0].code == "step-missing-gradient"
+    decayed = check_step(partly(lambda m: m.parameters(), zero), frozen="0.weight")
+    assert [f.code for f in decayed.findings if f.severity == "fail"] == ["step-frozen-moved"]
+
+
+def test_a_parameter_that_is_zeroed_after_each_update_is_no_clip():
+    def zeroed(model):
+        model[2].bias.data.zero_()
+
+    def clamped(model):
+        model[2].bias.data.clamp_(-0.01, 0.01)
+
+    wrong = check_step(partly(lambda m: m.parameters(), lambda m: None, zeroed))
+    assert (wrong.verdict, wrong.findings[0].code) == ("fail", "step-written")
+    right = check_step(partly(lambda m: m.parameters(), lambda m: None, clamped))
+    assert right.verdict == "pass"
+    assert np.all([f.severity != "fail" for f in right.findings])
