@@ -94,11 +94,12 @@ def takes(function: Callable[..., Any], default: int) -> int:
 
 
 @contextmanager
-def telling(part: str) -> Iterator[None]:
+def telling(part: str, given: Sequence[Any] = ()) -> Iterator[None]:
     """What a function of the user raises is told in its own words.
 
     Args:
         part: What the function is.
+        given: What it is called with, told where it may not fit.
 
     Raises:
         UsageError: It raises.
@@ -112,7 +113,14 @@ def telling(part: str) -> Iterator[None]:
         if what.startswith("ConcretizationTypeError"):
             first = what.partition("\n")[0]
             what = f"{first}; return what JAX computes, without float() or item()"
+        if given and isinstance(error, (AttributeError, TypeError)):
+            what += f"; it is called with {' and '.join(map(_kind, given))}"
         raise UsageError(f"{part} raised {what}") from error
+
+
+def _kind(value: Any) -> str:
+    parts = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"a {type(value).__name__}{parts}"
 
 
 def scalar(value: Any) -> Any:

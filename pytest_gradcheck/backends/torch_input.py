@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,18 @@ def require_device(device: Any) -> str:
         ) from error
 
 
+def no_module(value: Any) -> str:
+    """What stands in the place of a module, and what to give."""
+    name = getattr(value, "__name__", "")
+    if isinstance(value, type):
+        return f"the class {name}; give an instance, {name}(...)"
+    if inspect.isgenerator(value):
+        return "a generator; give the model itself, not its parameters()"
+    if inspect.isroutine(value):
+        return f"the function {name}; give the module that it makes or calls"
+    return f"{type(value).__name__} {value!r:.40}"
+
+
 def require_module(model: Any) -> nn.Module:
     """The model, if its layers can be looked at and its parameters trained.
 
@@ -45,8 +58,8 @@ def require_module(model: Any) -> nn.Module:
         UsageError: It is no module, or one that cannot be probed.
     """
     if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise UsageError(f"the torch backend takes an nn.Module, not a {kind}")
+        told = no_module(model)
+        raise UsageError(f"the torch backend takes an nn.Module first, and got {told}")
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("a scripted module shows no layers: give the module it was made from")
     parameters = list(model.parameters())

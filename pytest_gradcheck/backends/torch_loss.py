@@ -45,7 +45,7 @@ def of_training(loss: Callable[..., Any], given: Sequence[Any]) -> Tensor:
     Raises:
         UsageError: The loss raises, or is no number.
     """
-    with telling("Training.loss"):
+    with telling("Training.loss", given):
         value = scalar(loss(*given))
     if type(value) in (int, float):
         if value:

@@ -14,6 +14,7 @@ from torch import nn
 from pytest_gradcheck.backends import (
     torch_events,
     torch_heard,
+    torch_input,
     torch_moments,
     torch_optimizers,
     torch_resumed,
@@ -54,8 +55,8 @@ class TorchLoop:
         if self._model is None:
             raise UsageError("Training.model is missing: the module that the step trains")
         if not isinstance(self._model, nn.Module):
-            shown = f"{type(self._model).__name__} {self._model!r:.20}"
-            raise UsageError(f"Training.model must be a torch Module, got {shown}")
+            told = torch_input.no_module(self._model)
+            raise UsageError(f"Training.model must be a torch Module, got {told}")
         self._optimizers = torch_optimizers.listed(training.optimizer)
         self._others = torch_optimizers.listed(list(others)) if others else []
         self._all = [*self._optimizers, *self._others]

@@ -64,13 +64,21 @@ def _first_run(blank: Probe) -> Flat:
         raise
     except Exception as error:  # the user's own code; chained, so that its traceback is shown
         told = f"{problem.label} raised {type(error).__name__} at the given inputs: {error}"
-        hint = _misread(problem) if isinstance(error, (TypeError, AttributeError)) else ""
+        hint = _misread(problem, error) if isinstance(error, (TypeError, AttributeError)) else ""
         raise UsageError(told + hint) from of_user(error)
 
 
-def _misread(problem: Problem) -> str:
+def _misread(problem: Problem, error: Exception) -> str:
     """How a call was meant that other checkers take."""
     call = problem.call(problem.point)
+    name = next(
+        (name for name in call.kwargs if f"unexpected keyword argument '{name}'" in str(error)), ""
+    )
+    if name:
+        return (
+            f"; {name}= is no argument of the check, which hands it on (its limits: tolerance= and "
+            f"resolution=)"
+        )
     if len(call.args) == 1 and isinstance(call.args[0], (tuple, list)):
         kind = type(call.args[0]).__name__
         return f"; it was given one {kind}: give the inputs one by one, as in gradcheck(f, x, y)"

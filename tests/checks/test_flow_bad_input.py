@@ -139,7 +139,7 @@ def test_a_number_of_seeds_that_is_none_is_refused(seeds):
 def test_an_unknown_backend_is_refused_with_those_that_are_known():
     with pytest.raises(UsageError, match="known: torch, jax, numpy"):
         check_flow(make(), loss, X, backend="tensorflow")
-    with pytest.raises(UsageError, match=r"takes an nn.Module, not a dict"):
+    with pytest.raises(UsageError, match=r"takes an nn.Module first, and got dict"):
         check_flow({}, loss, X, backend="torch")
 
 

@@ -37,11 +37,28 @@ def made(**changes):
         ({"batches": lambda loss, x, y: {"x": x, "y": y}}, "looks like one batch"),
         ({"optimizer": lambda loss, x, y: torch.optim.AdamW}, "got the class AdamW"),
         ({"model": lambda loss, x, y: [x]}, "must be a torch Module, got list"),
+        ({"model": lambda loss, x, y: nn.Linear}, r"the class Linear; give an instance, Linear\("),
+        ({"model": lambda loss, x, y: made}, "the function made; give the module that it makes"),
+        (
+            {"model": lambda loss, x, y: nn.Linear(2, 2).parameters()},
+            r"a generator; give the model itself, not its parameters\(\)",
+        ),
+        (
+            {"loss": lambda loss, x, y: lambda x, y: nn.functional.mse_loss(x, y)},
+            "it is called with a Linear and a tuple of 2",
+        ),
     ],
 )
 def test_parts_of_a_training(changes, told):
     with pytest.raises(UsageError, match=told):
         check_step(lambda: made(**changes))
+
+
+def test_a_loss_without_a_graph_is_not_said_to_stand_still():
+    without = torch.no_grad()
+    result = check_step(lambda: made(loss=lambda loss, x, y: without(loss)))
+    codes = {f.code for f in result.findings}
+    assert (result.verdict, codes) == ("vacuous", {"step-no-gradient"})
 
 
 def test_a_loss_of_nothing_is_a_loss():

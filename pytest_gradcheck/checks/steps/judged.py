@@ -64,7 +64,9 @@ def judged(
     nothing = weak.vacuous(seen, pairs, contract)
     if nothing is not None:
         found = coverage.findings(seen, pairs, contract, limits, {})
-        known = {nothing.code, "step-detached"} if weak.is_cut(seen) else {nothing.code}
+        known = {nothing.code}
+        if weak.is_cut(seen):  # of a loss without a graph nobody has seen what it changes with
+            known |= {"step-detached", "step-unused"}
         return [nothing, *(f for f in found if f.code not in known)], ()
     return _all(seen, pairs, contract, limits)
 
