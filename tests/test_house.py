@@ -55,6 +55,7 @@ TORCH = {
     "backends.torch_functional",
     "backends.torch_contracts",
     "backends.torch_modes",
+    "backends.torch_overrides",
     "backends.torch_sparse",
     "backends.torch_asserts",
     "backends.torch_cuts",

@@ -138,6 +138,5 @@ def test_flags_that_are_frozen_are_left_alone():
 
 
 def test_an_argument_that_is_handed_on_and_not_taken_is_told():
-    torch = pytest.importorskip("torch")
     with pytest.raises(UsageError, match=r"atol= is no argument of the check, which hands it on"):
         check_gradient(torch.tanh, torch.ones(2), atol=1e-3)
