@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends.raised import kind_of
 from pytest_gradcheck.backends.steps import Training
 from pytest_gradcheck.errors import UsageError
 
@@ -114,13 +115,8 @@ def telling(part: str, given: Sequence[Any] = ()) -> Iterator[None]:
             first = what.partition("\n")[0]
             what = f"{first}; return what JAX computes, without float() or item()"
         if given and isinstance(error, (AttributeError, TypeError)):
-            what += f"; it is called with {' and '.join(map(_kind, given))}"
+            what += f"; it is called with {' and '.join(map(kind_of, given))}"
         raise UsageError(f"{part} raised {what}") from error
-
-
-def _kind(value: Any) -> str:
-    parts = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
-    return f"a {type(value).__name__}{parts}"
 
 
 def scalar(value: Any) -> Any:

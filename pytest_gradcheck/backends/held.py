@@ -79,8 +79,7 @@ def _is_same(value: Any, copy: Any) -> bool:
     """Whether a container holds the objects of a copy, in their order."""
     if len(value) != len(copy) or not all(map(operator.is_, value, copy)):
         return False
-    is_dict = isinstance(value, dict) and copy
-    return not is_dict or all(map(operator.is_, value.values(), copy.values()))
+    return not isinstance(value, dict) or all(map(operator.is_, value.values(), copy.values()))
 
 
 def _refill(value: Any, copy: Any) -> None:

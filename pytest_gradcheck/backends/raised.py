@@ -22,7 +22,12 @@ def loss_raised(call: str, first: Any, batch: Any, error: Exception) -> UsageErr
     if batch is None:
         return UsageError(f"{told}; no batch was given: check_flow(model, loss, batch)")
     if isinstance(error, (AttributeError, TypeError)):
-        parts = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-        kinds = f"a {type(first).__name__} first, then the whole batch, a {type(batch).__name__}"
-        return UsageError(f"{told}; it is called with {kinds}{parts}")
+        kinds = f"a {type(first).__name__} first, then the whole batch, {kind_of(batch)}"
+        return UsageError(f"{told}; it is called with {kinds}")
     return UsageError(told)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words, and how many parts it has."""
+    parts = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"a {type(value).__name__}{parts}"

@@ -103,11 +103,7 @@ class Forwards:
 
     def is_as_left(self) -> bool:
         """Whether what was put out, and the parameters, are still what they were."""
-        made = [(_flat(f.output).leaves, _flat(f.own).leaves) for f in self._made]
-        pairs = [
-            (a.value, b.value) for some, others in made for a, b in zip(some, others, strict=True)
-        ]
-        is_whole = all(is_like(a, b) for a, b in pairs)
+        is_whole = all(_are_like(f.output, f.own) for f in self._made)
         return is_whole and are_equal(self._loop.now(), self._start)
 
     def _leaving(self, model: nn.Module, *told: Any) -> None:
@@ -153,7 +149,7 @@ class Forwards:
                 return own(module, *args, **kwargs)
             while left:
                 forward = left.pop(0)
-                if forward.model is module and _is_asked(forward.given, (args, kwargs)):
+                if forward.model is module and _are_like(forward.given, (args, kwargs)):
                     self._loop.rewind(forward.mark)
                     return forward.output
                 if forward.has_graph:
@@ -190,15 +186,15 @@ def _copied(x: Any) -> Any:
     return x.detach().clone() if isinstance(x, Tensor) else x
 
 
-def _is_asked(given: Any, now: Any) -> bool:
-    """Whether a model is given the same: equal tensors and numbers, otherwise the same objects."""
-    some, others = _flat(given).leaves, _flat(now).leaves
-    return torch_values.is_same(given, now) and all(
-        is_like(a.value, b.value) for a, b in zip(some, others, strict=True)
-    )
+def _are_like(one: Any, other: Any) -> bool:
+    """Whether two values hold equal tensors and numbers, and otherwise the same objects."""
+    some, others = _flat(one).leaves, _flat(other).leaves
+    if len(some) != len(others):
+        return False
+    return all(_is_like(a.value, b.value) for a, b in zip(some, others, strict=True))
 
 
-def is_like(a: Any, b: Any) -> bool:
+def _is_like(a: Any, b: Any) -> bool:
     """Whether two leaves are equal tensors, equal plain values, or one and the same object."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch_values.is_alike(a.detach(), b.detach()) if a is not b else True

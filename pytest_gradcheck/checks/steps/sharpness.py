@@ -54,7 +54,7 @@ def measured(run: Run, contract: Contract) -> list[Point]:
     A large network is asked at the first one, and at the last one of many.
     """
     has_copies = any(t.shadow >= 0 for t in run.loop.parameters)
-    if has_copies or run.coarsest in ("float16", "bfloat16"):
+    if has_copies or run.coarsest in sources.HALF:
         return []
     held = [w for w in run.windows if not w.is_spared]
     last = len(held) - 1

@@ -15,7 +15,7 @@ from pytest_gradcheck.checks.steps import sources
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
 from pytest_gradcheck.checks.steps.measure import Run
-from pytest_gradcheck.checks.steps.sources import Source, shares
+from pytest_gradcheck.checks.steps.sources import HALF, Source, shares
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -27,7 +27,6 @@ KINK = 0.1  # of a slope, by which those on both sides of a smooth point may dif
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
 LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
 COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
-HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,6 @@ class _Line:
         is_sharp: Whether to trust the best of several steps, or to ask all of them.
         start: The loss at the point as it was seen to be: enough for central differences, of which
             it is no part; asked for again before anything is accused. NaN where it was not.
-        least: Share of the largest tensor's gradient, below which one is not asked alone.
     """
 
     def __init__(
@@ -72,11 +70,10 @@ class _Line:
         grads: Sequence[np.ndarray],
         is_sharp: bool = True,
         start: float = math.nan,
-        least: float = LEAST,
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._seen = precision.epsilon(source.dtype), start
-        self._start, self.least = math.nan, least
+        self._start = math.nan
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
@@ -161,25 +158,23 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     least = COARSE if source.dtype in HALF else LEAST
     if source.dtype in HALF and (finer := source.widened()) is not None:
         source, start = finer, math.nan  # its own rounding would hide anything
-    found = _of_line(run, _Line(window.at, source, grads, start=start, least=least), limit)
+    found = _of_line(run, _Line(window.at, source, grads, start=start), limit, least)
     if found is not None and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
-        found = _of_line(run, _Line(window.at, source, grads, least=least), limit)
+        found = _of_line(run, _Line(window.at, source, grads), limit, least)
     if found is None:
         return _of_parts(run, window, source, _Line(window.at, source, grads, start=start), limit)
     if source.dtype == "float64":
         return found
-    return _of_line(run, _second(window, source, grads, least), limit)
+    return _of_line(run, _second(window, source, grads), limit, least)
 
 
-def _second(
-    window: Window, source: Source, grads: Sequence[np.ndarray], least: float = LEAST
-) -> _Line:
+def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Line:
     """The line that confirms: in float64, or by all steps together."""
     wide = source.widened()
     if wide is not None:
-        return _Line(window.at, wide, grads, least=least)
-    return _Line(window.at, source, grads, is_sharp=False, least=least)
+        return _Line(window.at, wide, grads)
+    return _Line(window.at, source, grads, is_sharp=False)
 
 
 def _of_parts(run: Run, window: Window, source: Source, line: _Line, limit: float) -> Gap | None:
@@ -219,14 +214,14 @@ def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
     return moves
 
 
-def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
+def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
     """Along a direction in which each tensor counts the same, and along the gradient itself.
 
     In the gradient the largest tensors count the most, so that it is asked only where the first
     direction is too coarse to tell, or sees something. What only that one sees must be seen along a
     tensor alone, too.
     """
-    move = _even(line.grads, line.least)
+    move = _even(line.grads, least)
     count = max(sum(bool(np.any(v)) for v in move), 1)
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
@@ -236,7 +231,7 @@ def _of_line(run: Run, line: _Line, limit: float) -> Gap | None:
         return None
     alone: dict[str, tuple[float, float]] = {}
     for i, v in enumerate(move):
-        if line.least == COARSE and not np.any(v):
+        if least == COARSE and not np.any(v):
             continue
         for parts in (line.grads, move):
             off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
