@@ -17,6 +17,10 @@ demo: $(VENV)/.ready
 
 # A thread of PyTorch beside each worker would wait for the other's: many times slower on a busy machine.
 test: export OMP_NUM_THREADS = 1
+# What JAX compiles in one test it need not compile in another.
+test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/compiled
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 test: lint
 	$(RUN) pytest -n 2 --dist loadfile
 

@@ -60,6 +60,7 @@ TORCH = {
     "backends.torch_asserts",
     "backends.torch_cuts",
     "backends.torch_flow",
+    "backends.torch_arrivals",
     "backends.torch_forwards",
     "backends.torch_records",
     "backends.torch_refused",

@@ -1,4 +1,4 @@
-"""What plain Python may change in a call: cells of closures, named globals, containers."""
+"""What plain Python may change in a call: closures, named globals, containers, attributes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from types import CellType, FunctionType
 from typing import Any
 
-from pytest_gradcheck.backends.reach import names_of
+from pytest_gradcheck.backends.reach import attributes, names_of
 
 
 class Bindings:
-    """The names and containers that functions carry along: found once, held as often as asked.
+    """The names, containers and attributes that functions carry along: found once, held often.
 
     Args:
         carried: All that functions carry along.
@@ -25,7 +25,8 @@ class Bindings:
         self._cells = [cell for f in functions for cell in f.__closure__ or ()]
         self._named = [(f.__globals__, names_of(f.__code__)) for f in functions]
         containers = [v for v in found if isinstance(v, (dict, list, set, deque))]
-        self._containers = list({id(v): v for v in (*containers, *also)}.values())
+        held = (*containers, *attributes(found), *also)
+        self._containers = list({id(v): v for v in held}.values())
 
     def held(self) -> list[Callable[[], None]]:
         """Restorers of what they are now."""

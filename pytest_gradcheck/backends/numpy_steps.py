@@ -13,7 +13,7 @@ import numpy as np
 from pytest_gradcheck.backends import numpy_batches, slots
 from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
-from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.held import Bindings, held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.reach import reachable
@@ -28,11 +28,7 @@ STEP = 6e-6  # cube root of the unit in the last place of float64: best for cent
 
 
 class NumpyLoop:
-    """Parameters and state of an optimizer, and the user's step between them.
-
-    Args:
-        training: The parts.
-    """
+    """Parameters and state of an optimizer, and the user's step between them."""
 
     name = "numpy"
     moving: Sequence[str] = ("_params", "_state", "_since", "_old", "_last")  # what calls move on
@@ -54,6 +50,7 @@ class NumpyLoop:
         self._state: Any = self.copied(training.opt_state)
         self._roots = (training.step, training.loss, training.grad)
         carried = reachable(self._roots)
+        self._bindings = Bindings(reachable((training.loss, training.grad)))
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
         self._since, self._is_doubtful = Gathering(), False
@@ -165,11 +162,13 @@ class NumpyLoop:
 
     @contextmanager
     def _from(self, mark: Sequence[Any]) -> Iterator[None]:
-        now = self.mark()
+        now, restorers = self.mark(), self._bindings.held()
         self.rewind(mark)
         try:
             yield
         finally:
+            for restore in restorers:
+                restore()
             self.rewind(now)
 
     def careful(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -54,6 +54,13 @@ def _may_carry(kind: type) -> bool:
 def holders(roots: Iterable[Any]) -> list[Any]:
     """Those of the reachable objects that may have state to put back."""
     return [value for value in reachable(roots) if type(value) not in _CONTAINERS]
+
+
+def attributes(carried: Sequence[Any]) -> list[dict[str, Any]]:
+    """The dictionaries in which instances keep their attributes; arrays have none to speak of."""
+    others = {k for k in set(map(type, carried)) if k in _CONTAINERS or hasattr(k, "__array__")}
+    found = [getattr(v, "__dict__", None) for v in carried if type(v) not in others]
+    return [held for held in found if isinstance(held, dict)]
 
 
 class Snapshot:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
+from pytest_gradcheck.backends.torch_arrivals import Arrivals, Buffers
 from pytest_gradcheck.backends.torch_patches import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
@@ -29,7 +30,7 @@ class Forward:
     Args:
         model: The model, or one of a list of them.
         given: What it was given: positional and by name.
-        output: A copy of what it put out, without a graph.
+        output: A copy of what it put out, without a graph; its tensors are leaves of the next.
         has_graph: Whether the output has one.
         mark: The state of the generators after it.
         own: The output itself, without its graph.
@@ -56,6 +57,8 @@ class Forwards:
         self._loop, self._start = loop, start
         self._tops, self._parts = torch_moments.called(model), {id(m) for m in model.modules()}
         self._made: list[Forward] = []
+        self.arrivals = Arrivals()
+        self._buffers = Buffers(model if loop.is_witnessed else nn.Module())
         self._depth = 0  # of forward passes inside of one another
         self._is_over = False
         self._numbers = 0
@@ -72,6 +75,7 @@ class Forwards:
                 )
                 stack.callback(entering.remove)
                 stack.callback(leaving.remove)
+            stack.callback(self.arrivals.end)
             yield
         self.end()
         self._made.clear()
@@ -99,12 +103,14 @@ class Forwards:
         known = {id(p) for p in self._loop.tensors}
         if not all(id(p) in known for p in model.parameters()):  # others stand in for them
             return False
+        if not self._made and not self._buffers.are_there():
+            return False
         return not _is_transformed() and are_equal(self._loop.now(), self._start)
 
     def is_as_left(self) -> bool:
-        """Whether what was put out, and the parameters, are still what they were."""
+        """Whether what was put out, and what the model holds, are still what they were."""
         is_whole = all(_are_like(f.output, f.own) for f in self._made)
-        return is_whole and are_equal(self._loop.now(), self._start)
+        return is_whole and self._buffers.are_there() and are_equal(self._loop.now(), self._start)
 
     def _leaving(self, model: nn.Module, *told: Any) -> None:
         if not self._hears(model):
@@ -114,6 +120,7 @@ class Forwards:
             return
         try:
             self._made.append(self._forward(model, *told))
+            self._buffers.look()
         except Exception:  # what a model gives may be anything
             self.is_odd = True
 
@@ -125,7 +132,7 @@ class Forwards:
         if not is_known or self._numbers > MOST:
             raise UnlikeError
         has_graph = any(x.requires_grad for x in tensors)
-        given, kept = _mapped(_detached, (args, kwargs)), _mapped(_copied, output)
+        given, kept = _mapped(_detached, (args, kwargs)), _mapped(self.arrivals.copier(), output)
         own = _mapped(_detached, output)
         return Forward(model, given, kept, has_graph, self._loop.mark(), own)
 
@@ -151,7 +158,7 @@ class Forwards:
                 forward = left.pop(0)
                 if forward.model is module and _are_like(forward.given, (args, kwargs)):
                     self._loop.rewind(forward.mark)
-                    return forward.output
+                    return _mapped(_written, forward.output)
                 if forward.has_graph:
                     break
             raise UnlikeError
@@ -182,8 +189,9 @@ def _detached(x: Any) -> Any:
     return x.detach() if isinstance(x, Tensor) else x
 
 
-def _copied(x: Any) -> Any:
-    return x.detach().clone() if isinstance(x, Tensor) else x
+def _written(x: Any) -> Any:
+    """A leaf as a tensor that may be written."""
+    return x.clone() if isinstance(x, Tensor) and x.requires_grad else x
 
 
 def _are_like(one: Any, other: Any) -> bool:

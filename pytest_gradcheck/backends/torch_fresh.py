@@ -162,11 +162,17 @@ class Fresh:
         """The loss at other parameters."""
         return float(self._valued(batch, at, mark, None))
 
-    def without_graph(self, batch: Any, mark: Any) -> Tensor:
-        """The loss in the middle of a call, as everything is; parameters that it writes stay."""
+    def by_outputs(
+        self, batch: Any, mark: Any, outputs: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The loss in the middle of a call, as everything is, and its gradient by some tensors.
+
+        Parameters that it writes stay.
+        """
         casting = nullcontext() if self.casts_itself else self._scene.casting_so_far()
-        with self._aside(mark), self._buffers.held(), casting, torch.no_grad():
-            return self._loss(batch).detach()
+        with self._aside(mark), self._buffers.held(), casting, torch.enable_grad():
+            value = self._loss(batch)
+            return value.detach(), torch_loss.alone(value, outputs)
 
     def _valued(self, batch: Any, at: Sequence[np.ndarray], mark: Any, cuts: Cuts | None) -> Tensor:
         # With a graph: a loss may differentiate inside.

@@ -16,6 +16,7 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 Loss = Callable[[Any, Any], Any]
+_GRAD = torch.autograd.grad  # not what stands there while a step is watched
 
 
 def value_of(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
@@ -69,6 +70,14 @@ def of_training(loss: Callable[..., Any], given: Sequence[Any]) -> Tensor:
 
 class ReentrantError(Exception):
     """A checkpoint of the older kind, which only ``backward`` can go through."""
+
+
+def alone(value: Tensor, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients of which nobody hears who watches what a step differentiates."""
+    if not value.requires_grad or not wanted:
+        return [None] * len(wanted)
+    grads: Sequence[Tensor | None] = _GRAD(value, list(wanted), allow_unused=True)
+    return grads
 
 
 def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:

@@ -191,10 +191,6 @@ def its_own(optimizer: Any, without: Sequence[Tensor] = ()) -> Iterator[Callable
     for value in carried:
         if isinstance(value, Tensor) and value.layout == torch.strided:
             yield functools.partial(_copied_back, value, value.detach().clone())
-        elif isinstance(value, torch.optim.Optimizer) or value is optimizer:
-            inner = getattr(value, "__dict__", {})
-            numbers = {k: v for k, v in inner.items() if isinstance(v, (int, float, type(None)))}
-            yield functools.partial(inner.update, numbers)
 
 
 def _copied_back(tensor: Tensor, value: Tensor) -> None:

@@ -83,7 +83,7 @@ class TorchLoop:
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
         self.now, self.kept, self.mark = self._fresh.now, self._fresh.kept, self._fresh.mark
-        self.written, self.without_graph = self._fresh.written, self._fresh.without_graph
+        self.written, self.by_outputs = self._fresh.written, self._fresh.by_outputs
 
     # --- what is there ----------------------------------------------------------------------
 

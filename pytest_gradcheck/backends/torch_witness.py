@@ -1,7 +1,8 @@
 """PyTorch: what a step differentiates, seen without a second gradient.
 
 The loss of the contract is computed once more, from what the model has put out in the step; the
-graph that the step differentiates has a shape; and what its backward pass leaves for the
+graph that the step differentiates has a shape; what arrives in its backward pass at the outputs of
+the model is the gradient of the contract's loss by them; and what that pass leaves for the
 parameters is what the optimizer is given, or not.
 """
 
@@ -109,7 +110,7 @@ class Seen:
             except Exception:  # of a loss as it is, or of a graph that is used up: nothing is said
                 self._is_odd = True
             answer = own(*args, **kwargs)
-            if found is not None and not self._is_odd:
+            if found is not None and not self._is_odd and self._forwards.arrivals.are_right():
                 self._found, self._left = found, left(answer, inputs)
             return answer
 
@@ -141,7 +142,10 @@ class Seen:
         if not shape:
             return None
         with torch_overrides.again(), self._forwards.answering():
-            meant = self._loop.without_graph(self._batch, self._mark)
+            meant, grads = self._loop.by_outputs(
+                self._batch, self._mark, self._forwards.arrivals.leaves
+            )
+        self._forwards.arrivals.expect(grads)
         if meant.dtype != roots[0].dtype:
             return None
         modes = "".join(str(int(m.training)) for m in self._modules)

@@ -56,15 +56,20 @@ def plateau():
 SEARCH = ("value", "grad", "value_fn")
 
 
-@pytest.mark.parametrize("is_compiled", [True, False])
+def searching():
+    return optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))
+
+
 @pytest.mark.parametrize(
-    ("make", "extra"),
+    ("make", "extra", "is_compiled"),
     [
-        (plateau, ("value",)),
-        (lambda: optax.lbfgs(), SEARCH),
-        (lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)), SEARCH),
-        (lambda: optax.polyak_sgd(1.0), ("value",)),
-        (lambda: optax.inject_hyperparams(optax.adamw)(1e-2), ()),
+        (plateau, ("value",), True),
+        (plateau, ("value",), False),
+        (optax.lbfgs, SEARCH, True),
+        (searching, SEARCH, True),
+        (searching, SEARCH, False),
+        (lambda: optax.polyak_sgd(1.0), ("value",), False),
+        (lambda: optax.inject_hyperparams(optax.adamw)(1e-2), (), False),
     ],
 )
 def test_transformations_that_want_more_than_gradients(make, extra, is_compiled):

@@ -18,10 +18,11 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+        self.register_buffer("mask", torch.ones(WIDTH))
 
     def forward(self, x, times=1, box=None):
         scale = torch.tensor(float(times if box is None else box.times))
-        return self.b(torch.tanh(self.a(x))) * scale
+        return self.b(torch.tanh(self.a(x)) * self.mask) * scale
 
 
 class Box:
@@ -111,6 +112,42 @@ def with_noise(model, batch):
     return F.mse_loss(torch.func.functional_call(model, noisy, (batch[0],)), batch[1])
 
 
+def with_other_targets(model, batch):
+    """Targets that are scaled in place behind the loss."""
+    targets = batch[1].clone()
+    value = F.mse_loss(model(batch[0]), targets)
+    targets.data.mul_(0.5)
+    return value
+
+
+def through_a_hook(model, batch):
+    value = F.mse_loss(model(batch[0]), batch[1])
+    value.grad_fn.register_prehook(lambda grads: (2 * grads[0],))
+    return value
+
+
+def held_in_part(model, batch):
+    """The value of the loss, and by three of its four columns only."""
+    out = model(batch[0])
+    rest = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    return F.mse_loss(rest * out + (1 - rest) * out.detach(), batch[1])
+
+
+def with_a_mask(model, batch):
+    """Half of the hidden features, for a while."""
+    model.mask.data[::2] = 0.0
+    value = usual(model, batch)
+    model.mask = torch.ones(WIDTH)
+    return value
+
+
+def with_a_mask_behind(model, batch):
+    value = usual(model, batch)
+    model.mask.data[::2] = 0.0
+    value.backward()
+    model.mask.data[::2] = 1.0
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -121,6 +158,11 @@ FAULTS = {
         swapped,
         second_elsewhere,
         with_noise,
+        with_other_targets,
+        through_a_hook,
+        held_in_part,
+        with_a_mask,
+        with_a_mask_behind,
     )
 }
 
@@ -144,6 +186,27 @@ def test_a_loss_that_a_large_constant_rules_says_nothing():
     assert check_step(training(rolled, {5}, loss=offset)).verdict == "fail"
     right = check_step(training(offset, {5}, loss=offset))
     assert (right.verdict, right.context.derivatives) == ("pass", 7)
+
+
+def weighed(model, batch):
+    """A loss with a weight for each sample, which is one, but by another graph."""
+    each = (model(batch[0]) - batch[1]).square().mean(1)
+    return ((1 + 0 * each.detach()) * each).mean()
+
+
+def test_weights_that_leave_the_value_of_the_loss_as_it_is():
+    def otherwise(model, batch):
+        each = (model(batch[0]) - batch[1]).square().mean(1)
+        known = torch.stack([torch.ones_like(each), each.detach()])
+        turned = each.detach().roll(1)  # less what changes the value
+        turned = turned - known.T @ torch.linalg.solve(known @ known.T, known @ turned)
+        return ((1 + turned / turned.abs().max()) * each).mean()
+
+    some, every = (
+        check_step(training(otherwise, {5}, loss=weighed), step_fresh=n) for n in (None, 7)
+    )  # fmt: skip
+    assert (some.verdict, some.headline) == (every.verdict, every.headline)
+    assert some.verdict == "fail"
 
 
 def logged(model, batch):

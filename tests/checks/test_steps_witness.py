@@ -191,8 +191,13 @@ FAULTS = {
 MEANT = ("a hook on each parameter", "a detach inside of the model", "at other parameters")
 
 
-@pytest.mark.parametrize(("number", "count"), [(2, 7), (9, 16)])
-@pytest.mark.parametrize("name", FAULTS)
+LATE = ("loss times two", "a hook on the output", "gradients not cleared", "a decay in the loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "count"),
+    [*((name, 2, 7) for name in FAULTS), *((name, 9, 16) for name in LATE)],
+)
 def test_a_fault_at_one_call_that_is_not_held_is_told_as_if_all_were(name, number, count):
     some, every = (check_step(training(FAULTS[name], {number}, count), **c) for c in ({}, ALL))
     assert number in held(some)

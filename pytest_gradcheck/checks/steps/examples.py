@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,12 +30,24 @@ WORK = 50_000  # examples times elements, where each element takes two evaluatio
 Fit = tuple[float, np.ndarray]  # a threshold, and the mean of what it leaves
 
 
+class Rows(NamedTuple):
+    """The gradients of examples.
+
+    Args:
+        each: One a row.
+        inner: Their inner products.
+    """
+
+    each: np.ndarray
+    inner: np.ndarray
+
+
 def adopted(
     run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
 ) -> tuple[list[Pair], Finding] | None:
     """The windows as such clips explain them, every one, and what is told of it."""
     wrong = [p for p in pairs if p.wrong]
-    rows: list[np.ndarray] = []
+    rows: list[Rows] = []
     for pair in wrong:  # the first one tells, mostly
         found = _rows(run, pair)
         if found is None or not any(_fits(found, pair, f) for f in _factors(run, pairs, pair)):
@@ -66,8 +78,8 @@ def _factors(run: Run, pairs: Sequence[Pair], pair: Pair) -> tuple[float, ...]:
     return 1.0, count / max(_count(run, p) for p in pairs), count
 
 
-def _rows(run: Run, pair: Pair) -> np.ndarray | None:
-    """The gradient of each example, one a row; None where their mean is not that of the batch."""
+def _rows(run: Run, pair: Pair) -> Rows | None:
+    """The gradient of each example; None where their mean is not that of the batch."""
     window = pair.window
     count = _count(run, pair)
     elements = sum(x.size for x in window.at)
@@ -86,7 +98,7 @@ def _rows(run: Run, pair: Pair) -> np.ndarray | None:
         return None
     rows, right = np.stack(found), flat(pair.expected.raw, window.at)
     is_mean = np.linalg.norm(rows.mean(axis=0) - right) <= FIT * np.linalg.norm(right)
-    return rows if is_mean else None
+    return Rows(rows, rows @ rows.T) if is_mean else None
 
 
 def _one(batch: Any, k: int, size: int) -> Any:
@@ -100,22 +112,26 @@ def _one(batch: Any, k: int, size: int) -> Any:
     return batch[k : k + 1] if shape[:1] == [size] else batch
 
 
-def _fits(rows: np.ndarray, pair: Pair, factor: float) -> Fit | None:
+def _fits(rows: Rows, pair: Pair, factor: float) -> Fit | None:
     """The threshold with which clipped examples, averaged, times a factor, make what arrived."""
     target = flat(pair.got or (), pair.window.at) / factor
-    norms = np.linalg.norm(rows, axis=1)
+    along, size = rows.each @ target, float(np.linalg.norm(target))
+    count, inner = len(rows.each), rows.inner
+    norms = np.sqrt(np.diag(inner))
     order = np.argsort(norms)
-    for kept in range(len(rows)):  # of the shortest ones, which are not clipped
+    for kept in range(count):  # of the shortest ones, which are not clipped
         low = norms[order[kept - 1]] if kept else 0.0
         rest = order[kept:]
-        base = rows[order[:kept]].sum(axis=0) / len(rows)
-        steep = (rows[rest] / np.maximum(norms[rest], 1e-300)[:, None]).sum(axis=0) / len(rows)
-        size = float(np.vdot(steep, steep))
-        threshold = float(np.vdot(target - base, steep)) / size if size else 0.0
-        found = base + threshold * steep
+        base, steep = np.zeros(count), np.zeros(count)  # as sums of the rows
+        base[order[:kept]] = 1 / count
+        steep[rest] = 1 / (np.maximum(norms[rest], 1e-300) * count)
+        square = float(steep @ inner @ steep)
+        threshold = float(steep @ (along - inner @ base)) / square if square else 0.0
         is_inside = (1 - SAME) * low <= threshold <= (1 + SAME) * norms[order[kept]]
-        off = float(np.linalg.norm(found - target))
-        if is_inside and threshold > 0 and off <= FIT * np.linalg.norm(target):
+        if not is_inside or threshold <= 0:
+            continue
+        found = (base + threshold * steep) @ rows.each
+        if float(np.linalg.norm(found - target)) <= FIT * size:
             return threshold, found
     return None
 
