@@ -16,10 +16,11 @@ from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
 from pytest_gradcheck.backends.held import Bindings, held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND
 from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends.raised import step_raised
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.state import global_generators, private_generators
 from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update
-from pytest_gradcheck.errors import UsageError, told
+from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -104,7 +105,7 @@ class NumpyLoop:
         try:
             got = self._training.step(params, state, handed)
         except Exception as caught:  # whatever the user's code raises is what is to be judged
-            return Call(before, before, (), error=told(caught))
+            return Call(before, before, (), error=step_raised(caught, (params, state, handed)))
         params, state, error = self._read(got, params, state)
         if error:
             return Call(before, before, (), error=error)

@@ -153,6 +153,7 @@ class Call:
         added: Names of those that an optimizer holds, and that were not there before it.
         lying: The gradients that lay at the parameters before it; empty where nobody looked.
         witness: What it differentiates; None where nobody looked, or that cannot be said.
+        is_hooked: Whether gradients passed through other hooks than at hand-over.
     """
 
     before: Sequence[np.ndarray]
@@ -170,6 +171,7 @@ class Call:
     added: Sequence[str] = ()
     lying: Sequence[np.ndarray | None] = ()
     witness: Witness | None = None
+    is_hooked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ class Tracked:
         owners: By how many optimizers, or groups, it is held at most; None where that is not
             known.
         shadow: Number of the parameter of lower precision that it is the master copy of; -1.
+        is_beside: Whether an optimizer holds it, and the model does not.
     """
 
     name: str
@@ -218,6 +221,7 @@ class Tracked:
     trainable: bool = True
     owners: int | None = None
     shadow: int = -1
+    is_beside: bool = False
 
 
 class Loop(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_gradcheck.backends import torch_loss, torch_scene
+from pytest_gradcheck.backends import torch_loss, torch_moments, torch_scene
 from pytest_gradcheck.backends.handed import takes
 from pytest_gradcheck.backends.held import Bindings
 from pytest_gradcheck.backends.reach import reachable
@@ -53,6 +53,8 @@ class Fresh:
         self._bindings = Bindings(carried, places(training.model.modules()))
         self._contents = Contents(carried, (*tensors, *training.model.buffers()))
         self._buffers = Contents(training.model.buffers(), tensors)
+        self._held = (*tensors, *training.model.modules())
+        self._hooks = torch_moments.backward_hooks(self._held)
         self._end = self.mark()
         self._values, self._now = Arrays(), list[np.ndarray]()
         self.is_settled = False  # whether none of the user's code ran since the last look at all
@@ -85,6 +87,10 @@ class Fresh:
     def has_drawn(self, mark: Sequence[Any]) -> bool:
         """Whether any generator has moved since a mark."""
         return any(g.has_moved(m) for g, m in zip(self._generators, mark, strict=True))
+
+    def is_hooked(self) -> bool:
+        """Whether gradients pass through other hooks now than at hand-over."""
+        return torch_moments.backward_hooks(self._held) != self._hooks
 
     def ends_here(self) -> bool:
         """Whether the last gradient left the generators where they are now."""

@@ -59,7 +59,8 @@ def require_module(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         told = no_module(model)
-        raise UsageError(f"the torch backend takes an nn.Module first, and got {told}")
+        made = ", or what makes one as make=" if inspect.isroutine(model) else ""
+        raise UsageError(f"the torch backend takes an nn.Module first, and got {told}{made}")
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("a scripted module shows no layers: give the module it was made from")
     parameters = list(model.parameters())

@@ -76,7 +76,8 @@ def alone(value: Tensor, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
     """Gradients of which nobody hears who watches what a step differentiates."""
     if not value.requires_grad or not wanted:
         return [None] * len(wanted)
-    grads: Sequence[Tensor | None] = _GRAD(value, list(wanted), allow_unused=True)
+    with torch._C.DisableTorchFunction():  # whose modes call what stands there
+        grads: Sequence[Tensor | None] = _GRAD(value, list(wanted), allow_unused=True)
     return grads
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 Taken = tuple[float, Sequence["np.ndarray | None"]]
+BACKWARD = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
 SAME = 1e-3  # of a gradient: rounding is less, and other random numbers make more
 
 
@@ -58,6 +59,12 @@ def called(model: nn.Module) -> list[nn.Module]:
     is_list = isinstance(model, (nn.ModuleList, nn.ModuleDict))
     found = list(model.children()) if is_list else [model]
     return [part for part in found if not isinstance(part, torch.jit.ScriptModule)]
+
+
+def backward_hooks(held: Iterable[Any]) -> list[tuple[int, int, Any]]:
+    """The hooks through which gradients pass, of tensors and modules, by whose they are."""
+    found = ((x, getattr(x, name, None)) for x in held for name in BACKWARD)
+    return [(id(x), key, hook) for x, hooks in found if hooks for key, hook in hooks.items()]
 
 
 @contextmanager

@@ -134,6 +134,12 @@ def hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def hypers(optimizer: Any, tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """The hyperparameters of each tensor; none of those that the optimizer does not hold."""
+    found = {id(p): hyper(group) for group in groups(optimizer) for p in group["params"]}
+    return [found.get(id(p), {}) for p in tensors]
+
+
 def rates(optimizers: Sequence[Any]) -> list[Any]:
     """The learning rate of each group now."""
     return [hyper(group).get("lr") for o in optimizers for group in groups(o)]

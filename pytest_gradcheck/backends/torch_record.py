@@ -40,6 +40,7 @@ class Record:
         self.clips: list[Clip] = []
         self.fresh: Taken | None = None
         self._is_taking = False
+        self.is_hooked = loop.is_hooked()  # whether gradients pass through other hooks at any time
         self._shifted: Taken | None = None  # at parameters that the step has moved
 
     def note(self, word: str, number: float, *clip: Any) -> None:
@@ -88,6 +89,7 @@ class Record:
             self._is_taking = False
 
     def _taken(self) -> None:
+        self.is_hooked |= self._loop.is_hooked()
         right = self._right()
         self.fresh, is_alike = self.moments.gradient(None if self.is_stepping else right)
         self._loop.is_strayed |= not is_alike

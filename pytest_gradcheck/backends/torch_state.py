@@ -33,8 +33,9 @@ def guard(roots: Sequence[Any]) -> StateGuard:
     own = {id(tensor): tensor for part in parts for tensor in _tensors_of(part)}
     loose = {id(v): v for v in carried if isinstance(v, Tensor) and _holdable(v)}
     # Last to first: each module gets its own tensors back before their values.
-    standing = Bindings((), places(parts)).held()
-    restorers = [*held_arrays(carried), *_held(own | loose), *standing]
+    standing = Bindings((), [*places(parts), *_hooks(parts)]).held()
+    hooks = map(_hooked, (own | loose).values())
+    restorers = [*held_arrays(carried), *_held(own | loose), *hooks, *standing]
     return StateGuard(generators, restorers)
 
 
@@ -124,6 +125,29 @@ def places(parts: Iterable[nn.Module]) -> list[dict[str, Any]]:
         for held in (part._parameters, part._buffers, part._modules, part.__dict__)
         if isinstance(held, dict)  # those of a scripted module are not
     ]
+
+
+def _hooks(parts: Iterable[nn.Module]) -> list[dict[Any, Any]]:
+    """The dictionaries of hooks on modules."""
+    names = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    found = (getattr(part, name, None) for part in parts for name in names)
+    return [held for held in found if isinstance(held, dict)]
+
+
+def _hooked(tensor: Tensor) -> Callable[[], None]:
+    """What takes off the hooks that were put on a leaf since, and puts back those that it had."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks") if tensor.is_leaf else ()
+    kept = [(name, held, dict(held or ())) for name in names for held in [getattr(tensor, name)]]
+
+    def restore() -> None:
+        for name, held, content in kept:
+            if getattr(tensor, name) is not held:
+                setattr(tensor, name, held)
+            if held is not None and held != content:
+                held.clear()
+                held.update(content)
+
+    return restore
 
 
 def _tensors_of(part: nn.Module) -> list[Tensor]:

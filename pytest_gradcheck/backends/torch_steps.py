@@ -23,6 +23,7 @@ from pytest_gradcheck.backends import (
     torch_values,
 )
 from pytest_gradcheck.backends.held import held_bindings
+from pytest_gradcheck.backends.raised import step_raised
 from pytest_gradcheck.backends.reach import reachable
 from pytest_gradcheck.backends.steps import Call, Refused, Stopped, Training, Update
 from pytest_gradcheck.backends.torch_fresh import Fresh
@@ -32,7 +33,7 @@ from pytest_gradcheck.backends.torch_state import generators_of, guard
 from pytest_gradcheck.backends.torch_values import Arrays, copied, is_same
 from pytest_gradcheck.backends.torch_watch import Watch, seen_steps
 from pytest_gradcheck.backends.torch_witness import Seen
-from pytest_gradcheck.errors import UsageError, told
+from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -84,16 +85,7 @@ class TorchLoop:
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
         self.now, self.kept, self.mark = self._fresh.now, self._fresh.kept, self._fresh.mark
         self.written, self.by_outputs = self._fresh.written, self._fresh.by_outputs
-
-    # --- what is there ----------------------------------------------------------------------
-
-    def hyper(self, optimizer: Any) -> list[dict[str, Any]]:
-        """Hyperparameters of each parameter."""
-        found: dict[int, dict[str, Any]] = {}
-        for group in torch_optimizers.groups(optimizer):
-            for p in group["params"]:
-                found[id(p)] = torch_optimizers.hyper(group)
-        return [found.get(id(p), {}) for p in self.tensors]
+        self.is_hooked = self._fresh.is_hooked
 
     # --- the user's step --------------------------------------------------------------------
 
@@ -117,15 +109,14 @@ class TorchLoop:
             try:
                 self._training.step(handed)
             except Exception as caught:  # whatever the user's code raises is what is to be judged
-                error = told(caught)
+                error = step_raised(caught, (handed,))
         after = self.now()
         self._fresh.is_settled = True
         if not self._optimizers and any(
             not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
         ):
             record.updates.append(Update(before, after, None, [{}] * len(before)))
-        altered = self.scene.adopted() or self.scene.cast is not None
-        altered |= record.is_toggled()
+        altered = any([self.scene.adopted(), self.scene.cast is not None, record.is_toggled()])
         self._trained = record.trained
         self.parameters = torch_tracked.renewed(
             self.parameters, self.tensors, record.trained, self._optimizers
@@ -146,6 +137,7 @@ class TorchLoop:
             added=torch_tracked.added(self._model, self.tensors, self._optimizers),
             lying=record.lying,
             witness=seen.witness(record.updates),
+            is_hooked=record.is_hooked,
         )
 
     @contextmanager

@@ -42,10 +42,11 @@ def found(
     pairs = [(n, p) for key, (n, p) in tensors.items() if key in held or key not in theirs]
     if not pairs:
         raise UsageError("Training.model has no parameters")
-    return [p for _, p in pairs], _tracked(pairs, held)
+    own = {id(p) for p in model.parameters()}
+    return [p for _, p in pairs], _tracked(pairs, held, own)
 
 
-def _tracked(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> list[Tracked]:
+def _tracked(pairs: list[tuple[str, Tensor]], held: dict[int, int], own: set[int]) -> list[Tracked]:
     shadows = torch_optimizers.shadows(pairs, held)
     tracked = []
     for i, (name, p) in enumerate(pairs):
@@ -60,6 +61,7 @@ def _tracked(pairs: list[tuple[str, Tensor]], held: dict[int, int]) -> list[Trac
                 trainable=bool(p.requires_grad),
                 owners=owners if held else None,
                 shadow=shadows.get(i, -1),
+                is_beside=id(p) not in own,
             )
         )
     return tracked

@@ -80,7 +80,7 @@ class Watch:
         self._before = self._loop.now()
         self._scale = torch_optimizers.scale(optimizer)
         self._received, self._lay = self._own(self._loop.received()), self._record.lay()
-        self._hyper = self._loop.hyper(optimizer)
+        self._hyper = torch_optimizers.hypers(optimizer, self._loop.tensors)
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         self._has_closure = callable(closure)
         if not callable(closure):

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from pytest_gradcheck.backends import torch_overrides, torch_shape, torch_values
+from pytest_gradcheck.backends import torch_moments, torch_overrides, torch_shape, torch_values
 from pytest_gradcheck.backends.steps import Update, Witness
 from pytest_gradcheck.backends.torch_forwards import Forwards, are_equal
 from pytest_gradcheck.backends.torch_patches import replaced
 
 Grads = Sequence["np.ndarray | None"]
-HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks", "_backward_pre_hooks")
 
 
 class Seen:
@@ -155,8 +154,7 @@ class Seen:
     # --- what makes it say nothing ------------------------------------------------------------
 
     def _has_hooks(self) -> bool:
-        held = (*self._loop.tensors, *self._modules)
-        return any(getattr(x, name, None) for x in held for name in HOOKS)
+        return bool(torch_moments.backward_hooks((*self._loop.tensors, *self._modules)))
 
     def _odd(self, own: Any) -> Any:
         @functools.wraps(own)

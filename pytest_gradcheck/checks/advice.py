@@ -53,6 +53,7 @@ ADVICE = {
     "wrong-second-order": "look for detach, NumPy or once_differentiable in the backward",
     "second-order-missing": "write the backward with operations that can be differentiated",
 }
+OUT = "an input that is meant to have no gradient, such as a mask, is left out of wrt="
 
 
 # Where one framework has another name for it.
@@ -74,7 +75,11 @@ def advised(seen: Measured) -> tuple[str, ...]:
 def _remedies(seen: Measured) -> tuple[str, ...]:
     """What to try for each of the culprits, each told once."""
     patterns = ("flat" if is_flat(culprit) else culprit.pattern for culprit in seen.culprits)
-    return tuple(dict.fromkeys(ADVICE[pattern] for pattern in patterns))
+    remedies = dict.fromkeys(ADVICE[pattern] for pattern in patterns)
+    is_one_of_several = len(seen.plan.sizes) > 1
+    if ADVICE["missing"] in remedies and is_one_of_several:
+        remedies[OUT] = None
+    return tuple(remedies)
 
 
 def _allowance(seen: Measured) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.limits import LIMITS, VERBS, Limit, Limits, limits_of
 
 FORMATS = ("json",)
+PRECISIONS = ("float64", "float32", "float16", "bfloat16")
 
 
 class Settings(NamedTuple):
@@ -81,8 +82,15 @@ def _ini_type(limit: Limit) -> Any:  # Any: pytest's own type of it is private
 
 
 def _help(limit: Limit) -> str:
-    default = limit.default if not isinstance(limit.default, dict) else limit.default_for("float64")
-    return f"{limit.help} (default: {default}; ini: {limit.ini})"
+    return f"{limit.help} (default: {_default(limit)}; ini: {limit.ini})"
+
+
+def _default(limit: Limit) -> str:
+    """A default in words: one, or that of each precision."""
+    if isinstance(limit.default, dict):
+        each = [(name, limit.default_for(name)) for name in PRECISIONS]
+        return ", ".join(f"{value:g} in {name}" for name, value in each)
+    return limit.default if isinstance(limit.default, str) else f"{limit.default:g}"
 
 
 def settings(config: pytest.Config) -> Settings:

@@ -145,6 +145,15 @@ def test_a_missing_hand_written_gradient_is_accused_where_the_output_depends_on_
     failed("none reaches x", "gradient-missing", square, X, grad=lambda x: (None,))
 
 
+@pytest.mark.parametrize("is_one", [True, False])
+def test_a_missing_gradient_among_several_points_to_wrt(is_one):
+    given = (X,) if is_one else (X, X)
+    result = check_gradient(
+        lambda *xs: (xs[0] * xs[-1]).sum(), *given, grad=lambda *xs: (*xs[1:], None)
+    )
+    assert any("left out of wrt=" in told for told in result.advice) != is_one
+
+
 def test_a_gradient_for_more_inputs_than_it_has_points_to_wrt():
     failed(
         "name the inputs it is for with wrt=",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_gradcheck import UsageError, check_flow
 
@@ -71,6 +72,18 @@ def test_a_loss_is_told_how_it_is_called():
         with pytest.raises(UsageError) as caught:
             check_flow(make(), wrong, batch)
         assert str(caught.value).endswith(told)
+
+
+def test_a_loader_is_no_batch():
+    loader = DataLoader(TensorDataset(X, torch.zeros(32, 1)), 8)
+    told = r"a DataLoader; give one of its batches, such as next\(iter\(\.\.\.\)\)$"
+    with pytest.raises(UsageError, match=told):
+        check_flow(make(), lambda m, b: nn.functional.mse_loss(m(b[0]), b[1]), loader)
+
+
+def test_what_makes_a_model_is_given_as_make():
+    with pytest.raises(UsageError, match=r"or what makes one as make=$"):
+        check_flow(make, lambda m, b: m(b).mean(), X)
 
 
 def test_a_loss_that_does_not_depend_on_the_model_fails():

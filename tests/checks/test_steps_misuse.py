@@ -1,5 +1,6 @@
 """Calls that nobody gets right the first time: what is said of them."""
 
+import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, UsageError, check_clipping, check_step
@@ -59,6 +60,52 @@ def test_a_loss_without_a_graph_is_not_said_to_stand_still():
     result = check_step(lambda: made(loss=lambda loss, x, y: without(loss)))
     codes = {f.code for f in result.findings}
     assert (result.verdict, codes) == ("vacuous", {"step-no-gradient"})
+
+
+@pytest.mark.parametrize("step", [lambda x, y: None, lambda: None], ids=["two", "none"])
+def test_a_step_that_takes_something_else_is_told_what_it_is_given(step):
+    result = check_step(lambda: made(step=lambda loss, x, y: step))
+    assert result.findings[0].code == "step-raised"
+    assert result.advice == ("the step is called with the batch, a tuple of 2",)
+
+
+def test_an_error_inside_of_a_step_is_told_as_it_is():
+    result = check_step(lambda: made(step=lambda loss, x, y: lambda batch: loss(*batch)))
+    assert (result.findings[0].code, result.advice) == ("step-raised", ())
+
+
+def test_a_functional_step_that_takes_something_else():
+    parts = {"loss": lambda p, batch: p @ batch, "batches": [np.ones(3)], "params": np.ones(3)}
+    result = check_step(Training(step=lambda p, batch: p, **parts), optimizer="sgd", lr=0.1)
+    told = "the step is called with a ndarray, a NoneType and a ndarray"
+    assert (result.findings[0].code, result.advice) == ("step-raised", (told,))
+
+
+def test_a_model_that_nobody_trains():
+    result = check_step(lambda: made(model=lambda loss, x, y: nn.Linear(3, 3)))
+    assert (result.verdict, result.findings[0].code) == ("fail", "step-not-registered")
+    assert "the step trains another model" in result.headline
+
+
+def test_another_loss_in_the_step_is_no_factor():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def loss(batch, smoothing=0.0):
+        out, labels = model(batch[0]), batch[1]
+        return nn.functional.cross_entropy(out, labels, label_smoothing=smoothing)
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss(batch, 0.1).backward()
+        optimizer.step()
+
+    batches = [(torch.randn(16, 8), torch.randint(0, 3, (16,))) for _ in range(7)]
+    training = Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+    result = check_step(training)
+    assert result.findings[0].code == "step-wrong-gradient"
+    assert "the loss that it differentiates with Training.loss" in result.advice[0]
 
 
 def test_a_loss_of_nothing_is_a_loss():

@@ -11,6 +11,7 @@ from pytest_gradcheck.checks.steps import still, withheld
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
+from pytest_gradcheck.errors import listed
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping
 from pytest_gradcheck.numerics.replay import Followed
@@ -62,7 +63,18 @@ def _registered(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Fin
                     f"give each parameter to one of them",
                 )
             )
-    return _one(found) + _one(left)
+    own = sum(not tracked.is_beside for tracked in run.loop.parameters)
+    return _one(found) + ([_of_another_model()] if 0 < own == len(left) else _one(left))
+
+
+def _of_another_model() -> Finding:
+    return Finding(
+        code="step-not-registered",
+        severity="fail",
+        message="no optimizer holds a parameter of Training.model, and the loss has no gradient "
+        "for any: the step trains another model; hand that one over, and make it, the loss and the "
+        "step in one place (a factory)",
+    )
 
 
 def _of_no_use(name: str) -> Finding:
@@ -117,7 +129,8 @@ def _one(found: list[Finding]) -> list[Finding]:
         return found
     first = found[0]
     head, _, advice = first.message.partition("; ")
-    others = ", ".join(f.where for f in found[1:])
+    names = [f.where for f in found[1:]]
+    others = listed([*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names)
     message = f"{head} (so {'is' if len(found) == 2 else 'are'} {others}); {advice}"
     return [replace(first, message=message)]
 

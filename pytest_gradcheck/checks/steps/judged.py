@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -112,6 +113,8 @@ def _all(
         trusted |= not is_fresh  # momentum from before may go uphill
         trusted |= not any(seen.loop.rules) and ladder.turns(seen, pairs, contract)
         followed = following.findings(seen, pairs[0], contract, limits)
+        if all(f.code == "weak-claim" for f in followed):
+            followed = _hooked(seen, pairs, contract, limits) or followed
         if not any(f.severity == "fail" for f in followed):
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed
@@ -127,6 +130,18 @@ def _all(
             found.append(sharpness.finding(points))
             evidence.append(sharpness.evidence(points))
     return found, tuple(evidence)
+
+
+def _hooked(seen: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) -> list[Finding]:
+    """The slope once more, where the step itself has put hooks on gradients, or taken them off."""
+    calls = {k for k, call in enumerate(seen.calls, start=1) if call.is_hooked}
+    ranges = ((p, range(p.window.first, p.window.first + len(p.window.batches))) for p in pairs[1:])
+    pair = next((p for p, numbers in ranges if calls & {*numbers}), None)
+    if pair is None:
+        return []
+    when = f"at update {pair.window.number}, where hooks on gradients are others, "
+    found = following.findings(seen, pair, contract, limits)
+    return [f if f.code == "weak-claim" else replace(f, message=when + f.message) for f in found]
 
 
 def _told(

@@ -236,7 +236,8 @@ def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
         "step-wrong-gradient",
         f"the optimizer received another gradient than that of the loss for {some}, off by "
         f"{percent(pair.error)} ({_likeness_told(cosine, ratio)})",
-        "compare what the step does to gradients between backward and step",
+        "compare what the step does to gradients between backward and step, and the loss that it "
+        "differentiates with Training.loss",
         names[0] if len(names) == 1 else "",
     )
 
@@ -245,7 +246,7 @@ def _likeness_told(cosine: float, ratio: float) -> str:
     """How what arrived lies to what is right; of what rounds to 1, that the rest is small."""
     shown = f"cosine {cosine:.3g}, ratio {ratio:.3g}"
     if shown != "cosine 1, ratio 1":
-        return shown
+        return shown.replace("cosine 1,", f"cosine {cosine:.6g},")
     return "in the right direction and of the right length: a lower precision, or a small term"
 
 

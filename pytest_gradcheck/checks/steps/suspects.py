@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def _factor(
     tolerance: float,
 ) -> Suspect | None:
     """One number times the right gradient."""
-    ratios = []
+    ratios, turns = [], []
     for p in wrong:
         base = flat(p.expected.clipped, p.window.at)
         got = flat(p.got or (), p.window.at)
@@ -98,6 +99,9 @@ def _factor(
         if not cosine > 1 - tolerance or not is_multiple(got, base):
             return None
         ratios.append(ratio)
+        turns.append(math.sqrt(max(1 - cosine**2, 0.0)))
+    if _are_varied(ratios) and max(turns) > tolerance:
+        return None  # another loss is turned and longer or shorter by turns
     if all(order.clip_is_scaled(p.window) for p in wrong):
         told = f"was clipped before the loss scale was removed: {ratios[0]:.4g} times the right one"
         message = f"the optimizer received a gradient that {told}"
@@ -117,6 +121,10 @@ def _factor(
     return Suspect("step-gradient-scale", message, advice, is_varied=is_varied, is_bare=is_bare)
 
 
+def _are_varied(ratios: Sequence[float]) -> bool:
+    return max(ratios) - min(ratios) > EXACT * abs(ratios[0])
+
+
 def _named(
     run: Run,
     pairs: Sequence[Pair],
@@ -132,7 +140,7 @@ def _named(
             abs(r / v - 1) < EXACT for r, v in zip(ratios, values, strict=True)
         ):
             return f"{plain} ({name})", advice
-    if max(ratios) - min(ratios) > EXACT * abs(ratios[0]):
+    if _are_varied(ratios):
         plain = f"{plain} (and other factors later)"
     return plain, "look for a loss scale, a sum for a mean, or a second division"
 
