@@ -1,9 +1,9 @@
-"""PyTorch: the gradients that arrive at what a model put out, and the buffers it did so with."""
+"""PyTorch: the gradients that arrive at what a model put out, and what it held then."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_values
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 ROUNDINGS = 16  # of sums in another order, by which the same gradient may differ
 
 
@@ -75,25 +76,45 @@ class Arrivals:
         self._nodes.clear()
 
 
-class Buffers:
-    """The buffers of a model, and whether they are what they were at the last look.
+class Held:
+    """What a model holds beside its parameters, and whether it is what it was at the last look.
+
+    Buffers, and tensors, numbers and words that are attributes of a part of it; not its mode.
 
     Args:
         model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = list(model.buffers())
+        self._parts = list(model.modules())
         self.look()
 
     def look(self) -> None:
-        """Copy them."""
-        self._copies = [b.detach().clone() for b in self._buffers]
+        """Copy all of it."""
+        self._copies = {key: _copied(value) for key, value in self._now()}
 
-    def are_there(self) -> bool:
-        """Whether they have the same contents."""
-        pairs = zip(self._buffers, self._copies, strict=True)
-        return all(torch_values.is_alike(b.detach(), copy) for b, copy in pairs)
+    def is_there(self) -> bool:
+        """Whether it is the same."""
+        now = dict(self._now())
+        if now.keys() != self._copies.keys():
+            return False
+        return all(_is_same(value, self._copies[key]) for key, value in now.items())
+
+    def _now(self) -> Iterator[tuple[tuple[int, str], Any]]:
+        for number, part in enumerate(self._parts):
+            for name, value in (*vars(part).items(), *part._buffers.items()):
+                if isinstance(value, (Tensor, *PLAIN)) and name != "training":
+                    yield (number, name), value
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch_values.is_alike(one.detach(), other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _is_nothing(grad: Tensor | None) -> bool:

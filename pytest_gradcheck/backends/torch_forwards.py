@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
-from pytest_gradcheck.backends.torch_arrivals import Arrivals, Buffers
+from pytest_gradcheck.backends.torch_arrivals import PLAIN, Arrivals, Held
 from pytest_gradcheck.backends.torch_patches import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class UnlikeError(Exception):
@@ -58,7 +57,7 @@ class Forwards:
         self._tops, self._parts = torch_moments.called(model), {id(m) for m in model.modules()}
         self._made: list[Forward] = []
         self.arrivals = Arrivals()
-        self._buffers = Buffers(model if loop.is_witnessed else nn.Module())
+        self._held = Held(model if loop.is_witnessed else nn.Module())
         self._depth = 0  # of forward passes inside of one another
         self._is_over = False
         self._numbers = 0
@@ -103,14 +102,14 @@ class Forwards:
         known = {id(p) for p in self._loop.tensors}
         if not all(id(p) in known for p in model.parameters()):  # others stand in for them
             return False
-        if not self._made and not self._buffers.are_there():
+        if not self._made and not self._held.is_there():
             return False
         return not _is_transformed() and are_equal(self._loop.now(), self._start)
 
     def is_as_left(self) -> bool:
         """Whether what was put out, and what the model holds, are still what they were."""
         is_whole = all(_are_like(f.output, f.own) for f in self._made)
-        return is_whole and self._buffers.are_there() and are_equal(self._loop.now(), self._start)
+        return is_whole and self._held.is_there() and are_equal(self._loop.now(), self._start)
 
     def _leaving(self, model: nn.Module, *told: Any) -> None:
         if not self._hears(model):
@@ -120,7 +119,7 @@ class Forwards:
             return
         try:
             self._made.append(self._forward(model, *told))
-            self._buffers.look()
+            self._held.look()
         except Exception:  # what a model gives may be anything
             self.is_odd = True
 

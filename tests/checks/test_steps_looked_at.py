@@ -19,10 +19,12 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
         self.register_buffer("mask", torch.ones(WIDTH))
+        self.least = -9.0
 
     def forward(self, x, times=1, box=None):
         scale = torch.tensor(float(times if box is None else box.times))
-        return self.b(torch.tanh(self.a(x)) * self.mask) * scale
+        hidden = torch.tanh(self.a(x)) * self.mask
+        return self.b(torch.where(hidden > self.least, hidden, 0.0)) * scale
 
 
 class Box:
@@ -141,6 +143,20 @@ def with_a_mask(model, batch):
     return value
 
 
+def with_another_mask(model, batch):
+    own, model.mask = model.mask, torch.zeros(WIDTH)
+    value = usual(model, batch)
+    model.mask = own
+    return value
+
+
+def with_another_threshold(model, batch):
+    model.least = 0.0
+    value = usual(model, batch)
+    model.least = -9.0
+    return value
+
+
 def with_a_mask_behind(model, batch):
     value = usual(model, batch)
     model.mask.data[::2] = 0.0
@@ -162,6 +178,8 @@ FAULTS = {
         through_a_hook,
         held_in_part,
         with_a_mask,
+        with_another_mask,
+        with_another_threshold,
         with_a_mask_behind,
     )
 }
