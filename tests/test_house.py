@@ -61,6 +61,7 @@ TORCH = {
     "backends.torch_cuts",
     "backends.torch_flow",
     "backends.torch_arrivals",
+    "backends.torch_holdings",
     "backends.torch_forwards",
     "backends.torch_records",
     "backends.torch_refused",

@@ -6,8 +6,8 @@ The derivative under test is hand-written, so ``vjp`` and ``jvp`` refuse; everyt
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+SMALL = 1 << 12  # elements of an array that is copied at every call
 _NO_DERIVATIVE = (
     "NumPy has no derivatives of its own: give the hand-written one as grad=, vjp= or jac=, "
     "or value_and_grad=True when the function returns (value, gradient)"
@@ -125,6 +126,36 @@ class NumpyBackend:
         return StateGuard(
             [*global_generators(), *private_generators(carried)], held_arrays(carried)
         )
+
+
+class Written:
+    """Arrays that a function carries along, and may write when it is called.
+
+    Large ones are looked at in the first call, and held from then on if it wrote them.
+
+    Args:
+        carried: All that it carries along.
+    """
+
+    def __init__(self, carried: Iterable[Any]) -> None:
+        arrays = (v for v in carried if isinstance(v, np.ndarray))
+        self._arrays = [v for v in arrays if v.flags.writeable and v.dtype != object]
+        self._is_first = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is written while it is open is put back."""
+        kept = [(v, v.copy()) for v in self._arrays]
+        try:
+            yield
+        finally:
+            moved = [(v, old) for v, old in kept if v.tobytes() != old.tobytes()]
+            for v, old in moved:
+                v[...] = old
+            if self._is_first:
+                known = {id(v) for v, _ in moved}
+                self._arrays = [v for v in self._arrays if v.size <= SMALL or id(v) in known]
+                self._is_first = False
 
 
 def held_arrays(carried: Iterable[Any]) -> list[Callable[[], None]]:

@@ -14,7 +14,7 @@ from pytest_gradcheck.backends import numpy_batches, slots
 from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
 from pytest_gradcheck.backends.held import Bindings, held_bindings
-from pytest_gradcheck.backends.numpy import BACKEND
+from pytest_gradcheck.backends.numpy import BACKEND, Written
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.raised import step_raised
 from pytest_gradcheck.backends.reach import reachable
@@ -51,7 +51,8 @@ class NumpyLoop:
         self._state: Any = self.copied(training.opt_state)
         self._roots = (training.step, training.loss, training.grad)
         carried = reachable(self._roots)
-        self._bindings = Bindings(reachable((training.loss, training.grad)))
+        inner = reachable((training.loss, training.grad))
+        self._bindings, self._written = Bindings(inner), Written(inner)
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
         self._since, self._is_doubtful = Gathering(), False
@@ -166,7 +167,8 @@ class NumpyLoop:
         now, restorers = self.mark(), self._bindings.held()
         self.rewind(mark)
         try:
-            yield
+            with self._written.held():
+                yield
         finally:
             for restore in restorers:
                 restore()

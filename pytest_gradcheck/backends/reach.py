@@ -17,6 +17,7 @@ REACH = (
 )
 
 
+STREAMS = "torch.utils.data"  # what its workers have sent cannot be asked for again
 _PLAIN = frozenset({str, bytes, bool, int, float, complex, type(None), type, ModuleType})
 # What holds other things and has no state of its own that a guard could put back.
 _CONTAINERS = frozenset(
@@ -48,7 +49,8 @@ def _fresh(values: Iterable[Any], found: Mapping[int, Any]) -> dict[int, Any]:
 
 def _may_carry(kind: type) -> bool:
     # By the type: isinstance asks proxies what they are, and some answer with an import.
-    return kind not in _PLAIN and not issubclass(kind, (type, ModuleType))
+    is_plain = kind in _PLAIN or issubclass(kind, (type, ModuleType))
+    return not is_plain and not (kind.__module__.startswith(STREAMS) and hasattr(kind, "__next__"))
 
 
 def holders(roots: Iterable[Any]) -> list[Any]:
@@ -57,8 +59,9 @@ def holders(roots: Iterable[Any]) -> list[Any]:
 
 
 def attributes(carried: Sequence[Any]) -> list[dict[str, Any]]:
-    """The dictionaries in which instances keep their attributes; arrays have none to speak of."""
-    others = {k for k in set(map(type, carried)) if k in _CONTAINERS or hasattr(k, "__array__")}
+    """The dictionaries of attributes of instances and functions; arrays have none to speak of."""
+    closed = _CONTAINERS - {FunctionType}
+    others = {k for k in set(map(type, carried)) if k in closed or hasattr(k, "__array__")}
     found = [getattr(v, "__dict__", None) for v in carried if type(v) not in others]
     return [held for held in found if isinstance(held, dict)]
 

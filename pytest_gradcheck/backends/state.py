@@ -140,6 +140,27 @@ class PrivateNumpy:
         self._bits.state = state
 
 
+class LegacyNumpy:
+    """A ``numpy.random.RandomState`` that a function carries along."""
+
+    draws = True
+
+    def __init__(self, generator: np.random.RandomState) -> None:
+        self._generator = generator
+
+    def get(self) -> Any:
+        """The state now."""
+        return self._generator.get_state(legacy=False)
+
+    def has_moved(self, state: Any) -> bool:
+        """Whether the state is another one now."""
+        return not _are_same(self.get(), state)
+
+    def set(self, state: Any) -> None:
+        """Make ``state`` the state."""
+        self._generator.set_state(state)
+
+
 def global_generators() -> list[Generator]:
     """Python's and NumPy's global generators."""
     return [PythonGenerator(), NumpyGenerator()]
@@ -153,6 +174,8 @@ def private_generators(carried: Iterable[Any]) -> list[Generator]:
             found.append(PrivatePython(value))
         elif isinstance(value, np.random.Generator):
             found.append(PrivateNumpy(value))
+        elif isinstance(value, np.random.RandomState):
+            found.append(LegacyNumpy(value))
     return found
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
-from pytest_gradcheck.backends.torch_arrivals import PLAIN, Arrivals, Held
+from pytest_gradcheck.backends.torch_arrivals import Arrivals
+from pytest_gradcheck.backends.torch_holdings import PLAIN, Holdings
 from pytest_gradcheck.backends.torch_patches import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
@@ -57,7 +58,7 @@ class Forwards:
         self._tops, self._parts = torch_moments.called(model), {id(m) for m in model.modules()}
         self._made: list[Forward] = []
         self.arrivals = Arrivals()
-        self._held = Held(model if loop.is_witnessed else nn.Module())
+        self._held = Holdings(model)
         self._depth = 0  # of forward passes inside of one another
         self._is_over = False
         self._numbers = 0
@@ -75,6 +76,8 @@ class Forwards:
                 stack.callback(entering.remove)
                 stack.callback(leaving.remove)
             stack.callback(self.arrivals.end)
+            stack.callback(self._held.clear)
+            self._held.look()
             yield
         self.end()
         self._made.clear()
@@ -102,14 +105,14 @@ class Forwards:
         known = {id(p) for p in self._loop.tensors}
         if not all(id(p) in known for p in model.parameters()):  # others stand in for them
             return False
-        if not self._made and not self._held.is_there():
+        if not self._made and not self._held.are_there():
             return False
         return not _is_transformed() and are_equal(self._loop.now(), self._start)
 
     def is_as_left(self) -> bool:
         """Whether what was put out, and what the model holds, are still what they were."""
         is_whole = all(_are_like(f.output, f.own) for f in self._made)
-        return is_whole and self._held.is_there() and are_equal(self._loop.now(), self._start)
+        return is_whole and self._held.are_there() and are_equal(self._loop.now(), self._start)
 
     def _leaving(self, model: nn.Module, *told: Any) -> None:
         if not self._hears(model):

@@ -128,9 +128,8 @@ def places(parts: Iterable[nn.Module]) -> list[dict[str, Any]]:
 
 
 def _hooks(parts: Iterable[nn.Module]) -> list[dict[Any, Any]]:
-    """The dictionaries of hooks on modules."""
-    names = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    found = (getattr(part, name, None) for part in parts for name in names)
+    """The dictionaries of hooks on modules, and of how each is called."""
+    found = (held for part in parts for name, held in vars(part).items() if "_hooks" in name)
     return [held for held in found if isinstance(held, dict)]
 
 

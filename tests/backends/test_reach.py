@@ -5,8 +5,9 @@ import decimal
 import dis
 import inspect
 import typing
-from types import CodeType
+from types import CodeType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pytest_gradcheck.backends import reach
@@ -77,3 +78,20 @@ def test_nobody_is_asked_what_it_is():
 
     proxy = Proxy()
     assert [value is proxy for value in reach.reachable([proxy], depth=0)] == [True]
+
+
+def test_a_loader_that_has_begun_is_left_alone():
+    data = pytest.importorskip("torch.utils.data")
+    begun = iter(data.DataLoader([1, 2, 3]))
+    assert not any(value is begun for value in reach.reachable([[begun]]))
+
+
+def test_attributes_of_instances_and_functions():
+    box = SimpleNamespace(calls=1)
+
+    def function():
+        return box
+
+    function.calls = 2
+    found = reach.attributes([box, function, [box], np.ones(3)])
+    assert [held["calls"] for held in found] == [1, 2]

@@ -103,3 +103,31 @@ def test_hooks_that_were_there_are_there_again():
 
     check_step(with_a_hook)
     assert len(build.made[0][0].weight._backward_hooks) == 1
+
+
+def test_hooks_with_keywords_deep_inside_are_there_again():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+    model = nn.Sequential(nn.Linear(8, 8), inner, nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    calls = []
+    handle = inner[0][0].register_forward_hook(
+        lambda module, args, kwargs, out: calls.append(1), with_kwargs=True
+    )
+
+    def loss(batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    def step(batch):
+        handle.remove()
+        optimizer.zero_grad()
+        (2 * loss(batch)).backward()  # wrong, so that all runs once more
+        optimizer.step()
+
+    batches = [(torch.randn(16, 8), torch.randint(0, 3, (16,))) for _ in range(7)]
+    parts = {"model": model, "optimizer": optimizer, "batches": batches}
+    result = check_step(Training(step=step, loss=loss, **parts))
+    assert "2 times the right gradient" in result.headline
+    calls.clear()
+    model(batches[0][0])
+    assert calls == [1]

@@ -12,6 +12,13 @@ nn, F = torch.nn, torch.nn.functional
 WIDTH = 320  # of a network of more than 100 000 parameters
 
 
+class Box:
+    """What a graph or a configuration may be: an object that holds what counts."""
+
+    def __init__(self, times):
+        self.times = times
+
+
 class Net(nn.Module):
     """Two layers; what is asked of them may be scaled."""
 
@@ -19,19 +26,14 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
         self.register_buffer("mask", torch.ones(WIDTH))
-        self.least = -9.0
+        self.least, self.inside, self.kept = -9.0, {"box": Box(1.0)}, []
 
     def forward(self, x, times=1, box=None):
         scale = torch.tensor(float(times if box is None else box.times))
         hidden = torch.tanh(self.a(x)) * self.mask
-        return self.b(torch.where(hidden > self.least, hidden, 0.0)) * scale
-
-
-class Box:
-    """What a graph or a configuration may be: an object that holds what counts."""
-
-    def __init__(self, times):
-        self.times = times
+        hidden = torch.where(hidden > self.least, hidden, 0.0) * self.inside["box"].times
+        self.kept[:] = [hidden]
+        return self.b(hidden) * scale
 
 
 def usual(model, batch):
@@ -157,6 +159,33 @@ def with_another_threshold(model, batch):
     return value
 
 
+def with_another_box(model, batch):
+    model.inside["box"].times = 0.5
+    value = usual(model, batch)
+    model.inside["box"].times = 1.0
+    return value
+
+
+def with_a_hook_forward(model, batch):
+    handle = model.a.register_forward_hook(lambda module, given, out: 0.5 * out)
+    value = usual(model, batch)
+    handle.remove()
+    return value
+
+
+def with_another_part(model, batch):
+    own, model.a = model.a, nn.Linear(WIDTH, WIDTH)
+    value = usual(model, batch)
+    model.a = own
+    return value
+
+
+def with_what_it_keeps(model, batch):
+    value = usual(model, batch)
+    model.kept[0].data.mul_(0.5)
+    return value
+
+
 def with_a_mask_behind(model, batch):
     value = usual(model, batch)
     model.mask.data[::2] = 0.0
@@ -180,6 +209,10 @@ FAULTS = {
         with_a_mask,
         with_another_mask,
         with_another_threshold,
+        with_another_box,
+        with_a_hook_forward,
+        with_another_part,
+        with_what_it_keeps,
         with_a_mask_behind,
     )
 }
@@ -241,6 +274,39 @@ def logged(model, batch):
 def saved(model, batch):
     torch.save(model, io.BytesIO())
     return usual(model, batch)
+
+
+class Table(nn.Module):
+    """A table that is put out whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.nan = float("nan")
+
+    def forward(self):
+        return self.rows.clone()
+
+
+def test_a_sparse_gradient_at_the_output():
+    def build():
+        torch.manual_seed(0)
+        model = Table()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+        def loss(batch):
+            return F.embedding(batch, model(), sparse=True).square().mean()
+
+        def step(batch):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        batches = [torch.randint(0, WIDTH, (16,)) for _ in range(7)]
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    result = check_step(build)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -87,6 +87,32 @@ def test_a_model_that_nobody_trains():
     assert "the step trains another model" in result.headline
 
 
+def test_something_is_trained_beside_a_model_without_a_graph():
+    """A latent, say, whose target comes from a model that is not frozen by its flags."""
+
+    def build():
+        torch.manual_seed(0)
+        model, latent = nn.Linear(8, 3), nn.Parameter(torch.randn(16, 3))
+        optimizer = torch.optim.SGD([latent], 0.1)
+
+        def loss(batch):
+            with torch.no_grad():
+                target = model(batch)
+            return (latent - target).square().mean()
+
+        def step(batch):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+
+        batches = [torch.randn(16, 8) for _ in range(7)]
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    result = check_step(build)
+    assert result.verdict == "pass"
+    assert ("step-not-registered", "warn") in [(f.code, f.severity) for f in result.findings]
+
+
 def test_another_loss_in_the_step_is_no_factor():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))

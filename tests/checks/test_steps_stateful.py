@@ -13,6 +13,7 @@ class Numbers:
 
     def __init__(self, kind):
         self.kind, self.calls, self.queue, self.last = kind, 0, np.full(5, 0.3), None
+        self.noise = np.random.RandomState(0)
 
     def factor(self):
         self.calls += self.kind == "counter"
@@ -22,6 +23,11 @@ class Numbers:
         old = self.queue
         if self.kind == "queue":
             self.queue = 0.5 * old + 0.5 * params
+        if self.kind == "queue written":
+            old = old.copy()
+            self.queue[:] = 0.5 * old + 0.5 * params
+        if self.kind == "legacy noise":
+            return old + self.noise.normal(size=5)
         return old
 
     def loss(self, params, batch):
@@ -48,7 +54,7 @@ def numbers(kind, factor=1.0):
     return build
 
 
-@pytest.mark.parametrize("kind", ["counter", "queue", "log"])
+@pytest.mark.parametrize("kind", ["counter", "queue", "queue written", "legacy noise", "log"])
 def test_numpy(kind):
     right = check_step(numbers(kind), optimizer="sgd", lr=0.05)
     assert (right.verdict, right.headline) == ("pass", "step: gradients and updates are right")
@@ -75,6 +81,9 @@ def tensors(kind, size, factor=1.0):
                 value = value + 0.1 * (out @ own.queue.T).logsumexp(1).mean()
                 own.queue = torch.cat([own.queue, out.detach()])[-16:]
                 return value
+            if kind == "attribute of a function":
+                loss.calls = getattr(loss, "calls", 0) + 1
+                return value * (1 + 0.1 * loss.calls)
             own.first = getattr(own, "first", value.detach())
             own.seen.append(value.detach())
             return value / own.first
@@ -91,7 +100,7 @@ def tensors(kind, size, factor=1.0):
 
 
 @pytest.mark.parametrize("size", [4, 320])
-@pytest.mark.parametrize("kind", ["counter", "queue", "the first one"])
+@pytest.mark.parametrize("kind", ["counter", "queue", "attribute of a function", "the first"])
 def test_torch(kind, size):
     right = check_step(tensors(kind, size))
     assert (right.verdict, right.headline) == ("pass", right.headline)

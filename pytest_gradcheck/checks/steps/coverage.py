@@ -64,15 +64,27 @@ def _registered(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Fin
                 )
             )
     own = sum(not tracked.is_beside for tracked in run.loop.parameters)
-    return _one(found) + ([_of_another_model()] if 0 < own == len(left) else _one(left))
+    is_another = 0 < own == len(left) and not _depends(run, pairs[0])
+    return _one(found) + ([_of_another_model()] if is_another else _one(left))
+
+
+def _depends(run: Run, pair: Pair) -> bool:
+    """Whether the loss changes with the parameters of the model, which may have no gradient."""
+    window, tracked = pair.window, run.loop.parameters
+    moved = [x if t.is_beside else 1.5 * x + 0.1 for x, t in zip(window.at, tracked, strict=True)]
+    batch, mark = window.batches[0], window.marks[0]
+    try:
+        return run.loop.value(batch, window.at, mark) != run.loop.value(batch, moved, mark)
+    except Exception:  # of a loss that is not made for such parameters
+        return True
 
 
 def _of_another_model() -> Finding:
     return Finding(
         code="step-not-registered",
         severity="fail",
-        message="no optimizer holds a parameter of Training.model, and the loss has no gradient "
-        "for any: the step trains another model; hand that one over, and make it, the loss and the "
+        message="no optimizer holds a parameter of Training.model, and the loss does not depend on "
+        "any: the step trains another model; hand that one over, and make it, the loss and the "
         "step in one place (a factory)",
     )
 
