@@ -57,7 +57,7 @@ def training(step, at, loss=usual, width=WIDTH):
                 found.backward()
             optimizer.step()
 
-        batches = [(torch.randn(32, width), torch.randn(32, 4)) for _ in range(7)]
+        batches = [(torch.randn(12, width), torch.randn(12, 4)) for _ in range(7)]
         return Training(
             step=stepped,
             loss=lambda batch: loss(model, batch),

@@ -123,7 +123,6 @@ def test_all_by_marker():
     [
         ((), [1, 7, 7]),
         (("--gradcheck-step-fresh=3",), [3, 7, 7]),
-        (("--gradcheck-step-fresh=5",), [5, 7, 7]),
     ],
 )
 def test_calls_at_which_a_large_training_is_held(project, flags, held):
