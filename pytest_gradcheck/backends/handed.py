@@ -12,7 +12,7 @@ import numpy as np
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.raised import kind_of
 from pytest_gradcheck.backends.steps import Training
-from pytest_gradcheck.errors import UsageError
+from pytest_gradcheck.errors import UsageError, listed
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -115,7 +115,7 @@ def telling(part: str, given: Sequence[Any] = ()) -> Iterator[None]:
             first = what.partition("\n")[0]
             what = f"{first}; return what JAX computes, without float() or item()"
         if given and isinstance(error, (AttributeError, TypeError)):
-            what += f"; it is called with {' and '.join(map(kind_of, given))}"
+            what += f"; it is called with {listed([kind_of(value) for value in given])}"
         raise UsageError(f"{part} raised {what}") from error
 
 

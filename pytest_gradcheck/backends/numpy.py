@@ -138,8 +138,7 @@ class Written:
     """
 
     def __init__(self, carried: Iterable[Any]) -> None:
-        arrays = (v for v in carried if isinstance(v, np.ndarray))
-        self._arrays = [v for v in arrays if v.flags.writeable and v.dtype != object]
+        self._arrays = [value for value in carried if _can_be_written(value)]
         self._is_first = True
 
     @contextmanager
@@ -164,7 +163,7 @@ def held_arrays(carried: Iterable[Any]) -> list[Callable[[], None]]:
 
 
 def _restorer(value: Any) -> Callable[[], None] | None:
-    if isinstance(value, np.ndarray) and value.flags.writeable and value.dtype != object:
+    if _can_be_written(value):
         before = value.copy()
         return lambda: _write_back(value, before)
     attributes = getattr(value, "__dict__", None)
@@ -172,6 +171,11 @@ def _restorer(value: Any) -> Callable[[], None] | None:
         kept = dict(attributes)
         return lambda: reset(attributes, kept)
     return None
+
+
+def _can_be_written(value: Any) -> bool:
+    is_array = isinstance(value, np.ndarray)
+    return is_array and bool(value.flags.writeable) and value.dtype != object
 
 
 def _write_back(value: np.ndarray, before: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_gradcheck.backends import torch_values
+from pytest_gradcheck.backends import torch_loss, torch_values
 
 ROUNDINGS = 16  # of sums in another order, by which the same gradient may differ
 
@@ -99,18 +99,7 @@ def _is_near(grad: Tensor | None, meant: Tensor | None) -> bool:
 
 def _inner(nodes: Sequence[Any]) -> set[int]:
     """Numbers of the nodes from which others of them come."""
-    numbers: dict[Any, list[int]] = {}
-    for i, node in enumerate(nodes):
-        numbers.setdefault(node, []).append(i)
-    if len(numbers) < 2:
+    if len(set(nodes)) < 2:
         return set()
-    inner: set[Any] = set()
-    seen, pending = set(numbers), list(numbers)
-    while pending:
-        for child, _ in pending.pop().next_functions:
-            if child in numbers:
-                inner.add(child)
-            if child is not None and child not in seen:
-                seen.add(child)
-                pending.append(child)
-    return {i for node in inner for i in numbers[node]}
+    before = {inner for node in torch_loss.nodes(*nodes) for inner, _ in node.next_functions}
+    return {i for i, node in enumerate(nodes) if node in before}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_moments, torch_values, tree
 from pytest_gradcheck.backends.torch_arrivals import Arrivals
-from pytest_gradcheck.backends.torch_holdings import PLAIN, Holdings
+from pytest_gradcheck.backends.torch_holdings import Holdings
 from pytest_gradcheck.backends.torch_patches import replaced
 
 MOST = 1 << 24  # numbers that are kept, for a copy of a moment takes memory that the step may need
@@ -55,10 +55,11 @@ class Forwards:
 
     def __init__(self, loop: Any, model: nn.Module, start: Sequence[np.ndarray]) -> None:
         self._loop, self._start = loop, start
-        self._tops, self._parts = torch_moments.called(model), {id(m) for m in model.modules()}
+        parts = list(model.modules())
+        self._tops, self._parts = torch_moments.called(model), {id(m) for m in parts}
         self._made: list[Forward] = []
         self.arrivals = Arrivals()
-        self._held = Holdings(model)
+        self._held = Holdings(parts)
         self._depth = 0  # of forward passes inside of one another
         self._is_over = False
         self._numbers = 0
@@ -130,7 +131,7 @@ class Forwards:
         leaves = [item.value for item in _flat(output).leaves]
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         self._numbers += sum(x.numel() for x in tensors)
-        is_known = all(isinstance(x, (Tensor, *PLAIN)) for x in leaves)
+        is_known = all(isinstance(x, (Tensor, *torch_values.PLAIN)) for x in leaves)
         if not is_known or self._numbers > MOST:
             raise UnlikeError
         has_graph = any(x.requires_grad for x in tensors)
@@ -201,18 +202,7 @@ def _are_like(one: Any, other: Any) -> bool:
     some, others = _flat(one).leaves, _flat(other).leaves
     if len(some) != len(others):
         return False
-    return all(_is_like(a.value, b.value) for a, b in zip(some, others, strict=True))
-
-
-def _is_like(a: Any, b: Any) -> bool:
-    """Whether two leaves are equal tensors, equal plain values, or one and the same object."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch_values.is_alike(a.detach(), b.detach()) if a is not b else True
-    if isinstance(a, PLAIN) and isinstance(b, PLAIN):
-        return type(a) is type(b) and bool(a == b)
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b)
-    return a is b
+    return all(torch_values.is_like(a.value, b.value) for a, b in zip(some, others, strict=True))
 
 
 def _is_transformed() -> bool:

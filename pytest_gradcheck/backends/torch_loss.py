@@ -102,9 +102,9 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     return found
 
 
-def _nodes(value: Tensor) -> Iterator[Any]:
+def nodes(*roots: Any) -> Iterator[Any]:
     """Every node of a graph, once."""
-    pending, seen = [value.grad_fn], set()
+    pending, seen = list(roots), set()
     while pending:
         node = pending.pop()
         if node is not None and node not in seen:
@@ -115,13 +115,13 @@ def _nodes(value: Tensor) -> Iterator[Any]:
 
 def _has_checkpoint(value: Tensor) -> bool:
     """Whether a graph passes through a checkpoint of the older kind."""
-    return any("CheckpointFunction" in node.name() for node in _nodes(value))
+    return any("CheckpointFunction" in node.name() for node in nodes(value.grad_fn))
 
 
 def own_functions(value: Tensor) -> list[str]:
     """Names of the functions in a graph whose backward is written in Python."""
     own = torch.autograd.function.BackwardCFunction
-    names = [n.name().removesuffix("Backward") for n in _nodes(value) if isinstance(n, own)]
+    names = [n.name().removesuffix("Backward") for n in nodes(value.grad_fn) if isinstance(n, own)]
     theirs = ("CheckpointFunction", "BackwardHookFunction")  # of torch itself
     return [name for name in dict.fromkeys(names) if name not in theirs]
 
@@ -132,7 +132,7 @@ def padding(value: Tensor) -> dict[int, list[int]]:
     What torch says of ``padding_idx``: the row counts in what is computed, and is not trained.
     """
     found: dict[int, list[int]] = {}
-    for node in _nodes(value):
+    for node in nodes(value.grad_fn):
         if not hasattr(node, "_saved_padding_idx"):
             continue
         row: int = node._saved_padding_idx  # far beyond the last one, where there is none
@@ -146,7 +146,7 @@ def padding(value: Tensor) -> dict[int, list[int]]:
 
 def tokens(value: Tensor) -> float | None:
     """By what the only cross entropy in a graph divides; None where it is none, or not a mean."""
-    found = [node for node in _nodes(value) if hasattr(node, "_saved_total_weight")]
+    found = [node for node in nodes(value.grad_fn) if hasattr(node, "_saved_total_weight")]
     if len(found) != 1 or found[0]._saved_reduction != 1:
         return None
     return float(found[0]._saved_total_weight)

@@ -12,6 +12,7 @@ from torch import Tensor
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.protocol import Leaf
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 PART = 1 << 16  # elements that are compared at a time
 _OF_NUMPY = (torch.float32, torch.float64)
 
@@ -60,6 +61,19 @@ def is_alike(one: Tensor, other: Tensor) -> bool:
         return bool(torch.equal(one, other))
     a, b = (x.numpy(force=True).reshape(-1) for x in (one, other))
     return all(np.array_equal(a[k : k + PART], b[k : k + PART]) for k in range(0, a.size, PART))
+
+
+def is_like(a: Any, b: Any) -> bool:
+    """Whether two values are equal tensors, arrays or plain values, or one and the same object."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return is_alike(a.detach(), b.detach())
+    if isinstance(a, PLAIN) and isinstance(b, PLAIN):
+        return type(a) is type(b) and bool(a == b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(a.dtype == b.dtype and np.array_equal(a, b))
+    return False
 
 
 def like(p: Tensor, g: np.ndarray) -> Tensor:
