@@ -28,6 +28,14 @@ def asarray(x: Any) -> Any:
     return jnp.asarray(x) if isinstance(x, (jax.Array, np.ndarray)) else x
 
 
+def loose(x: Any) -> Any:
+    """An array that goes where the others of a program are; one out of a callback is on the CPU."""
+    if is_key(x):
+        data = jnp.asarray(np.asarray(jax.random.key_data(x)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return jnp.asarray(np.asarray(x)) if isinstance(x, (jax.Array, np.ndarray)) else x
+
+
 def wide(x: Any) -> np.ndarray:
     """A copy in float64."""
     return np.array(np.asarray(x), dtype=np.float64)

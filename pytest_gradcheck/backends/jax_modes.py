@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -100,6 +101,24 @@ def _products(equation: Any) -> Iterator[str]:
     platform, asked = jax.default_backend(), str(equation.params.get("precision"))
     if narrow and platform in _PRODUCTS and "HIGHEST" not in asked and "F32_F32" not in asked:
         yield _PRODUCTS[platform]
+
+
+def rounded() -> str:
+    """The precision of products of float32 numbers where nothing is asked for; empty if theirs."""
+    asked = str(jax.config.jax_default_matmul_precision).lower()
+    is_full = asked in ("highest", "float32") or "f32_f32" in asked
+    return "" if is_full else _PRODUCTS.get(jax.default_backend(), "")
+
+
+def doubt() -> float:
+    """By what a gradient may differ from the same one of another program, by its products."""
+    # Which kernels XLA takes for a product hangs on the program, and so how it is rounded.
+    return {"": 0.0, "tensorfloat32": 4 * 2.0**-10, "bfloat16": 4 * 2.0**-7}[rounded()]
+
+
+def exactly() -> AbstractContextManager[None] | None:
+    """Products of float32 numbers in full for a while; None where they are."""
+    return jax.default_matmul_precision("highest") if rounded() else None
 
 
 _PRODUCTS = {"gpu": "tensorfloat32", "tpu": "bfloat16"}

@@ -16,6 +16,7 @@ from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
+from pytest_gradcheck.backends.jax_modes import doubt, exactly
 from pytest_gradcheck.backends.jax_places import replaced, with_update
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
@@ -36,7 +37,7 @@ class JaxLoop(NumpyLoop):
     name = "jax"
     moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
-    doubt = 0.0
+    exactly = staticmethod(exactly)
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
@@ -54,7 +55,7 @@ class JaxLoop(NumpyLoop):
         self._is_hurried = can_hurry()
         self._updated = compiled(self._tx.update) if self._tx else None
         self._alone = compiled(self._answer)
-        self.can_see = self._tx is not None
+        self.can_see, self.doubt = self._tx is not None, doubt()
         self._is_first = True
         self.is_unseen = self.can_see  # until the step asks for an update
 
@@ -170,12 +171,11 @@ class JaxLoop(NumpyLoop):
 
     def _asked_again(self, update: Update) -> Update:
         """With what the transformation makes of the same gradients, at zero parameters too."""
-        updates, state, _, extra = self._caught[-1]
-        if extra is None:
+        given, state, _, more = jax.tree.map(jax_leaves.loose, self._caught[-1])
+        if more is None:
             return update
         if self._own is None:
             self._own = state
-        given, more = jax.tree.map(jnp.asarray, (updates, extra))
         own = jax_states.with_hyperparameters(self._own, state)
         own = jax.tree.map(jax_leaves.asarray, own)
         ask: Any = self._updated  # caught, so there is one

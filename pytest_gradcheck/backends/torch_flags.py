@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -98,6 +99,25 @@ def _set_products(older: tuple[str, bool] | None, newer: dict[str, str]) -> None
     for place, holder in _holders().items():
         if holder.fp32_precision != newer[place]:
             holder.fp32_precision = newer[place]
+
+
+def rounds(device: str) -> bool:
+    """Whether products of float32 numbers may be rounded to less on a kind of device."""
+    return any(_NAMES.get(_setting(kind, device), "") for kind in _KINDS)
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Products of float32 numbers in full for a while."""
+    older, newer = _older(), _newer()
+    try:
+        if newer:
+            _set_products(None, {p: "ieee" if "." in p else now for p, now in newer.items()})
+        else:
+            _set_products(("highest", False), {})
+        yield
+    finally:
+        _set_products(older, newer)
 
 
 def products(operation: str, x: Tensor) -> str:

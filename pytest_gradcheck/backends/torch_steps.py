@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 
 from pytest_gradcheck.backends import (
     torch_events,
+    torch_flags,
     torch_heard,
     torch_input,
     torch_moments,
@@ -210,6 +211,11 @@ class TorchLoop:
     ) -> list[np.ndarray | None]:
         """0 for the rows of each parameter that an embedding never learns, 1 for the others."""
         return self._fresh.masks(batches, at, marks)
+
+    def exactly(self) -> AbstractContextManager[None] | None:
+        """Products of float32 numbers in full for a while; None where they are."""
+        kinds = {p.device.type for p in self.tensors}
+        return torch_flags.exact() if any(map(torch_flags.rounds, kinds)) else None
 
     def wide(self) -> Fresh:
         """The loss in float64."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import sources
+from pytest_gradcheck.checks.steps import products, sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -83,13 +84,19 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     line = _Line(run, window, move)
     start, end = line.average(window.losses), line(1.0)
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
+    within: AbstractContextManager[None] = nullcontext()
     if window.is_retaken or not _is_enough(sense, start, end, inner, noise):
         start = line.average(sources.again(run, window))
-    points = [(0.0, start), (1.0, end)]
-    right = 1.0 if not sense else math.nan
-    if inner < 0 and sense:
-        right, more = _fraction(line, sense, start, end, inner, noise)
-        points += more
+        exact = products.exactly(run)
+        if exact is not None and not _is_enough(sense, start, end, inner, noise):
+            within, start, end = exact, math.nan, math.nan
+    with within:
+        start, end = (line(a) if math.isnan(v) else v for a, v in ((0.0, start), (1.0, end)))
+        points = [(0.0, start), (1.0, end)]
+        right = 1.0 if not sense else math.nan
+        if inner < 0 and sense:
+            right, more = _fraction(line, sense, start, end, inner, noise)
+            points += more
     scale = run.sizes.whole(g) * length
     return Ladder(inner, scale, start, end, right, tuple(sorted(points)), sense)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_gradcheck.checks.steps import expected as expecting
-from pytest_gradcheck.checks.steps import left, shrinking, suspects, weighing
+from pytest_gradcheck.checks.steps import left, products, shrinking, suspects, weighing
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
 from pytest_gradcheck.checks.steps.measure import Run, percent
@@ -110,6 +110,14 @@ def against(
     if got is None:
         return Pair(window, expected, None)
     wrong, worst = compared(run, got, expected.clipped, expected, limits, window)
+    if wrong:
+
+        def meant(micro: list[Grads]) -> Grads:
+            taken = _trained(run, replace(window, micro=micro), got, contract)
+            return expecting.expected(run, taken, contract).clipped
+
+        doubts = products.doubts(run, window, meant)
+        wrong, worst = compared(run, got, expected.clipped, expected, limits, window, doubts)
     absorbs = getattr(run.loop, "absorbs", None)
     if wrong and expected.bites and absorbs is not None:
         plain, _ = compared(run, got, expected.raw, expected, limits, window)
@@ -151,9 +159,18 @@ def gathered(run: Run, window: Window) -> Grads | None:
 
 
 def compared(
-    run: Run, got: Grads, wanted: Grads, expected: Expected, limits: Limits, window: Window
+    run: Run,
+    got: Grads,
+    wanted: Grads,
+    expected: Expected,
+    limits: Limits,
+    window: Window,
+    doubts: Sequence[float] = (),
 ) -> tuple[tuple[int, ...], float]:
-    """Numbers of the tensors that differ, and the largest relative error."""
+    """Numbers of the tensors that differ by more than is doubted, and the largest relative error.
+
+    What is doubted is a norm for each tensor, beside the tolerance.
+    """
     sizes = [0.0 if g is None else run.sizes.of(g) for g in wanted]
     whole = float(np.linalg.norm(sizes))
     wrong, worst = [], 0.0
@@ -172,7 +189,7 @@ def compared(
             tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)
         base = max(sizes[i], LEAST * whole, precision.smallest(dtype))
         off = run.sizes.apart(a, b) / base  # type: ignore[arg-type]  # none is None here
-        if not off <= tolerance:
+        if not off <= tolerance + (min(doubts[i] / base, products.MOST) if doubts else 0.0):
             wrong.append(i)
             worst = max(worst, off)
     return tuple(wrong), worst

@@ -25,7 +25,7 @@ LEVELS = 5  # steps of a difference
 BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
-LEAST = 1e-2  # of the largest tensor's gradient: a smaller one needs steps that are too long
+LEAST = 1e-2  # of the largest tensor's gradient: along a smaller one a slope is seen beside the largest
 COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
 
 
@@ -221,8 +221,10 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
     direction is too coarse to tell, or sees something. What only that one sees must be seen along a
     tensor alone, too.
     """
-    move = _even(line.grads, least)
-    count = max(sum(bool(np.any(v)) for v in move), 1)
+    sizes = [float(np.linalg.norm(g)) for g in line.grads]
+    are_small = [not size > least * max(sizes) for size in sizes]
+    move = _even(line.grads, sizes, are_small)
+    count = max(are_small.count(False), 1)
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
         return None
@@ -231,7 +233,7 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
         return None
     alone: dict[str, tuple[float, float]] = {}
     for i, v in enumerate(move):
-        if least == COARSE and not np.any(v):
+        if not np.any(v) or (least == COARSE and are_small[i]):
             continue
         for parts in (line.grads, move):
             off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
@@ -241,16 +243,19 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
     return None if found is None else Gap(*found, tuple(alone))
 
 
-def _even(grads: Sequence[np.ndarray], least: float) -> list[np.ndarray]:
-    """A direction along which each tensor gives a slope of 1; small ones are left.
+def _even(
+    grads: Sequence[np.ndarray], sizes: Sequence[float], are_small: Sequence[bool]
+) -> list[np.ndarray]:
+    """A direction along which each tensor gives a slope of 1, and small ones next to none.
 
     And in a tensor each row about the same: along the gradient itself, parts that are too long and
     parts that are too short (of a recurrent state that is detached, say) add up to what is right.
+    What is small may have been made so, and is moved as far as what is large.
     """
-    sizes = [float(np.linalg.norm(g)) for g in grads]
+    largest = max(sizes)
     return [
-        _rowwise(g) if size > least * max(sizes) else 0 * g
-        for g, size in zip(grads, sizes, strict=True)
+        (_rowwise(g) * (size / largest) if is_small else _rowwise(g)) if size else 0 * g
+        for g, size, is_small in zip(grads, sizes, are_small, strict=True)
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Stopped
+from pytest_gradcheck.checks.steps import products
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.windows import Window
 from pytest_gradcheck.errors import UsageError
@@ -80,7 +82,20 @@ def _valued(run: Run, window: Window, source: Any) -> Loss:
 def _widened(run: Run, window: Window, narrow: Loss) -> Source | None:
     """The loss in float64, if it is the same one: random numbers may be drawn otherwise there."""
     source = getattr(run.loop, "wide", None)
-    return None if source is None else _same(run, window, narrow, _valued(run, window, source()))
+    wide = source and _same(run, window, narrow, _valued(run, window, source()))
+    return wide or _unrounded(run, narrow)
+
+
+def _unrounded(run: Run, narrow: Loss) -> Source | None:
+    """The loss in float32 with all digits of its products; None where it has them, or fewer."""
+    if products.exactly(run) is None or _coarsest(run) != "float32":
+        return None
+
+    def loss(at: Sequence[np.ndarray]) -> float:
+        with products.exactly(run) or nullcontext():
+            return narrow(list(at))  # another list: what was seen there before was rounded
+
+    return Source(loss, "float32")
 
 
 def _same(run: Run, window: Window, narrow: Loss, wide: Loss) -> Source | None:
@@ -113,9 +128,10 @@ def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[st
     def widened() -> Source | None:
         source = getattr(run.loop, "wide", None)
         try:
-            return source and _same(run, window, narrow, _held(run, window, source())[0])
+            wide = source and _same(run, window, narrow, _held(run, window, source())[0])
         except UsageError:
-            return None
+            wide = None
+        return wide or _unrounded(run, narrow)
 
     return Source(narrow, _coarsest(run), widened), places, functions
 
