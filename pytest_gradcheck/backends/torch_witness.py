@@ -48,6 +48,7 @@ class Seen:
         self._is_odd = self._has_packed = False
         self._found: tuple[str, float, float, str] | None = None
         self._left: Grads = ()
+        self._roots: list[int] = []  # what is being differentiated
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -96,6 +97,9 @@ class Seen:
 
         @functools.wraps(own)
         def differentiating(*args: Any, **kwargs: Any) -> Any:
+            roots = _roots(args, kwargs)
+            if self._roots and roots == self._roots:  # under a default device torch asks itself
+                return own(*args, **kwargs)
             self._passes += 1
             self._forwards.end()
             self._is_odd |= self._passes > 1
@@ -108,7 +112,11 @@ class Seen:
                     found = self._seen(*given.values())
             except Exception:  # of a loss as it is, or of a graph that is used up: nothing is said
                 self._is_odd = True
-            answer = own(*args, **kwargs)
+            outer, self._roots = self._roots, roots
+            try:
+                answer = own(*args, **kwargs)
+            finally:
+                self._roots = outer
             if found is not None and not self._is_odd and self._forwards.arrivals.are_right():
                 self._found, self._left = found, left(answer, inputs)
             return answer
@@ -175,3 +183,9 @@ class Seen:
             return own(hooks)
 
         return entering
+
+
+def _roots(args: Sequence[Any], kwargs: dict[str, Any]) -> list[int]:
+    """The ids of what ``backward`` or ``grad`` is asked to differentiate."""
+    given = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
+    return [id(given)] if isinstance(given, Tensor) else [id(x) for x in given or ()]

@@ -41,7 +41,7 @@ def picture(training):
         {k: v for k, v in g.items() if k != "params"} for o in optimizers for g in o.param_groups
     ]
     members = [[id(p) for p in g["params"]] for o in optimizers for g in o.param_groups]
-    raw = [t.detach().numpy().tobytes() for t in (*tensors, *grads, *state) if t is not None]
+    raw = [t.detach().cpu().numpy().tobytes() for t in (*tensors, *grads, *state) if t is not None]
     flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
     modes = [m.training for m in model.modules()]
     return raw, repr(groups), members, flags, modes, torch.get_rng_state().tolist()

@@ -62,7 +62,7 @@ def picture(everything):
     model, optimizer, schedule, scaler, seen, counts, best = everything
     tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
     state = [v for s in optimizer.state.values() for v in s.values()]
-    raw = [None if t is None else t.detach().numpy().tobytes() for t in (*tensors, *state)]
+    raw = [None if t is None else t.detach().cpu().numpy().tobytes() for t in (*tensors, *state)]
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     plain = dict(schedule.state_dict())
     generators = (random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist())

@@ -345,6 +345,15 @@ def test_right_trainings_are_spared(name):
     assert len(held(result)) <= 1 + VARYING.get(name, 0)
 
 
+def test_a_default_device_asks_twice_for_one_gradient():
+    torch.set_default_device("cpu")
+    try:
+        result = check_step(training(step=by_grad))
+    finally:
+        torch.set_default_device(None)
+    assert (result.verdict, held(result)) == ("pass", [1])
+
+
 def moved(result):
     """How far each update moved the parameters."""
     (table,) = (e for e in result.evidence if e.name == "updates")

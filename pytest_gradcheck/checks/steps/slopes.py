@@ -262,9 +262,12 @@ def _even(
 def _rowwise(g: np.ndarray) -> np.ndarray:
     rows = g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
     sizes = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    longest = np.maximum(sizes, SMALL * sizes.max())
-    slope = np.sum((sizes / longest) ** 2)
-    found: np.ndarray = (rows / (longest**2 * slope)[:, None]).reshape(g.shape)
+    largest = sizes.max()
+    # A tiny row is moved as far as the largest: it may have been made tiny.
+    weights = np.minimum(np.maximum(sizes, SMALL * largest) ** 2, sizes * largest)
+    weights = np.divide(1.0, weights, out=np.zeros_like(sizes), where=weights > 0)
+    slope = np.sum(sizes**2 * weights)
+    found: np.ndarray = (rows * (weights / slope)[:, None]).reshape(g.shape)
     return found
 
 
