@@ -130,6 +130,7 @@ def loop(
     sizes=(8, 5, 8, 3),
     batches=None,
     is_handed=True,
+    seed=0,
     **claims,
 ):
     """The result of a check of a training whose step is the text ``body``.
@@ -138,7 +139,7 @@ def loop(
     """
 
     def training():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
         params = list(model.parameters())
         names = {"model": model, "params": params, "torch": torch, "nn": nn, **OPTIMIZERS}

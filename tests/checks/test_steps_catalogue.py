@@ -449,3 +449,10 @@ def test_bugs_of_real_projects(code, faulty, fixed):
     after = fixed()
     assert after.verdict == "pass", after.headline
     assert code not in {f.code for f in after.findings if f.severity != "note"}
+
+
+@pytest.mark.parametrize("seed", [2, 7, 13])
+def test_a_decay_after_the_update_is_not_taken_for_a_rate(seed):
+    rule = ADAMW.replace("p = p - lr * wd * p\n", "") + "p = p - lr * wd * p\n"
+    result = loop(STEP, optimizer=f"ByHand(params, {rule!r})", claimed="adamw", seed=seed)
+    assert result.findings[0].code == "step-decay", result.headline

@@ -56,6 +56,28 @@ def test_most_batches_are_left_out():
     assert told(result)["step-batch-skipped"] == "note"
 
 
+@pytest.mark.parametrize(
+    "kept", [(8,), (5,), (3,), (8, 7), (5, 3), (7, 3)], ids=lambda kept: f"those of {kept}"
+)
+def test_the_same_batches_in_every_epoch(kept):
+    body = f"opt.zero_grad(); (loss(batch) * 1).backward(); len(x) not in {kept} or opt.step()"
+    result = loop(body, sizes=(8, 5, 7, 3))
+    assert result.verdict == "pass", result.headline
+    assert "step-batch-skipped" in told(result)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_micro_batches_that_are_lost_are_not_left_out(count):
+    body = f"""
+k = memory['k'] = memory.get('k', 0) + 1
+opt.zero_grad(); (loss(batch) / {count}).backward()
+if k % {count} == 0: opt.step()
+"""
+    result = loop(body, sizes=(8, 5, 7, 3))
+    assert result.findings[0].code in ("step-gradient-dropped", "step-gradient-scale")
+    assert result.verdict == "fail"
+
+
 def test_a_scheduler_that_counts_calls():
     assert loop(LEFT["zeroed at the start"] + "; sched.step()").verdict == "pass"
     twice = loop(LEFT["zeroed at the start"] + "; sched.step(); sched.step()")

@@ -114,6 +114,7 @@ def _run(part: Part, loop: Loop, contract: Contract, limits: Limits, batches: li
             with loop.held():  # once more, with all gradients, and none of them in a hurry
                 told, end = _ended(loop, contract, limits, batches, None)
         found = rereading.reread(loop, batches, contract, limits, told)
+        found = rereading.by_batch(loop, batches, contract, limits, found)
         found = _looked_inside(loop, contract, limits, batches, found)
         return _drawn(loop, contract, limits, batches, end, found)
 

@@ -1,8 +1,9 @@
-"""Functional steps whose very first batches may be left out: their windows read the other way."""
+"""Windows that may be read in two ways: whose first batches, or most of them, are left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_gradcheck.backends.steps import Loop
@@ -15,6 +16,9 @@ from pytest_gradcheck.results import Finding
 
 # What is said of a window that is none, or of a gradient that nothing explains.
 UNNAMED = ("step-missing-gradient", "step-wrong-gradient", "step-not-compared")
+
+# What is said of windows that lose some of their calls, or are not as long as others.
+COUNTED = ("step-gradient-dropped", "step-window", *UNNAMED)
 
 if TYPE_CHECKING:
     from pytest_gradcheck.checks.steps.check import Told
@@ -43,6 +47,35 @@ def reread(
         return seen, found
     loop.reread(False)
     return told
+
+
+def by_batch(
+    loop: Loop,
+    batches: Sequence[Any],
+    contract: Contract,
+    limits: Limits,
+    told: Told,
+) -> Told:
+    """Nobody is accused of losing micro-batches whose updates come with batches, not with calls.
+
+    In every epoch a step that leaves out the same batches looks like one that counts. So the epoch
+    begins with another batch: who counts updates at the same calls, who chooses at the same batches.
+    """
+    codes = _failing(told[1][0])
+    if not codes or codes[0] not in COUNTED or contract.accumulate is not None or len(batches) < 2:
+        return told
+    least = int(limits.number("step_calls"))
+    with loop.held():
+        later = run(loop, [*batches[1:], *batches[:1]], contract, least)
+    first, second = ([w.last for w in seen.windows] for seen in (told[0], later))
+    count = len(batches)
+    chosen = {(n - 1) % count for n in first}, {n % count for n in second}
+    if first == second or chosen[0] != chosen[1] or len(chosen[0]) == count:
+        return told
+    each = replace(contract, accumulate=1)
+    with loop.held():
+        seen = run(loop, batches, each, least)
+        return seen, judged(seen, each, limits)
 
 
 def _failing(findings: Sequence[Finding]) -> list[str]:

@@ -25,7 +25,9 @@ LEVELS = 5  # steps of a difference
 BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
-LEAST = 1e-2  # of the largest tensor's gradient: along a smaller one a slope is seen beside the largest
+LEAST = (
+    1e-2  # of the largest tensor's gradient: along a smaller one a slope is seen beside the largest
+)
 COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
 
 
