@@ -85,3 +85,45 @@ def test_a_step_and_a_clip_on_a_gpu():
     assert (result.verdict, result.headline) == ("pass", result.headline)
     clip = optax.clip_by_global_norm(1.0)
     assert check_clipping(clip, max_norm=1.0, dtypes=["float32"]).verdict == "pass"
+
+
+def gathered(factor=1.0, is_claimed=False):
+    """Three batches for each update of a network of which every product is rounded."""
+
+    def training():
+        tx = optax.MultiSteps(optax.adamw(1e-2, weight_decay=0.1), 3)
+        rng = np.random.default_rng(0)
+        sizes = (5, 3, 8)
+        batches = [jnp.asarray(rng.normal(size=(n, 128)), jnp.float32) for n in sizes]
+
+        @jax.jit
+        def step(params, state, batch):
+            grads = jax.grad(lambda p: 3 * loss(p, batch))(params)
+            grads = jax.tree.map(lambda g: factor * g / 3, grads)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = weights(depth=6)
+        return Training(
+            step=step,
+            loss=loss,
+            batches=batches,
+            params=params,
+            opt_state=tx.init(params),
+            optimizer=None if is_claimed else tx,
+        )
+
+    return training
+
+
+CLAIMED = {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1}
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("claims", [{}, CLAIMED], ids=["seen", "claimed"])
+def test_steps_that_gather_rounded_products(claims):
+    claims = {"accumulate": 3, "weights": "batches", **claims}
+    result = check_step(gathered(is_claimed="lr" in claims), **claims)
+    assert (result.verdict, result.headline) == ("pass", result.headline)
+    assert check_step(gathered(1.05), **claims).verdict == "fail"

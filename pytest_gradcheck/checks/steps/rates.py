@@ -51,7 +51,8 @@ def of_rate(
     """A learning rate other than the claimed one, if that explains every update in a dialect.
 
     Beside it: whether it is the same factor each time and not nearly 1, or a moment or a decay
-    could explain it as well. Where gradients are not seen, a factor on them moves plain gradient descent the same.
+    could explain it as well. Where gradients are not seen, a factor on them moves plain gradient
+    descent the same.
     """
     count = min(len(each) for each in moves.values())
     rates = []

@@ -58,8 +58,9 @@ def by_batch(
 ) -> Told:
     """Nobody is accused of losing micro-batches whose updates come with batches, not with calls.
 
-    In every epoch a step that leaves out the same batches looks like one that counts. So the epoch
-    begins with another batch: who counts updates at the same calls, who chooses at the same batches.
+    A step that leaves out the same batches in every epoch looks like one that counts calls. So the
+    epoch begins with another batch: one that counts still updates at the same calls, and one that
+    chooses at the same batches.
     """
     codes = _failing(told[1][0])
     if not codes or codes[0] not in COUNTED or contract.accumulate is not None or len(batches) < 2:
