@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +22,8 @@ from pytest_gradcheck.backends.torch_state import places
 from pytest_gradcheck.backends.torch_values import Arrays
 from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
 from pytest_gradcheck.errors import UsageError
+
+Grads = Sequence["Tensor | None"]
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -63,6 +65,16 @@ class Fresh:
         self.is_cut = False  # whether the last loss was a tensor without a graph
         self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
         self.dtype = "float64"
+        self._factor = 1.0
+
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Gradients by way of so many times the loss for a while: the same but for rounding."""
+        self._factor = factor
+        try:
+            yield
+        finally:
+            self._factor = 1.0
 
     def now(self) -> list[np.ndarray]:
         """Every parameter; what is settled is not looked at again."""
@@ -157,12 +169,18 @@ class Fresh:
             self.is_cut = bool(wanted) and not value.requires_grad
             self.dtype = str(value.dtype).removeprefix("torch.")
             try:
-                grads = torch_loss.pulled(value, wanted)
+                grads = self._pulled(torch_loss.pulled, value, wanted)
             except torch_loss.ReentrantError:
                 self.rewind(mark)
-                grads = torch_loss.accumulated(self._loss(batch), wanted)
+                grads = self._pulled(torch_loss.accumulated, self._loss(batch), wanted)
             self._end, self.draws = self.mark(), self.has_drawn(mark)
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
+
+    def _pulled(self, pull: Callable[..., Grads], value: Tensor, wanted: Sequence[Tensor]) -> Grads:
+        if self._factor == 1:
+            return pull(value, wanted)
+        grads = pull(self._factor * value, wanted)
+        return [None if g is None else g / self._factor for g in grads]
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""

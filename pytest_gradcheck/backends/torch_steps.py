@@ -86,7 +86,7 @@ class TorchLoop:
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
         self.now, self.kept, self.mark = self._fresh.now, self._fresh.kept, self._fresh.mark
         self.written, self.by_outputs = self._fresh.written, self._fresh.by_outputs
-        self.is_hooked = self._fresh.is_hooked
+        self.is_hooked, self.scaled = self._fresh.is_hooked, self._fresh.scaled
 
     # --- the user's step --------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ def test_a_large_training_that_is_watched():
         with on_cpu:
             model = nn.Sequential(nn.Linear(320, 320), nn.Tanh(), nn.Linear(320, 4))
             batches = [(torch.randn(8, 320), torch.randn(8, 4)) for _ in range(7)]
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
 
         def loss(batch):
             if torch.zeros(1).device.type != "meta":
