@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,3 +74,19 @@ def is_trained(x: Any) -> bool:
     return bool(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)) or isinstance(
         x, float
     )
+
+
+def differentiated(loss: Callable[[Any], Any], params: Any) -> tuple[Any, Any]:
+    """A loss and its gradient, in a tree like that of the parameters, by what is trained of it."""
+    leaves, tree = jax.tree.flatten(params)
+    spots = [i for i, x in enumerate(leaves) if is_trained(x)]
+
+    def filled(values: Sequence[Any]) -> Any:
+        given = dict(zip(spots, values, strict=True))
+        return tree.unflatten([given.get(i, x) for i, x in enumerate(leaves)])
+
+    # A module holds functions and integers beside its arrays.
+    value, grads = jax.value_and_grad(lambda values: loss(filled(values)))(
+        [leaves[i] for i in spots]
+    )
+    return value, filled(grads)

@@ -78,10 +78,11 @@ def lowered(f: Function, point: Sequence[Array]) -> tuple[str, ...]:
         program = jax.make_jaxpr(differentiable(f))(*_handed(point))
     except Exception:  # what cannot be traced cannot be seen
         return ()
-    return tuple(sorted({name for e in equations(program.jaxpr) for name in _lowered_by(e)}))
+    return tuple(sorted({name for e in equations(program.jaxpr) for name in lowered_by(e)}))
 
 
-def _lowered_by(equation: Any) -> Iterator[str]:
+def lowered_by(equation: Any) -> Iterator[str]:
+    """Precisions that a primitive returns or multiplies in, lower than one it is given."""
     if equation.primitive.name == "reduce_precision":
         bits = equation.params["mantissa_bits"]
         yield next((name for name, most in _MANTISSA if bits <= most), "float64")

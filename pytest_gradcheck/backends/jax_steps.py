@@ -18,6 +18,7 @@ from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_modes import doubt, exactly
 from pytest_gradcheck.backends.jax_places import replaced, with_update
+from pytest_gradcheck.backends.jax_wide import Wide
 from pytest_gradcheck.backends.numpy_steps import NumpyLoop
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
@@ -247,20 +248,12 @@ class JaxLoop(NumpyLoop):
             cuts = jax_cuts.traced(lambda params: self._evaluated(params, handed), params)
         return Stopped(lambda there: cuts.again(self._built(there)), cuts.places, cuts.functions)
 
+    def wide(self) -> Wide:
+        """The loss in float64."""
+        return Wide(self._evaluated, self.flatten(self._params), self._from)
+
     def _differentiated(self, params: Any, batch: Any) -> Any:
-        leaves, tree = jax.tree.flatten(params)
-        spots = [i for i, x in enumerate(leaves) if jax_leaves.is_trained(x)]
-
-        def filled(values: Sequence[Any]) -> Any:
-            given = dict(zip(spots, values, strict=True))
-            return tree.unflatten([given.get(i, x) for i, x in enumerate(leaves)])
-
-        def of_values(values: Sequence[Any]) -> Any:
-            return self._evaluated(filled(values), batch)
-
-        # A module holds functions and integers beside its arrays.
-        value, grads = jax.value_and_grad(of_values)([leaves[i] for i in spots])
-        return value, filled(grads)
+        return jax_leaves.differentiated(lambda params: self._evaluated(params, batch), params)
 
     def _loss(self, params: Any, batch: Any) -> float:
         return float(self._with_gradient(params, batch)[0])
