@@ -4,7 +4,7 @@ Run: ``python benchmarks/steps.py [--only faults right vacuous cost] [--backend 
 [--seed N] [--float32] [--seeds N] [--every N] [--spare] [--cuda] [--tf32] [--list]``; one thread,
 default limits. With ``--cuda`` the trainings in torch are on a GPU, with products in TF32 where
 asked for, and times are the clock's; they are the processor's otherwise. JAX takes a GPU where it
-finds one. ``--seed`` and ``--float32`` are for the faults, ``--seeds`` and ``--every`` for the others.
+finds one. ``--seed`` and ``--float32`` are for faults, ``--seeds`` and ``--every`` for right loops.
 
 Incumbents beside the faults: the loss is lower after 20 steps, 1.5 times lower after 60, every
 parameter has changed after one epoch, and the training assertions of pytest-torch
