@@ -75,16 +75,12 @@ class NumpyLoop:
         return copy.deepcopy(value)
 
     def _arrays(self, params: Any) -> list[np.ndarray]:
-        leaves = self.flatten(params).leaves
-        return [np.array(leaf.value, dtype=np.float64) for leaf in leaves if leaf.dtype]
+        return [np.array(x.value, dtype=np.float64) for x in self.flatten(params).leaves if x.dtype]
 
     def _built(self, at: Sequence[np.ndarray]) -> Any:
         """Parameters of float64 with the values given."""
-        flat = self.flatten(self._params)
-        values = iter(at)
-        return flat.rebuild(
-            [np.array(next(values)) if leaf.dtype else leaf.value for leaf in flat.leaves]
-        )
+        flat, values = self.flatten(self._params), iter(at)
+        return flat.rebuild([np.array(next(values)) if x.dtype else x.value for x in flat.leaves])
 
     # --- the user's step --------------------------------------------------------------------
 
@@ -185,6 +181,10 @@ class NumpyLoop:
             pairs = zip(self._generators, mark, strict=True)
             self._is_random |= any(g.has_moved(old) for g, old in pairs)
             return found
+
+    def wide(self) -> Any:
+        """The loss in float64: parameters are handed to it so."""
+        return self
 
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any

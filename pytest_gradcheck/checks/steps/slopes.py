@@ -116,7 +116,7 @@ class _Line:
             return None
         if is_smooth and there.high - there.low > KINK * abs(there.middle) + 2 * there.slack:
             return None
-        if not self._is_sharp and any(each.holds(claimed, allowed) for each in seen):
+        if not self._is_sharp and any(_holds(each, claimed, allowed) for each in seen):
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else best
@@ -139,6 +139,12 @@ class _Line:
 
     def _moved(self, move: Sequence[np.ndarray], h: float) -> float:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
+
+
+def _holds(slope: Slope, claimed: float, allowed: float) -> bool:
+    """Whether a claimed slope lies between both sides, and these are not too far apart to tell."""
+    is_narrow = slope.high - slope.low <= KINK * abs(slope.middle) + 2 * slope.slack
+    return is_narrow and slope.holds(claimed, allowed)
 
 
 def _powers(off: float, allowed: float) -> int:
