@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 # What these give is no part of a tensor that is held back: new values, its gradient, its form.
 NOT_HELD = ("_like", "new_", "grad", "requires_grad", "is_leaf", "shape", "size")
+SPECTRAL = "SpectralNorm"  # whose vectors, by power iteration, are constants to its gradient
 HOME = str(Path(torch.__file__).parent)
 OWN = str(Path(__file__).parents[1])
 
@@ -53,7 +54,8 @@ class Cuts(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         if self._at is None:
             self._kept.append(_copy(answer))
             if _is_real(answer):
-                self.places[f"{_word(name)} at {_place()}"] = None
+                word, place = _place()
+                self.places[f"{word or _word(name)} at {place}"] = None
             return answer
         if self._at >= len(self._kept) or not _is_alike(answer, self._kept[self._at]):
             raise DifferentError(name)
@@ -78,15 +80,22 @@ def _word(name: str) -> str:
     return "no_grad()" if not torch.is_grad_enabled() else f"{name}()"
 
 
-def _place() -> str:
-    """File and line of the user's code that is running."""
+def _place() -> tuple[str, str]:
+    """What of torch means it, if anything, and file and line of the user's code that is running."""
     frame: Any = sys._getframe(1)
+    word = ""
     while frame is not None:
         path = frame.f_code.co_filename
         if not path.startswith((HOME, OWN)):
-            return f"{Path(path).name}:{frame.f_lineno}"
+            return word, f"{Path(path).name}:{frame.f_lineno}"
+        word = SPECTRAL if path.startswith(HOME) and SPECTRAL in _owner(frame) else word
         frame = frame.f_back
-    return "an unknown place"
+    return word, "an unknown place"
+
+
+def _owner(frame: Any) -> str:
+    """Name of the class whose method is running."""
+    return type(frame.f_locals.get("self")).__name__
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
