@@ -82,8 +82,9 @@ def in_torch(factor=1.0, sizes=(5, 3, 8), lr=1e-3, depth=6, extra=0.0):
     return training
 
 
-@pytest.mark.parametrize("depth", [1, 6, 16])
-@pytest.mark.parametrize("sizes", [(5, 3, 8), (7, 3, 11, 8, 4)])
+@pytest.mark.parametrize(
+    ("sizes", "depth"), [((5, 3, 8), 1), ((7, 3, 11, 8, 4), 6), ((5, 3, 8), 16)]
+)
 def test_a_right_loop_of_rounded_products_is_not_accused(rounded, sizes, depth):
     before = torch.backends.mkldnn.matmul.fp32_precision, torch.get_float32_matmul_precision()
     result = check_step(
@@ -103,7 +104,7 @@ def test_a_kernel_that_rounds_whatever_is_set(rounded, monkeypatch, factor):
     assert (result.verdict == "pass") == (factor == 1), result.headline
 
 
-@pytest.mark.parametrize("factor", [1.03, 0.7, -1.0, 2.5])
+@pytest.mark.parametrize("factor", [1.03, 0.7, -1.0])
 def test_a_wrong_factor_is_found_in_rounded_products(rounded, factor):
     result = check_step(in_torch(factor), accumulate=3, weights="batches")
     assert result.verdict == "fail"
