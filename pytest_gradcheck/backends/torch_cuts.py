@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 NOT_HELD = ("_like", "new_", "grad", "requires_grad", "is_leaf", "shape", "size")
 SPECTRAL = "SpectralNorm"  # whose vectors, by power iteration, are constants to its gradient
 HOME = str(Path(torch.__file__).parent)
+FUNCTION = torch.autograd.function.__file__
 OWN = str(Path(__file__).parents[1])
 
 
@@ -49,7 +50,7 @@ class Cuts(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         is_written = name.endswith("_") and not name.endswith("__")
         if any(part in name for part in NOT_HELD):
             return answer
-        if not _is_held_back(args, kwargs, answer, is_written):
+        if not _is_held_back(args, kwargs, answer, is_written) or _is_in_function():
             return answer
         if self._at is None:
             self._kept.append(_copy(answer))
@@ -91,6 +92,16 @@ def _place() -> tuple[str, str]:
         word = SPECTRAL if path.startswith(HOME) and SPECTRAL in _owner(frame) else word
         frame = frame.f_back
     return word, "an unknown place"
+
+
+def _is_in_function() -> bool:
+    """Whether this is the forward of a function with a backward of its own, which runs so."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename == FUNCTION:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _owner(frame: Any) -> str:
