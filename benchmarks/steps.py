@@ -165,8 +165,9 @@ def faults(backend: str, listing: bool, incumbents: bool, seed: int, is_narrow: 
         result = check_step(fault.training, **fault.claims)
         caught = result.verdict in ("fail", "vacuous")
         count["caught"] += caught
-        count["first line"] += caught and bool(re.search(fault.first, result.headline))
-        if not caught or not re.search(fault.first, result.headline):
+        is_named = caught and bool(re.search(fault.first, result.headline))
+        count["first line"] += is_named
+        if not is_named:
             news.append(f"  {fault.name}: {result.verdict}: {result.headline}")
         if fault.right is not None:
             right = check_step(fault.right, **fault.claims)

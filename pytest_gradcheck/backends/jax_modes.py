@@ -99,15 +99,18 @@ def _products(equation: Any) -> Iterator[str]:
     if equation.primitive.name not in ("dot_general", "conv_general_dilated"):
         return
     narrow = all(_unit(v) == float(jnp.finfo("float32").eps) for v in equation.invars)
-    platform, asked = jax.default_backend(), str(equation.params.get("precision"))
-    if narrow and platform in _PRODUCTS and "HIGHEST" not in asked and "F32_F32" not in asked:
-        yield _PRODUCTS[platform]
+    if narrow and (name := _rounded(equation.params.get("precision"))):
+        yield name
 
 
 def rounded() -> str:
     """The precision of products of float32 numbers where nothing is asked for; empty if theirs."""
-    asked = str(jax.config.jax_default_matmul_precision).lower()
-    is_full = asked in ("highest", "float32") or "f32_f32" in asked
+    return _rounded(jax.config.jax_default_matmul_precision)
+
+
+def _rounded(asked: Any) -> str:
+    words = str(asked).upper()
+    is_full = "HIGHEST" in words or "F32_F32" in words or words == "FLOAT32"
     return "" if is_full else _PRODUCTS.get(jax.default_backend(), "")
 
 

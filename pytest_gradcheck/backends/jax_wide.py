@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
@@ -45,9 +45,7 @@ class Wide:
         Raises:
             UsageError: It is rounded inside, or cannot be had.
         """
-        with self._from(mark), enable_x64(True):
-            params, handed = self._placed(at), _wide(batch)
-            self._require_unrounded(params, handed)
+        with self._handed(batch, at, mark) as (params, handed):
             try:
                 return float(self._program(params, handed))
             except TypeError:  # a batch holds what is no argument of a program
@@ -59,9 +57,7 @@ class Wide:
         Raises:
             UsageError: It is rounded inside, or cannot be had.
         """
-        with self._from(mark), enable_x64(True):
-            params, handed = self._placed(at), _wide(batch)
-            self._require_unrounded(params, handed)
+        with self._handed(batch, at, mark) as (params, handed):
             cuts = jax_cuts.traced(lambda params: self._loss(params, handed), params)
 
         def value(there: Sequence[np.ndarray]) -> float:
@@ -69,6 +65,14 @@ class Wide:
                 return cuts.again(self._placed(there))
 
         return Stopped(value, cuts.places, cuts.functions)
+
+    @contextmanager
+    def _handed(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Iterator[tuple[Any, Any]]:
+        """Parameters and batch in float64, in 64-bit mode, of a loss that rounds nothing inside."""
+        with self._from(mark), enable_x64(True):
+            params, handed = self._placed(at), jax.tree.map(_widened, batch)
+            self._require_unrounded(params, handed)
+            yield params, handed
 
     def _placed(self, at: Sequence[np.ndarray]) -> Any:
         values = iter(at)
@@ -95,12 +99,8 @@ def _put(x: np.ndarray, like: Any) -> Any:
     return jax.device_put(np.asarray(x, np.float64), getattr(like, "sharding", None))
 
 
-def _wide(batch: Any) -> Any:
-    """A copy whose real numbers are in float64."""
-    return jax.tree.map(_widened, batch)
-
-
 def _widened(x: Any) -> Any:
+    """A copy, in float64 where it is an array of real numbers."""
     if is_key(x) or not isinstance(x, (jax.Array, np.ndarray)):
         return x
     is_real = jnp.issubdtype(x.dtype, jnp.floating)

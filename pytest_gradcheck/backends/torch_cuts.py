@@ -83,30 +83,28 @@ def _word(name: str) -> str:
 
 def _place() -> tuple[str, str]:
     """What of torch means it, if anything, and file and line of the user's code that is running."""
-    frame: Any = sys._getframe(1)
     word = ""
-    while frame is not None:
+    for frame in _frames():
         path = frame.f_code.co_filename
         if not path.startswith((HOME, OWN)):
             return word, f"{Path(path).name}:{frame.f_lineno}"
-        word = SPECTRAL if path.startswith(HOME) and SPECTRAL in _owner(frame) else word
-        frame = frame.f_back
+        owner = type(frame.f_locals.get("self")).__name__
+        word = SPECTRAL if path.startswith(HOME) and SPECTRAL in owner else word
     return word, "an unknown place"
 
 
 def _is_in_function() -> bool:
     """Whether this is the forward of a function with a backward of its own, which runs so."""
+    codes = (frame.f_code for frame in _frames())
+    return any(code.co_name == "apply" and code.co_filename == FUNCTION for code in codes)
+
+
+def _frames() -> Iterator[Any]:
+    """What is running, the innermost first."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "apply" and frame.f_code.co_filename == FUNCTION:
-            return True
+        yield frame
         frame = frame.f_back
-    return False
-
-
-def _owner(frame: Any) -> str:
-    """Name of the class whose method is running."""
-    return type(frame.f_locals.get("self")).__name__
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

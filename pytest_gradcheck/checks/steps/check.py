@@ -166,9 +166,7 @@ def _looked_inside(
     if not hasattr(loop, "looks_inside") or not received.CODES & {*codes}:
         return first
     loop.looks_inside = True
-    with loop.held():
-        seen = run(loop, batches, contract, int(limits.number("step_calls")))
-        told = judged(seen, contract, limits)
+    seen, told = rereading.once_more(loop, batches, contract, limits)
     again = [f.code for f in ordered(told[0]) if f.severity == "fail"]
     is_right = not received.CODES & {*again}
     if is_right and getattr(loop, "is_shifted", False):

@@ -54,11 +54,7 @@ class _Line:
 
     def __call__(self, fraction: float) -> float:
         at = [x + fraction * u for x, u in zip(self._window.at, self._move, strict=True)]
-        values = [
-            self._run.loop.value(batch, at, mark)
-            for batch, mark in zip(self._window.batches, self._window.marks, strict=True)
-        ]
-        return self.average(values)
+        return self.average(self._window.each(self._run.loop.value, at))
 
     def average(self, values: Sequence[float]) -> float:
         """The mean of the losses of all batches, each sample counting the same."""
@@ -84,14 +80,14 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     line = _Line(run, window, move)
     start, end = line.average(window.losses), line(1.0)
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
-    within: AbstractContextManager[None] = nullcontext()
+    exact: AbstractContextManager[None] | None = None
     if window.is_retaken or not _is_enough(sense, start, end, inner, noise):
         start = line.average(sources.again(run, window))
-        exact = products.exactly(run)
-        if exact is not None and not _is_enough(sense, start, end, inner, noise):
-            within, start, end = exact, math.nan, math.nan
-    with within:
-        start, end = (line(a) if math.isnan(v) else v for a, v in ((0.0, start), (1.0, end)))
+        if not _is_enough(sense, start, end, inner, noise):
+            exact = products.exactly(run)
+    with exact or nullcontext():
+        if exact is not None:
+            start, end = line(0.0), line(1.0)
         points = [(0.0, start), (1.0, end)]
         right = 1.0 if not sense else math.nan
         if inner < 0 and sense:

@@ -78,8 +78,7 @@ def _taken(run: Run, window: Window) -> list[Grads]:
     gradient = run.loop.gradient
     if window.is_retaken:
         gradient = getattr(run.loop, "seen_gradient", gradient)
-    pairs = zip(window.batches, window.marks, strict=True)
-    return [gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+    return [grads for _, grads in window.each(gradient)]
 
 
 def _off(run: Run, one: Grads, other: Grads) -> list[float]:

@@ -116,8 +116,8 @@ def against(
             taken = _trained(run, replace(window, micro=micro), got, contract)
             return expecting.expected(run, taken, contract).clipped
 
-        doubts = products.doubts(run, window, meant)
-        wrong, worst = compared(run, got, expected.clipped, expected, limits, window, doubts)
+        if doubts := products.doubts(run, window, meant):
+            wrong, worst = compared(run, got, expected.clipped, expected, limits, window, doubts)
     absorbs = getattr(run.loop, "absorbs", None)
     if wrong and expected.bites and absorbs is not None:
         plain, _ = compared(run, got, expected.raw, expected, limits, window)

@@ -39,12 +39,10 @@ def reread(
     codes = _failing(told[1][0])
     if not codes or not hasattr(loop, "reread") or not loop.reread(True):
         return told
-    with loop.held():
-        seen = run(loop, batches, contract, int(limits.number("step_calls")))
-        found = judged(seen, contract, limits)
-    again = _failing(found[0])
+    found = once_more(loop, batches, contract, limits)
+    again = _failing(found[1][0])
     if not again or (codes[0] in UNNAMED and again[0] not in UNNAMED):
-        return seen, found
+        return found
     loop.reread(False)
     return told
 
@@ -65,18 +63,21 @@ def by_batch(
     codes = _failing(told[1][0])
     if not codes or codes[0] not in COUNTED or contract.accumulate is not None or len(batches) < 2:
         return told
-    least = int(limits.number("step_calls"))
     with loop.held():
-        later = run(loop, [*batches[1:], *batches[:1]], contract, least)
+        later = run(loop, [*batches[1:], *batches[:1]], contract, int(limits.number("step_calls")))
     first, second = ([w.last for w in seen.windows] for seen in (told[0], later))
     count = len(batches)
     chosen = {(n - 1) % count for n in first}, {n % count for n in second}
     if first == second or chosen[0] != chosen[1] or len(chosen[0]) == count:
         return told
-    each = replace(contract, accumulate=1)
+    return once_more(loop, batches, replace(contract, accumulate=1), limits)
+
+
+def once_more(loop: Loop, batches: Sequence[Any], contract: Contract, limits: Limits) -> Told:
+    """The training run from its start again with all gradients, and what is said of it."""
     with loop.held():
-        seen = run(loop, batches, each, least)
-        return seen, judged(seen, each, limits)
+        seen = run(loop, batches, contract, int(limits.number("step_calls")))
+        return seen, judged(seen, contract, limits)
 
 
 def _failing(findings: Sequence[Finding]) -> list[str]:

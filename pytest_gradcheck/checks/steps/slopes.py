@@ -25,9 +25,7 @@ LEVELS = 5  # steps of a difference
 BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
 SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
-LEAST = (
-    1e-2  # of the largest tensor's gradient: along a smaller one a slope is seen beside the largest
-)
+LEAST = 1e-2  # of the largest tensor's gradient: a smaller one is seen beside that one only
 COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
 
 
@@ -114,9 +112,10 @@ class _Line:
         there = at_zero(seen, allowed)
         if there.holds(claimed, allowed):
             return None
-        if is_smooth and there.high - there.low > KINK * abs(there.middle) + 2 * there.slack:
+        if is_smooth and not _is_narrow(there):
             return None
-        if not self._is_sharp and any(_holds(each, claimed, allowed) for each in seen):
+        narrow = [] if self._is_sharp else filter(_is_narrow, seen)
+        if any(each.holds(claimed, allowed) for each in narrow):
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else best
@@ -141,10 +140,9 @@ class _Line:
         return self._loss([x + h * u for x, u in zip(self._at, move, strict=True)])
 
 
-def _holds(slope: Slope, claimed: float, allowed: float) -> bool:
-    """Whether a claimed slope lies between both sides, and these are not too far apart to tell."""
-    is_narrow = slope.high - slope.low <= KINK * abs(slope.middle) + 2 * slope.slack
-    return is_narrow and slope.holds(claimed, allowed)
+def _is_narrow(slope: Slope) -> bool:
+    """Whether the slopes on both sides are not too far apart to tell."""
+    return slope.high - slope.low <= KINK * abs(slope.middle) + 2 * slope.slack
 
 
 def _powers(off: float, allowed: float) -> int:
@@ -285,8 +283,7 @@ def _has_moved(run: Run, window: Window) -> bool:
 
 
 def _again(run: Run, window: Window) -> list[Grads]:
-    pairs = zip(window.batches, window.marks, strict=True)
-    return [run.loop.gradient(batch, window.at, mark)[1] for batch, mark in pairs]
+    return [grads for _, grads in window.each(run.loop.gradient)]
 
 
 def _combined(run: Run, window: Window, fresh: Sequence[Grads]) -> list[np.ndarray]:

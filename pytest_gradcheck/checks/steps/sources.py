@@ -50,8 +50,7 @@ def again(run: Run, window: Window) -> list[float]:
     Where they are what they were, so are their gradients.
     """
     if not window.again:
-        pairs = zip(window.batches, window.marks, strict=True)
-        window.again = [run.loop.value(batch, window.at, mark) for batch, mark in pairs]
+        window.again = window.each(run.loop.value)
     return window.again
 
 
@@ -72,9 +71,7 @@ def _valued(run: Run, window: Window, source: Any) -> Loss:
     def loss(at: Sequence[np.ndarray]) -> float:
         if at is window.at and source is run.loop:
             return float(np.dot(again(run, window), shares(run, window)))
-        pairs = zip(window.batches, window.marks, strict=True)
-        values = [source.value(batch, at, mark) for batch, mark in pairs]
-        return float(np.dot(values, shares(run, window)))
+        return float(np.dot(window.each(source.value, at), shares(run, window)))
 
     return loss
 
@@ -137,8 +134,7 @@ def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[st
 
 
 def _held(run: Run, window: Window, source: Any) -> tuple[Loss, tuple[str, ...], tuple[str, ...]]:
-    pairs = zip(window.batches, window.marks, strict=True)
-    parts: list[Stopped] = [source.stopped(batch, window.at, mark) for batch, mark in pairs]
+    parts: list[Stopped] = window.each(source.stopped)
     weights = shares(run, window)
 
     def loss(at: Sequence[np.ndarray]) -> float:

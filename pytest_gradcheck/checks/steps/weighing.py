@@ -88,8 +88,7 @@ def by_tokens(run: Run, window: Window) -> tuple[float, ...] | None:
     tokens = getattr(run.loop, "tokens", None)
     if tokens is None:
         return None
-    pairs = zip(window.batches, window.marks, strict=True)
-    counts = [tokens(batch, window.at, mark) for batch, mark in pairs]
+    counts = window.each(tokens)
     total = sum(n for n in counts if n is not None)
     return tuple(n / total for n in counts) if total and None not in counts else None
 
@@ -152,8 +151,7 @@ def in_other_mode(run: Run, window: Window) -> Shares | None:
     whole = of_joined(run, window, flipped)
     if whole is None:
         return None
-    pairs = zip(window.batches, window.marks, strict=True)
-    return parts([flipped(batch, window.at, mark) for batch, mark in pairs], whole, window.at)
+    return parts(window.each(flipped), whole, window.at)
 
 
 def guessed(run: Run, wrong: Sequence[Pair]) -> Finding | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,6 +74,12 @@ class Window:
             micro=[self.micro[k] for k in kept],
             idle=[],
         )
+
+    def each(self, found: Callable[..., Any], at: Sequence[np.ndarray] | None = None) -> list[Any]:
+        """What a function makes of each batch, at the parameters before or others, and its mark."""
+        there = self.at if at is None else at
+        pairs = zip(self.batches, self.marks, strict=True)
+        return [found(batch, there, mark) for batch, mark in pairs]
 
     @property
     def count(self) -> int:
