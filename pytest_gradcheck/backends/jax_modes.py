@@ -110,7 +110,7 @@ def rounded() -> str:
 
 def _rounded(asked: Any) -> str:
     words = str(asked).upper()
-    is_full = "HIGHEST" in words or "F32_F32" in words or words == "FLOAT32"
+    is_full = "HIGHEST" in words or words in _IN_FULL
     return "" if is_full else _PRODUCTS.get(jax.default_backend(), "")
 
 
@@ -125,6 +125,7 @@ def exactly() -> AbstractContextManager[None] | None:
     return jax.default_matmul_precision("highest") if rounded() else None
 
 
+_IN_FULL = ("FLOAT32", "F32_F32_F32", "F64_F64_F64")
 _PRODUCTS = {"gpu": "tensorfloat32", "tpu": "bfloat16"}
 _MANTISSA = (("bfloat16", 7), ("float16", 10), ("float32", 23))
 

@@ -128,6 +128,16 @@ def like_a_gpu(monkeypatch):
     monkeypatch.setattr(jax_modes, "_PRODUCTS", {"cpu": "tensorfloat32"})
 
 
+@pytest.mark.parametrize(
+    ("asked", "rounds"),
+    [("highest", False), ("float32", False), ("F32_F32_F32", False), ("F64_F64_F64", False)]
+    + [("TF32_TF32_F32", True), ("high", True), ("tensorfloat32", True), (None, True)],
+)
+def test_what_is_asked_of_products(like_a_gpu, asked, rounds):
+    with jax.default_matmul_precision(asked):
+        assert jax_modes.rounded() == ("tensorfloat32" if rounds else "")
+
+
 def product(x, w):
     if jax.config.jax_default_matmul_precision == "highest":
         return x @ w
