@@ -47,12 +47,16 @@ class Bindings:
         return restore
 
     def _contents(self) -> Callable[[], None]:
-        kept = [(value, _copy(value)) for value in self._containers]
+        kept = [(value, _copy(value)) for value in self._containers if value]
+        empty = [value for value in self._containers if not value]  # of modules, nearly all
 
         def restore() -> None:
             for value, copy in kept:
-                if (value or copy) and not _is_same(value, copy):
+                if not _is_same(value, copy):
                     _refill(value, copy)
+            for value in empty:
+                if value:
+                    value.clear()
 
         return restore
 
@@ -71,8 +75,6 @@ def _contained(cell: CellType) -> Callable[[], None]:
 
 
 def _copy(value: Any) -> Any:
-    if not value:
-        return ()
     return dict(value) if isinstance(value, dict) else list(value)
 
 

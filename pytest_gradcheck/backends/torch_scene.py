@@ -72,7 +72,8 @@ class Scene:
 
     def _set(self, modes: list[bool]) -> None:
         for module, mode in zip(self._modules, modes, strict=True):
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
 
     @contextmanager
     def casting(self) -> Iterator[None]:

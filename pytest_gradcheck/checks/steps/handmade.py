@@ -48,8 +48,8 @@ def _ratio(grads: Grads, at: At) -> float:
 
 def _row_ratio(grads: Grads, at: At) -> float:
     pairs = [(g, x) for g, x in zip(grads, at, strict=True) if g is not None]
-    rows = [p for g, x in pairs for p in (zip(g, x, strict=True) if g.ndim > 1 else [(g, x)])]
-    return max((norms.relative(g, x) for g, x in rows), default=0.0)
+    rows = (norms.relative_rows(g, x) for g, x in pairs)
+    return max((float(np.max(r, initial=0.0)) for r in rows), default=0.0)
 
 
 KINDS: tuple[tuple[str, str, Level, Cut], ...] = (

@@ -52,10 +52,23 @@ def relative(g: np.ndarray, x: np.ndarray) -> float:
     return float(np.linalg.norm(g)) / max(float(np.linalg.norm(x)), LEAST_NORM)
 
 
+def relative_rows(g: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same of each row; of all where there are none."""
+    if g.ndim < 2:
+        return np.array([relative(g, x)])
+    return _row_norms(g) / np.maximum(_row_norms(x), LEAST_NORM)
+
+
+def _row_norms(x: np.ndarray) -> np.ndarray:
+    rows = x.reshape(len(x), math.prod(x.shape[1:]))
+    return np.asarray(np.linalg.norm(rows, axis=1), dtype=np.float64)
+
+
 def _rows(g: np.ndarray, x: np.ndarray, threshold: float) -> np.ndarray:
     if g.ndim < 2:
         return _one(g, relative(g, x), threshold)
-    return np.stack([_one(a, relative(a, b), threshold) for a, b in zip(g, x, strict=True)])
+    factors = np.minimum(1.0, threshold / np.maximum(relative_rows(g, x), TINY))
+    return g * factors.astype(g.dtype).reshape(-1, *(1 for _ in g.shape[1:]))
 
 
 def _size(raw: Grads, order: float) -> float:
