@@ -22,7 +22,7 @@ test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/compiled
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 test: lint
-	$(RUN) pytest -n 2 --dist worksteal
+	$(RUN) pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(RUN) ruff check .

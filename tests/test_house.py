@@ -100,6 +100,7 @@ TORCH = {
     "backends.torch_watch",
     "backends.torch_shape",
     "backends.torch_witness",
+    "backends.torch_draws",
     "backends.torch_wide",
 }
 # room: what it may import at the top of a file, and what besides inside functions. The standard

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_values, tree
+from pytest_gradcheck.backends.torch_draws import Draws
 
 
 class Precision(Protocol):
@@ -58,7 +59,8 @@ class Wide:
             torch.set_default_dtype(torch.float64)
             for t, data in kept:
                 t.data = _wide(data)
-            yield
+            with Draws(default):
+                yield
         finally:
             torch.set_default_dtype(default)
             for t, data in kept:

@@ -71,10 +71,11 @@ class _Line:
         is_sharp: bool = True,
         start: float = math.nan,
     ) -> None:
-        self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
+        self._at, self._loss, self.grads, self.is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._seen = precision.epsilon(source.dtype), start
         self._start = math.nan
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
+        self.is_excused = False  # whether a slope was let pass that no step could tell
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
@@ -108,13 +109,14 @@ class _Line:
             if not power:  # what is passed over is asked for at last, before anything is accused
                 k = _powers(abs(slope.middle - claimed), allowed)
                 powers = powers[k - 1 :] + powers[: k - 1]
+        self.is_excused = True
         seen = [self._slope(self._started(), *ends[power]) for power in range(LEVELS)]
         there = at_zero(seen, allowed)
         if there.holds(claimed, allowed):
             return None
         if is_smooth and not _is_narrow(there):
             return None
-        narrow = [] if self._is_sharp else filter(_is_narrow, seen)
+        narrow = [] if self.is_sharp else filter(_is_narrow, seen)
         if any(each.holds(claimed, allowed) for each in narrow):
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
@@ -164,15 +166,16 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     least = COARSE if source.dtype in HALF else LEAST
     if source.dtype in HALF and (finer := source.widened()) is not None:
         source, start = finer, math.nan  # its own rounding would hide anything
-    found = _of_line(run, _Line(window.at, source, grads, start=start), limit, least)
-    if found is not None and _has_moved(run, window):
+    line = _Line(window.at, source, grads, start=start)
+    found = _of_line(run, line, limit, least)
+    if (found or line.is_excused) and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
-        found = _of_line(run, _Line(window.at, source, grads), limit, least)
-    if found is None:
-        return _of_parts(run, window, source, _Line(window.at, source, grads, start=start), limit)
-    if source.dtype == "float64":
-        return found
-    return _of_line(run, _second(window, source, grads), limit, least)
+        line = _Line(window.at, source, grads)
+        found = _of_line(run, line, limit, least)
+    if (found or line.is_excused) and source.dtype != "float64":
+        second = _second(window, source, grads)
+        found = _of_line(run, second, limit, least) if found or second.is_sharp else None
+    return found or _of_parts(run, window, source, line, limit)
 
 
 def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Line:
