@@ -17,7 +17,7 @@ _FILLED |= {aten.log_normal_, aten.cauchy_}
 _CHOSEN = {aten.bernoulli, aten.poisson}  # numbers of which rounding makes no others, as a rule
 
 
-class Draws(TorchDispatchMode):
+class Draws(TorchDispatchMode):  # type: ignore[misc]  # torch tells no types of it
     """What is drawn in float64 is drawn in float32: from one state, torch gives others in each.
 
     Args:
@@ -38,7 +38,7 @@ class Draws(TorchDispatchMode):
         """What an operation gives."""
         named = dict(kwargs or {})
         kind = func.overloadpacket
-        first = args[0] if args and isinstance(args[0], Tensor) else None
+        first: Any = args[0] if args and isinstance(args[0], Tensor) else None
         is_wide = first is not None and first.dtype == torch.float64
         if "out" in named:
             return func(*args, **named)

@@ -130,8 +130,10 @@ def like_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "rounds"),
-    [("highest", False), ("float32", False), ("F32_F32_F32", False), ("F64_F64_F64", False)]
-    + [("TF32_TF32_F32", True), ("high", True), ("tensorfloat32", True), (None, True)],
+    [
+        *((asked, False) for asked in ("highest", "float32", "F32_F32_F32", "F64_F64_F64")),
+        *((asked, True) for asked in ("TF32_TF32_F32", "high", "tensorfloat32", None)),
+    ],
 )
 def test_what_is_asked_of_products(like_a_gpu, asked, rounds):
     with jax.default_matmul_precision(asked):

@@ -56,7 +56,8 @@ def relative_rows(g: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The same of each row; of all where there are none."""
     if g.ndim < 2:
         return np.array([relative(g, x)])
-    return _row_norms(g) / np.maximum(_row_norms(x), LEAST_NORM)
+    ratios: np.ndarray = _row_norms(g) / np.maximum(_row_norms(x), LEAST_NORM)
+    return ratios
 
 
 def _row_norms(x: np.ndarray) -> np.ndarray:
@@ -68,7 +69,8 @@ def _rows(g: np.ndarray, x: np.ndarray, threshold: float) -> np.ndarray:
     if g.ndim < 2:
         return _one(g, relative(g, x), threshold)
     factors = np.minimum(1.0, threshold / np.maximum(relative_rows(g, x), TINY))
-    return g * factors.astype(g.dtype).reshape(-1, *(1 for _ in g.shape[1:]))
+    found: np.ndarray = g * factors.astype(g.dtype).reshape(-1, *(1 for _ in g.shape[1:]))
+    return found
 
 
 def _size(raw: Grads, order: float) -> float:
