@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pytest_gradcheck.backends import jax_cuts, jax_modes
+from pytest_gradcheck.backends import jax_cuts, jax_draws, jax_modes
 from pytest_gradcheck.backends.jax_arrays import enable_x64
 from pytest_gradcheck.backends.jax_contracts import equations
 from pytest_gradcheck.backends.jax_leaves import is_key
@@ -69,7 +69,7 @@ class Wide:
     @contextmanager
     def _handed(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Iterator[tuple[Any, Any]]:
         """Parameters and batch in float64, in 64-bit mode, of a loss that rounds nothing inside."""
-        with self._from(mark), enable_x64(True):
+        with self._from(mark), enable_x64(True), jax_draws.narrow():
             params, handed = self._placed(at), jax.tree.map(_widened, batch)
             self._require_unrounded(params, handed)
             yield params, handed
