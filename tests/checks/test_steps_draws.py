@@ -80,8 +80,7 @@ def test_no_step_of_float32_is_short_enough_among_kinks(seed):
     assert check_step(lambda: training(seed, nn.ReLU, NOISE["none"], 1.1)).verdict == "fail"
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 @pytest.mark.parametrize("name", NOISE)
-def test_a_right_one_passes(name, activation):
-    result = check_step(lambda: training(1, activation, NOISE[name], 1.0))
+def test_a_right_one_passes(name):
+    result = check_step(lambda: training(1, nn.ReLU, NOISE[name], 1.0))
     assert result.verdict == "pass", result.headline
