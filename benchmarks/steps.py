@@ -1,10 +1,11 @@
-"""Training steps: seeded faults, right loops, vacuous set-ups and cost.
+"""Training steps: seeded faults, right loops, vacuous set-ups, power and cost.
 
-Run: ``python benchmarks/steps.py [--only faults right vacuous cost] [--backend torch jax numpy]
-[--seed N] [--float32] [--seeds N] [--every N] [--spare] [--cuda] [--tf32] [--list]``; one thread,
-default limits. With ``--cuda`` the trainings in torch are on a GPU, with products in TF32 where
-asked for, and times are the clock's; they are the processor's otherwise. JAX takes a GPU where it
-finds one. ``--seed`` and ``--float32`` are for faults, ``--seeds`` and ``--every`` for right loops.
+Run: ``python benchmarks/steps.py [--only faults right vacuous power cost]
+[--backend torch jax numpy] [--seed N] [--float32] [--seeds N] [--every N] [--spare] [--cuda]
+[--tf32] [--list]``; one thread, default limits. With ``--cuda`` the trainings in torch are on a
+GPU, with products in TF32 where asked for, and times are the clock's; they are the processor's
+otherwise. JAX takes a GPU where it finds one. ``--seed`` and ``--float32`` are for faults,
+``--seeds`` for right loops and power, ``--every`` for right loops.
 
 Incumbents beside the faults: the loss is lower after 20 steps, 1.5 times lower after 60, every
 parameter has changed after one epoch, and the training assertions of pytest-torch
@@ -30,7 +31,14 @@ import jax
 import numpy as np
 import optax
 import torch
-from corpora import steps_functional, steps_loops_odd, steps_right, steps_torch, steps_vacuous
+from corpora import (
+    steps_functional,
+    steps_loops_odd,
+    steps_power,
+    steps_right,
+    steps_torch,
+    steps_vacuous,
+)
 from corpora.steps_torch import Fault
 
 from pytest_gradcheck import Training, check_step
@@ -215,6 +223,23 @@ def vacuous() -> None:
         result = check()
         told = [f.code for f in result.findings if f.severity != "note"]
         print(f"| {name} | {result.verdict} | {', '.join(dict.fromkeys(told)) or 'NOTHING'} |")
+
+
+FACTORS = (1.0, 1.1, 1.2, 0.7)
+
+
+def power(seeds: int) -> None:
+    """Print how often one wrong gradient of a network is seen, and a right one accused."""
+    print("\n### one tensor's gradient times a factor, float32\n")
+    print("| network | " + " | ".join(f"times {f:g}" for f in FACTORS) + " |")
+    print("|---" * (1 + len(FACTORS)) + "|")
+    for name in steps_power.NETWORKS:
+        found = []
+        for factor in FACTORS:
+            results = [check_step(build) for build in steps_power.trainings(name, factor, seeds)]
+            fails = sum(r.verdict == "fail" for r in results)
+            found.append(f"{fails} of {len(results)}")
+        print(f"| {name} | {' | '.join(found)} |", flush=True)
 
 
 class Counted:
@@ -433,10 +458,10 @@ def costs(backend: str) -> None:
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ("faults", "right", "vacuous", "cost")
+    parts = ("faults", "right", "vacuous", "power", "cost")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--backend", nargs="+", choices=FAULTS, default=list(FAULTS))
-    parser.add_argument("--seeds", type=int, default=None, help="seeds of the right loops")
+    parser.add_argument("--seeds", type=int, default=None, help="seeds of right loops, of power")
     parser.add_argument("--every", type=int, default=1, help="each so many of the right loops")
     parser.add_argument("--seed", type=int, default=0, help="from which faults are drawn")
     parser.add_argument("--float32", action="store_true", help="torch's faults in float32")
@@ -459,6 +484,8 @@ def main() -> None:
             faults(backend, asked.list, not asked.no_incumbents, asked.seed, asked.float32)
     if "vacuous" in asked.only:
         vacuous()
+    if "power" in asked.only:
+        power(asked.seeds or 4)
     if "cost" in asked.only:
         print("\n### cost\n")
         print(
