@@ -63,6 +63,8 @@ RIGHT = {
     "numpy": (steps_right.numpy_trainings, 60),
 }
 
+FACTORS = (1.0, 1.1, 1.2, 0.7)  # of a gradient, to be seen
+
 
 class Trained:
     """A training run by itself, as incumbents see it."""
@@ -223,9 +225,6 @@ def vacuous() -> None:
         result = check()
         told = [f.code for f in result.findings if f.severity != "note"]
         print(f"| {name} | {result.verdict} | {', '.join(dict.fromkeys(told)) or 'NOTHING'} |")
-
-
-FACTORS = (1.0, 1.1, 1.2, 0.7)
 
 
 def power(seeds: int) -> None:

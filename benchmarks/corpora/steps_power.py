@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,14 +39,10 @@ class Attention(nn.Module):
 
 def _dense(*between: Callable[[], nn.Module], width: int = 64, depth: int = 2) -> nn.Module:
     sizes = [WIDTH, *[width] * depth]
-    parts = [
-        part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), *_each(between))
-    ]
+    parts: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        parts += [nn.Linear(a, b), *(make() for make in between)]
     return nn.Sequential(*parts, nn.Linear(width, CLASSES))
-
-
-def _each(between: tuple[Callable[[], nn.Module], ...]) -> list[nn.Module]:
-    return [make() for make in between]
 
 
 def _images() -> nn.Module:
@@ -81,7 +78,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def trainings(name: str, factor: float, seeds: int) -> Iterator[Callable[[], Training]]:
     """AdamW in float32; the gradient of the second matrix is so many times the right one."""
     for loss, seed in itertools.product(LOSSES, range(seeds)):
-        yield lambda loss=loss, seed=seed: _training(name, loss, factor, seed)  # type: ignore[misc]
+        yield functools.partial(_training, name, loss, factor, seed)
 
 
 def _training(name: str, loss_name: str, factor: float, seed: int) -> Training:

@@ -37,6 +37,7 @@ def narrow() -> Iterator[None]:
             setattr(jax.random, name, function)
 
 
+@functools.cache
 def _narrowed(function: Callable[..., Any], default: type) -> Callable[..., Any]:
     signature = inspect.signature(function)
 
@@ -55,6 +56,7 @@ def _narrowed(function: Callable[..., Any], default: type) -> Callable[..., Any]
     return drawn
 
 
+@functools.cache
 def _bernoulli(function: Callable[..., Any], uniform: Callable[..., Any]) -> Callable[..., Any]:
     """By the same uniform numbers; a rarer way of drawing is left as it is."""
 

@@ -71,7 +71,7 @@ class _Line:
         is_sharp: bool = True,
         start: float = math.nan,
     ) -> None:
-        self._at, self._loss, self.grads, self.is_sharp = at, source.loss, grads, is_sharp
+        self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._seen = precision.epsilon(source.dtype), start
         self._start = math.nan
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
@@ -116,7 +116,7 @@ class _Line:
             return None
         if is_smooth and not _is_narrow(there):
             return None
-        narrow = [] if self.is_sharp else filter(_is_narrow, seen)
+        narrow = [] if self._is_sharp else filter(_is_narrow, seen)
         if any(each.holds(claimed, allowed) for each in narrow):
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
@@ -173,8 +173,8 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
         line = _Line(window.at, source, grads)
         found = _of_line(run, line, limit, least)
     if (found or line.is_excused) and source.dtype != "float64":
-        second = _second(window, source, grads)
-        found = _of_line(run, second, limit, least) if found or second.is_sharp else None
+        is_told = found is not None or source.widened() is not None
+        found = _of_line(run, _second(window, source, grads), limit, least) if is_told else None
     return found or _of_parts(run, window, source, line, limit)
 
 

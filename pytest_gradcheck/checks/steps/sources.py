@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def again(run: Run, window: Window) -> list[float]:
 def plain(run: Run, window: Window) -> Source:
     """The loss of a window."""
     narrow = _valued(run, window, run.loop)
-    return Source(narrow, _coarsest(run), lambda: _widened(run, window, narrow))
+    return Source(narrow, _coarsest(run), functools.cache(lambda: _widened(run, window, narrow)))
 
 
 def _coarsest(run: Run) -> str:
@@ -122,6 +123,7 @@ def stopped(run: Run, window: Window) -> tuple[Source, tuple[str, ...], tuple[st
     if not places and not functions:
         return None
 
+    @functools.cache
     def widened() -> Source | None:
         source = getattr(run.loop, "wide", None)
         try:
