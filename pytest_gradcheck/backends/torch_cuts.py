@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 # What these give is no part of a tensor that is held back: new values, its gradient, its form.
 NOT_HELD = ("_like", "new_", "grad", "requires_grad", "is_leaf", "shape", "size")
+# Of what stands second in these, only the form or the precision counts.
+FORMED = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
 SPECTRAL = "SpectralNorm"  # whose vectors, by power iteration, are constants to its gradient
 HOME = str(Path(torch.__file__).parent)
 FUNCTION = torch.autograd.function.__file__
@@ -50,7 +52,8 @@ class Cuts(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         is_written = name.endswith("_") and not name.endswith("__")
         if any(part in name for part in NOT_HELD):
             return answer
-        if not _is_held_back(args, kwargs, answer, is_written) or _is_in_function():
+        given = args[:1] if name in FORMED else (args, kwargs)
+        if not _is_held_back(given, answer, is_written) or _is_in_function():
             return answer
         if self._at is None:
             self._kept.append(_copy(answer))
@@ -117,20 +120,20 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _is_held_back(args: Any, kwargs: Any, answer: Any, is_written: bool) -> bool:
+def _is_held_back(given: Any, answer: Any, is_written: bool) -> bool:
     """Whether something with a graph went in, and nothing with one came out.
 
     What only comes through is not: a tensor that goes in and out again, unless it is written into.
     """
-    if not any(x.requires_grad for x in _tensors((args, kwargs))):
+    if not any(x.requires_grad for x in _tensors(given)):
         return False
     if isinstance(answer, (float, int, list)) and not isinstance(answer, bool):
         return True
     found = list(_tensors(answer))
     if is_written:
         return len(found) == 1 and not found[0].requires_grad
-    given = {id(x) for x in _tensors((args, kwargs))}
-    return bool(found) and not any(x.requires_grad or id(x) in given for x in found)
+    known = {id(x) for x in _tensors(given)}
+    return bool(found) and not any(x.requires_grad or id(x) in known for x in found)
 
 
 def _is_real(answer: Any) -> bool:
