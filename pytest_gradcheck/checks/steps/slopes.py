@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps import sources
+from pytest_gradcheck.checks.steps import directions, products, sources
 from pytest_gradcheck.checks.steps.expected import combined
 from pytest_gradcheck.checks.steps.ladder import filled, shown
 from pytest_gradcheck.checks.steps.measure import Run
@@ -24,9 +24,8 @@ from pytest_gradcheck.numerics.slopes import RATIO, Slope, at_zero, bounded
 LEVELS = 5  # steps of a difference
 BEND = 8.0  # by which a bend costs less from one step to the next, among kinks
 KINK = 0.1  # of a slope, by which those on both sides of a smooth point may differ
-SMALL = 0.1  # of the largest row's gradient: a smaller one counts less
-LEAST = 1e-2  # of the largest tensor's gradient: a smaller one is seen beside that one only
-COARSE = 0.1  # the same in half precision, where a smaller one may be rounding alone
+COARSE = 0.1  # of the largest gradient, in half precision: a smaller one may be rounding alone
+FADED = {"float32": 1e-4, "float64": 1e-8}  # the same in these, by differences in float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,11 @@ class _Line:
         self._start = math.nan
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
         self.is_excused = False  # whether a slope was let pass that no step could tell
+        self.is_late = False  # whether a shorter step alone agreed: one of many may do so by chance
+
+    def is_open(self, is_spared: bool) -> bool:
+        """Whether an agreement is worth a look in float64."""
+        return self.is_excused or (self.is_late and not is_spared)
 
     def gap(self, move: Sequence[np.ndarray], limit: float) -> tuple[float, float] | None:
         """Slope along a direction by differences and by the gradient; None where they agree."""
@@ -105,6 +109,7 @@ class _Line:
             self.slack = self._slope(start, *ends[0]).slack
             slope = self._slope(start, *ends[power])
             if slope.agrees(claimed, allowed, self.slack):
+                self.is_late |= power > 0
                 return None
             if not power:  # what is passed over is asked for at last, before anything is accused
                 k = _powers(abs(slope.middle - claimed), allowed)
@@ -158,24 +163,46 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     """Where the loss does not follow its gradient: as a whole, or in some of its tensors.
 
     A gradient of float32 is accused by differences in float64, where these can be had: a network
-    with many kinks, or a gradient near zero, leaves no step that float32 would be right for.
+    with many kinks, or a gradient near zero, leaves no step that float32 would be right for. They
+    cost, and a large training that is spared gradients is spared those that accuse nobody.
     """
     limit = limits.number("step_slope", source.dtype)
     grads = _combined(run, window, window.micro)
     start = math.nan if window.is_retaken else float(np.dot(window.losses, shares(run, window)))
-    least = COARSE if source.dtype in HALF else LEAST
-    if source.dtype in HALF and (finer := source.widened()) is not None:
+    dtype = source.dtype  # of the gradient
+    least = COARSE if dtype in HALF else directions.LEAST
+    if dtype in HALF and (finer := source.widened()) is not None:
         source, start = finer, math.nan  # its own rounding would hide anything
     line = _Line(window.at, source, grads, start=start)
     found = _of_line(run, line, limit, least)
-    if (found or line.is_excused) and _has_moved(run, window):
+    is_spared = any(w.is_spared for w in run.windows)
+    if (found or line.is_open(is_spared)) and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
         line = _Line(window.at, source, grads)
         found = _of_line(run, line, limit, least)
-    if (found or line.is_excused) and source.dtype != "float64":
+    if (found or line.is_open(is_spared)) and source.dtype != "float64":
         is_told = found is not None or source.widened() is not None
         found = _of_line(run, _second(window, source, grads), limit, least) if is_told else None
+    if found is None and dtype in FADED and not (is_spared and dtype == "float32"):
+        found = _of_faded(run, window, source, line, limit)
     return found or _of_parts(run, window, source, line, limit)
+
+
+def _of_faded(run: Run, window: Window, source: Source, line: _Line, limit: float) -> Gap | None:
+    """Where the loss does not follow what fades on its way back, which float32 hardly sees.
+
+    Where products are rounded, what is small may be made of that.
+    """
+    least = FADED[source.dtype]
+    sizes = [float(np.linalg.norm(g)) for g in line.grads]
+    if not any(least * max(sizes) < size <= directions.LEAST * max(sizes) for size in sizes):
+        return None
+    if source.dtype == "float64":
+        return _of_line(run, line, limit, least)
+    wide = source.widened() if products.exactly(run) is None else None
+    if wide is None or wide.dtype != "float64":
+        return None
+    return _of_line(run, _Line(window.at, wide, line.grads), limit, least)
 
 
 def _second(window: Window, source: Source, grads: Sequence[np.ndarray]) -> _Line:
@@ -190,7 +217,7 @@ def _of_parts(run: Run, window: Window, source: Source, line: _Line, limit: floa
     """Where the loss changes with what the gradient is exactly 0 for, beside what it is not."""
     if all(map(np.all, line.grads)):
         return None
-    moves = _zeros(line.grads)
+    moves = directions.zeros(line.grads)
     if not any(np.any(v) for v in moves) or line.climb(moves, limit) is None:
         return None
     if hasattr(run.loop, "padding"):
@@ -207,22 +234,6 @@ def _of_parts(run: Run, window: Window, source: Source, line: _Line, limit: floa
     return Gap(next(iter(alone.values())), 0.0, tuple(alone), True) if alone else None
 
 
-def _zeros(grads: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A direction over what the gradient is 0 for, in units of the rest of each tensor's."""
-    rng = np.random.default_rng(0)
-    sizes = [float(np.linalg.norm(g)) for g in grads]
-    least = LEAST * max(sizes, default=0.0)
-    moves = []
-    for g, size in zip(grads, sizes, strict=True):
-        if np.all(g):
-            moves.append(np.zeros_like(g))
-            continue
-        # Of unequal lengths: signs alone add up to nothing at the kinks of units that are alike.
-        move = rng.choice((-1.0, 1.0), g.shape) * rng.uniform(0.5, 1.5, g.shape)
-        moves.append(move * (g == 0) / max(size, least) if size else 0 * g)
-    return moves
-
-
 def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
     """Along a direction in which each tensor counts the same, and along the gradient itself.
 
@@ -232,7 +243,7 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
     """
     sizes = [float(np.linalg.norm(g)) for g in line.grads]
     are_small = [not size > least * max(sizes) for size in sizes]
-    move = _even(line.grads, sizes, are_small)
+    move = directions.even(line.grads, sizes, are_small)
     count = max(are_small.count(False), 1)
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
@@ -250,34 +261,6 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
                 alone.setdefault(run.names[i], off)
     found = whole or next(iter(alone.values()), None)
     return None if found is None else Gap(*found, tuple(alone))
-
-
-def _even(
-    grads: Sequence[np.ndarray], sizes: Sequence[float], are_small: Sequence[bool]
-) -> list[np.ndarray]:
-    """A direction along which each tensor gives a slope of 1, and small ones next to none.
-
-    And in a tensor each row about the same: along the gradient itself, parts that are too long and
-    parts that are too short (of a recurrent state that is detached, say) add up to what is right.
-    What is small may have been made so, and is moved as far as what is large.
-    """
-    largest = max(sizes)
-    return [
-        (_rowwise(g) * (size / largest) if is_small else _rowwise(g)) if size else 0 * g
-        for g, size, is_small in zip(grads, sizes, are_small, strict=True)
-    ]
-
-
-def _rowwise(g: np.ndarray) -> np.ndarray:
-    rows = g.reshape(len(g), -1) if g.ndim > 1 else g.reshape(1, -1)
-    sizes = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    largest = sizes.max()
-    # A tiny row is moved as far as the largest: it may have been made tiny.
-    weights = np.minimum(np.maximum(sizes, SMALL * largest) ** 2, sizes * largest)
-    weights = np.divide(1.0, weights, out=np.zeros_like(sizes), where=weights > 0)
-    slope = np.sum(sizes**2 * weights)
-    found: np.ndarray = (rows * (weights / slope)[:, None]).reshape(g.shape)
-    return found
 
 
 def _has_moved(run: Run, window: Window) -> bool:
