@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from pytest_gradcheck import Training, check_step
+from pytest_gradcheck.checks.steps import sharpness, spared
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
-WIDTH = 320  # of a network of more than 100 000 parameters
+WIDTH = 64  # of a network that is taken for a large one
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Networks of some thousand parameters are large here, which real ones are from 100 000 on."""
+    for module in (spared, sharpness):
+        monkeypatch.setattr(module, "LARGE", 4_000)
 
 
 class Box:

@@ -11,13 +11,21 @@ import pytest
 from identities import scaled
 
 from pytest_gradcheck import Training, check_step
+from pytest_gradcheck.checks.steps import sharpness, spared
 
 torch = pytest.importorskip("torch")
 nn, F, T = torch.nn, torch.nn.functional, torch.optim
 checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 
 ALL = {"step_fresh": 99}
-WIDTH = 320  # of a network of more than 100 000 parameters
+WIDTH = 64  # of a network that is taken for a large one
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Networks of some thousand parameters are large here, which real ones are from 100 000 on."""
+    for module in (spared, sharpness):
+        monkeypatch.setattr(module, "LARGE", 4_000)
 
 
 class Net(nn.Module):
@@ -334,8 +342,9 @@ RIGHT = {
 }
 
 
-# By more than a factor of three from call to call; and a loss that is nearly the same number.
-VARYING = {"dropout in the loss": 1, "a decay in the loss": 6}
+# By more than a factor of three from call to call, as does the gradient of a bias before batch
+# norm, which is rounding; and a loss that is nearly the same number.
+VARYING = {"dropout in the loss": 1, "batch norm": 1, "a decay in the loss": 6}
 
 
 @pytest.mark.parametrize("name", RIGHT)
