@@ -127,3 +127,41 @@ def test_jax(is_wrong):
 
     result = check_step(build, optimizer="adamw", lr=1e-3)
     assert result.verdict == ("fail" if is_wrong else "pass"), result.headline
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_bend_does_not_make_up_for_what_is_missing(seed, is_wrong):
+    """The longest step is off by as much as the gradient is, of outputs that are far too large."""
+
+    def build():
+        rng = np.random.default_rng(seed)
+        sizes = [(WIDTH, WIDTH)] * 3 + [(WIDTH, 4)]
+        params = [
+            (jnp.asarray(rng.normal(size=s) / 4, jnp.float32), jnp.zeros(s[1])) for s in sizes
+        ]
+        tx = optax.adamw(1e-3)
+        shapes = ((16, WIDTH), (16, 4))
+        batches = [
+            tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes) for _ in range(3)
+        ]
+
+        def loss(params, batch):
+            ((first, bias), *others), (last, end) = params[:-1], params[-1]
+            x = jax.nn.gelu(batch[0] @ (longer(first) if is_wrong else first) + bias)
+            for w, b in others:
+                x = jax.nn.gelu(x @ w + b)
+            return jnp.mean((100 * (x @ last + end) - batch[1]) ** 2)
+
+        @jax.jit
+        def step(params, state, batch):
+            updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return Training(
+            step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
+            optimizer=tx,
+        )  # fmt: skip
+
+    result = check_step(build, optimizer="adamw", lr=1e-3)
+    assert result.verdict == ("fail" if is_wrong else "pass"), result.headline

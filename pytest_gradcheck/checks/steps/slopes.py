@@ -69,10 +69,11 @@ class _Line:
         grads: Sequence[np.ndarray],
         is_sharp: bool = True,
         start: float = math.nan,
+        is_careful: bool = True,
     ) -> None:
         self._at, self._loss, self.grads, self._is_sharp = at, source.loss, grads, is_sharp
         self._epsilon, self._seen = precision.epsilon(source.dtype), start
-        self._start = math.nan
+        self._start, self._is_careful = math.nan, is_careful
         self.slack = math.inf  # rounding of the longest step of the last slope that was asked for
         self.is_excused = False  # whether a slope was let pass that no step could tell
         self.is_late = False  # whether a shorter step alone agreed: one of many may do so by chance
@@ -101,6 +102,7 @@ class _Line:
         self, move: Sequence[np.ndarray], claimed: float, allowed: float, is_smooth: bool = False
     ) -> Slope | None:
         ends: dict[int, tuple[float, float, float]] = {}
+        longest = 0  # step of which an agreement is taken for what it is
         powers = list(range(LEVELS))
         while powers:
             power = powers.pop(0)
@@ -109,7 +111,10 @@ class _Line:
             self.slack = self._slope(start, *ends[0]).slack
             slope = self._slope(start, *ends[power])
             if slope.agrees(claimed, allowed, self.slack):
-                self.is_late |= power > 0
+                if not power and self._is_bent(slope, allowed):
+                    longest = 1  # what the bend puts there may be what is missing
+                    continue
+                self.is_late |= power > longest
                 return None
             if not power:  # what is passed over is asked for at last, before anything is accused
                 k = _powers(abs(slope.middle - claimed), allowed)
@@ -126,6 +131,15 @@ class _Line:
             return None
         best = min(bounded(seen), key=lambda each: each.slack)
         return None if best.agrees(claimed, allowed, best.slack) else best
+
+    def _is_bent(self, slope: Slope, allowed: float) -> bool:
+        """Whether a step is so long that its central difference may be off by what is allowed.
+
+        Where one side of a smooth point is off by a share of the slope, the middle is by about its
+        square; a quarter of a step is off by a sixteenth of that.
+        """
+        apart, least = (slope.high - slope.low) / 2, max(abs(slope.middle), allowed)
+        return self._is_careful and apart * (apart / least) > allowed
 
     def _ends(self, move: Sequence[np.ndarray], power: int) -> tuple[float, float, float]:
         """A step, the shorter the higher its power, and the losses after it and before it."""
@@ -173,9 +187,9 @@ def gap(run: Run, window: Window, source: Source, limits: Limits) -> Gap | None:
     least = COARSE if dtype in HALF else directions.LEAST
     if dtype in HALF and (finer := source.widened()) is not None:
         source, start = finer, math.nan  # its own rounding would hide anything
-    line = _Line(window.at, source, grads, start=start)
-    found = _of_line(run, line, limit, least)
     is_spared = any(w.is_spared for w in run.windows)
+    line = _Line(window.at, source, grads, start=start, is_careful=not is_spared)
+    found = _of_line(run, line, limit, least)
     if (found or line.is_open(is_spared)) and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
         line = _Line(window.at, source, grads)
