@@ -25,7 +25,7 @@ def training(tx, *, loss=plain, trained=None, dtype=jnp.float32, batches=None, a
     rng = np.random.default_rng(seed)
     shapes = {"w": (4, 5), "b": (5,), "v": (5, 2)}
     params = {k: jnp.asarray(rng.normal(size=s), dtype) for k, s in shapes.items()}
-    given = batches or [tuple(rng.normal(size=(n, k)) for k in (4, 2)) for n in (6, 6, 6)]
+    given = batches or [tuple(rng.normal(size=(n, k)) for k in (4, 2)) for n in (6, 6, 3)]
     made = [tuple(jnp.asarray(x, dtype if np.ndim(x) else None) for x in b) for b in given]
 
     @jax.jit

@@ -96,24 +96,19 @@ def longer(x):
 longer.defvjp(lambda x: (x, None), lambda _, g: (1.1 * g,))
 
 
-@pytest.mark.parametrize("is_wrong", [True, False])
-def test_jax(is_wrong):
+def jax_training(seed, params_of, predicted, count):
+    """AdamW on the mean square of what is predicted from a list of parameters."""
+
     def build():
-        rng = np.random.default_rng(0)
-        sizes = [(WIDTH, WIDTH)] * DEPTH + [(WIDTH, 4)]
-        params = [jnp.asarray(rng.normal(size=s) * 0.15, jnp.float32) for s in sizes]
-        tx = optax.adamw(1e-3)
-        shapes = ((12, WIDTH), (12, 4))
+        rng = np.random.default_rng(seed)
+        params, tx = params_of(rng), optax.adamw(1e-3)
+        shapes = ((count, WIDTH), (count, 4))
         batches = [
             tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes) for _ in range(3)
         ]
 
         def loss(params, batch):
-            first, *others = params
-            x = jnp.tanh(batch[0] @ (longer(first) if is_wrong else first))
-            for w in others[:-1]:
-                x = jnp.tanh(x @ w)
-            return jnp.mean((x @ others[-1] - batch[1]) ** 2)
+            return jnp.mean((predicted(params, batch[0]) - batch[1]) ** 2)
 
         @jax.jit
         def step(params, state, batch):
@@ -125,7 +120,29 @@ def test_jax(is_wrong):
             optimizer=tx,
         )  # fmt: skip
 
-    result = check_step(build, optimizer="adamw", lr=1e-3)
+    return build
+
+
+def matrices(rng):
+    sizes = [(WIDTH, WIDTH)] * DEPTH + [(WIDTH, 4)]
+    return [jnp.asarray(rng.normal(size=s) * 0.15, jnp.float32) for s in sizes]
+
+
+def layers(rng):
+    sizes = [(WIDTH, WIDTH)] * 3 + [(WIDTH, 4)]
+    return [(jnp.asarray(rng.normal(size=s) / 4, jnp.float32), jnp.zeros(s[1])) for s in sizes]
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_jax(is_wrong):
+    def predicted(params, x):
+        first, *others = params
+        x = jnp.tanh(x @ (longer(first) if is_wrong else first))
+        for w in others[:-1]:
+            x = jnp.tanh(x @ w)
+        return x @ others[-1]
+
+    result = check_step(jax_training(0, matrices, predicted, 12), optimizer="adamw", lr=1e-3)
     assert result.verdict == ("fail" if is_wrong else "pass"), result.headline
 
 
@@ -134,34 +151,12 @@ def test_jax(is_wrong):
 def test_a_bend_does_not_make_up_for_what_is_missing(seed, is_wrong):
     """The longest step is off by as much as the gradient is, of outputs that are far too large."""
 
-    def build():
-        rng = np.random.default_rng(seed)
-        sizes = [(WIDTH, WIDTH)] * 3 + [(WIDTH, 4)]
-        params = [
-            (jnp.asarray(rng.normal(size=s) / 4, jnp.float32), jnp.zeros(s[1])) for s in sizes
-        ]
-        tx = optax.adamw(1e-3)
-        shapes = ((16, WIDTH), (16, 4))
-        batches = [
-            tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes) for _ in range(3)
-        ]
+    def predicted(params, x):
+        ((first, bias), *others), (last, end) = params[:-1], params[-1]
+        x = jax.nn.gelu(x @ (longer(first) if is_wrong else first) + bias)
+        for w, b in others:
+            x = jax.nn.gelu(x @ w + b)
+        return 100 * (x @ last + end)
 
-        def loss(params, batch):
-            ((first, bias), *others), (last, end) = params[:-1], params[-1]
-            x = jax.nn.gelu(batch[0] @ (longer(first) if is_wrong else first) + bias)
-            for w, b in others:
-                x = jax.nn.gelu(x @ w + b)
-            return jnp.mean((100 * (x @ last + end) - batch[1]) ** 2)
-
-        @jax.jit
-        def step(params, state, batch):
-            updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
-            return optax.apply_updates(params, updates), state
-
-        return Training(
-            step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
-            optimizer=tx,
-        )  # fmt: skip
-
-    result = check_step(build, optimizer="adamw", lr=1e-3)
+    result = check_step(jax_training(seed, layers, predicted, 16), optimizer="adamw", lr=1e-3)
     assert result.verdict == ("fail" if is_wrong else "pass"), result.headline

@@ -342,16 +342,23 @@ RIGHT = {
 }
 
 
-# By more than a factor of three from call to call, as does the gradient of a bias before batch
-# norm, which is rounding; and a loss that is nearly the same number.
-VARYING = {"dropout in the loss": 1, "batch norm": 1, "a decay in the loss": 6}
+# By more than a factor of three from call to call; and a loss that is nearly the same number.
+VARYING = {"dropout in the loss": 1, "a decay in the loss": 6}
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_trainings_are_spared(name):
-    result = check_step(training(**RIGHT[name]))
+@pytest.fixture
+def right(request, monkeypatch):
+    """A name; the gradient of a bias before a narrow batch norm, which is rounding, varies."""
+    if request.param == "batch norm":
+        monkeypatch.setitem(globals(), "WIDTH", 320)
+    return request.param
+
+
+@pytest.mark.parametrize("right", RIGHT, indirect=True)
+def test_right_trainings_are_spared(right):
+    result = check_step(training(**RIGHT[right]))
     assert (result.verdict, held(result)[0]) == ("pass", 1)
-    assert len(held(result)) <= 1 + VARYING.get(name, 0)
+    assert len(held(result)) <= 1 + VARYING.get(right, 0)
 
 
 def test_a_default_device_asks_twice_for_one_gradient():
@@ -375,11 +382,11 @@ def test_a_training_that_is_watched_goes_on_as_it_would(name):
     assert moved(some) == moved(every)
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_trainings_of_long_epochs_are_spared(name):
-    result = check_step(training(count=16, **RIGHT[name]))
+@pytest.mark.parametrize("right", RIGHT, indirect=True)
+def test_right_trainings_of_long_epochs_are_spared(right):
+    result = check_step(training(count=16, **RIGHT[right]))
     assert (result.verdict, [1, 14]) == ("pass", [n for n in held(result) if n in (1, 14)])
-    assert len(held(result)) <= 2 + 2 * VARYING.get(name, 0)
+    assert len(held(result)) <= 2 + 2 * VARYING.get(right, 0)
 
 
 # --- where nothing can be seen --------------------------------------------------------------------
