@@ -60,7 +60,8 @@ class Fresh:
         self._end = self.mark()
         self._values, self._now = Arrays(), list[np.ndarray]()
         self.is_settled = False  # whether none of the user's code ran since the last look at all
-        self.casts_itself = self.draws = False
+        self.casts_itself = False
+        self.draws = False  # whether any gradient so far drew random numbers
         self.inner: tuple[str, ...] = ()  # precisions to which the loss itself casts
         self.is_cut = False  # whether the last loss was a tensor without a graph
         self.written: set[int] = set()  # numbers of the parameters that the loss itself writes
@@ -112,7 +113,8 @@ class Fresh:
         model = self._training.model
         handed = self._precision.batch(batch)
         given = (model, handed) if self._takes_model else (handed,)
-        return torch_loss.of_training(self._training.loss, given)
+        with self._precision.drawing():
+            return torch_loss.of_training(self._training.loss, given)
 
     @contextmanager
     def _placed(self, at: Sequence[np.ndarray] | None, mark: Sequence[Any]) -> Iterator[None]:
@@ -173,7 +175,7 @@ class Fresh:
             except torch_loss.ReentrantError:
                 self.rewind(mark)
                 grads = self._pulled(torch_loss.accumulated, self._loss(batch), wanted)
-            self._end, self.draws = self.mark(), self.has_drawn(mark)
+            self._end, self.draws = self.mark(), self.draws or self.has_drawn(mark)
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
 
     def _pulled(self, pull: Callable[..., Grads], value: Tensor, wanted: Sequence[Tensor]) -> Grads:
@@ -184,7 +186,7 @@ class Fresh:
 
     def value(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float:
         """The loss at other parameters."""
-        return float(self._valued(batch, at, mark, None))
+        return float(self._valued(batch, at, mark, None).detach())
 
     def by_outputs(
         self, batch: Any, mark: Any, outputs: Sequence[Tensor]
@@ -223,7 +225,7 @@ class Fresh:
 
     def widened(self) -> Fresh:
         """The same in float64."""
-        wide = Wide(self._training.model, self._tensors)
+        wide = Wide(self._training.model, self._tensors, self.draws)
         return Fresh(self._training, self._tensors, self._generators, self._scene, wide)
 
     def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
@@ -233,7 +235,7 @@ class Fresh:
 
         def value(there: Sequence[np.ndarray]) -> float:
             try:
-                return float(self._valued(batch, there, mark, cuts.again()))
+                return float(self._valued(batch, there, mark, cuts.again()).detach())
             except UsageError as error:
                 if not isinstance(error.__cause__, DifferentError):
                     raise

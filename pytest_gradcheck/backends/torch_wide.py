@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,9 @@ class Precision(Protocol):
     def batch(self, batch: Any) -> Any:
         """A copy of a batch in it."""
 
+    def drawing(self) -> AbstractContextManager[Any]:
+        """What lets a loss draw the numbers that it draws as it is, while it is open."""
+
 
 class Own:
     """The precision that everything has."""
@@ -35,6 +38,10 @@ class Own:
         """A copy."""
         return torch_values.copied(batch)
 
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Nothing."""
+        return nullcontext()
+
 
 class Wide:
     """Float64 for everything that is a real or complex number.
@@ -44,11 +51,13 @@ class Wide:
     Args:
         model: The model.
         tensors: Every parameter, those that optimizers alone hold too.
+        draws: Whether the loss draws numbers: to look for them takes longer than a small loss.
     """
 
-    def __init__(self, model: nn.Module, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, model: nn.Module, tensors: Sequence[Tensor], draws: bool) -> None:
         found = {id(t): t for t in (*model.parameters(), *model.buffers(), *tensors)}
         self._tensors = list(found.values())
+        self._draws, self._default = draws, torch.get_default_dtype()
 
     @contextmanager
     def placed(self) -> Iterator[None]:
@@ -59,8 +68,7 @@ class Wide:
             torch.set_default_dtype(torch.float64)
             for t, data in kept:
                 t.data = _wide(data)
-            with Draws(default):
-                yield
+            yield
         finally:
             torch.set_default_dtype(default)
             for t, data in kept:
@@ -71,6 +79,10 @@ class Wide:
         flat = tree.flatten(torch_values.copied(batch), torch_values.leaf, torch_values.closed)
         values = [item.value for item in flat.leaves]
         return flat.rebuild([_wide(v) if isinstance(v, Tensor) else v for v in values])
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Draws float32."""
+        return Draws(self._default) if self._draws else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -272,7 +272,8 @@ def _of_line(run: Run, line: _Line, limit: float, least: float) -> Gap | None:
         for parts in (line.grads, move):
             off = line.gap([x if j == i else 0 * x for j, x in enumerate(parts)], limit)
             if off is not None:
-                alone.setdefault(run.names[i], off)
+                alone[run.names[i]] = off
+                break
     found = whole or next(iter(alone.values()), None)
     return None if found is None else Gap(*found, tuple(alone))
 
