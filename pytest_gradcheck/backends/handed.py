@@ -84,6 +84,53 @@ def in_order(value: Any, like: Any) -> Any:
     return {key: in_order(inner, like) for key, inner in value.items()}
 
 
+def numbered(value: Any, number: Callable[[float], Any]) -> Any:
+    """Parameters whose plain floats are arrays, as a step makes them of those by what it adds.
+
+    Those in dataclasses and modules stay: there, they are settings as a rule.
+
+    Args:
+        value: The parameters, or a part of them.
+        number: Makes an array of a float.
+    """
+    if type(value) is float:
+        return number(value)
+    if type(value) is dict:
+        return {key: numbered(inner, number) for key, inner in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(numbered(inner, number) for inner in value))
+    if type(value) in (list, tuple):
+        return type(value)(numbered(inner, number) for inner in value)
+    return value
+
+
+def like(value: np.ndarray, old: Any) -> Any:
+    """A copy of an array, as a number where the old one is one."""
+    return np.float64(value) if isinstance(old, np.generic) else np.array(value)
+
+
+def fitted(
+    grads: Sequence[np.ndarray], point: Sequence[np.ndarray], names: Sequence[str]
+) -> list[np.ndarray]:
+    """A gradient that the user computes, each part in the shape of its parameter.
+
+    Raises:
+        UsageError: There are more or fewer parts, or one has another shape.
+    """
+    if len(grads) != len(point):
+        raise UsageError(
+            f"Training.grad must give an array for each of {len(point)} parameters "
+            f"({listed(names)}), it gave {len(grads)}"
+        )
+    for name, g, x in zip(names, grads, point, strict=True):
+        if np.squeeze(g).shape != np.squeeze(x).shape:
+            raise UsageError(
+                f"Training.grad must give arrays of the shapes of the parameters; {name} has the "
+                f"shape {x.shape}, its gradient {g.shape}"
+            )
+    return [g.reshape(x.shape) for g, x in zip(grads, point, strict=True)]
+
+
 def takes(function: Callable[..., Any], default: int) -> int:
     """How many positional arguments a function must be given."""
     try:

@@ -39,12 +39,13 @@ class JaxLoop(NumpyLoop):
     moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     exactly = staticmethod(exactly)
+    number = staticmethod(jnp.asarray)
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
         self._tx = training.optimizer if is_transformation(training.optimizer) else None
         self.shown = "the optax transformation" if self._tx else "the optimizer of the step"
-        self.device = next((x.device for x in self.flatten(training.params).leaves if x.dtype), "")
+        self.device = next((x.device for x in self.flatten(self._params).leaves if x.dtype), "")
         self._caught: list[tuple[Any, Any, Any, Any]] = []
         self._wants: tuple[str, ...] = ()  # what the transformation is given by name
         self._pending: list[list[np.ndarray]] = []

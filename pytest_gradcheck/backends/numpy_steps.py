@@ -12,9 +12,18 @@ import numpy as np
 
 from pytest_gradcheck.backends import numpy_batches, slots
 from pytest_gradcheck.backends.gathering import Gathering
-from pytest_gradcheck.backends.handed import in_order, returned, scalar, telling
+from pytest_gradcheck.backends.handed import (
+    fitted,
+    in_order,
+    like,
+    numbered,
+    returned,
+    scalar,
+    telling,
+)
 from pytest_gradcheck.backends.held import Bindings, held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND, Written
+from pytest_gradcheck.backends.numpy_differences import central
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.raised import step_raised
 from pytest_gradcheck.backends.reach import reachable
@@ -25,7 +34,6 @@ from pytest_gradcheck.errors import UsageError
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 MOST = 5000  # elements that are differentiated one by one
-STEP = 6e-6  # cube root of the unit in the last place of float64: best for central differences
 
 
 class NumpyLoop:
@@ -41,13 +49,14 @@ class NumpyLoop:
     device = "cpu"
     can_see = False
     dtype = "float64"
+    number: Any = np.float64  # makes an array of a plain float among the parameters
     doubt = 1e-6  # relative error of a gradient by differences
 
     def __init__(self, training: Training) -> None:
         if training.params is None:
             raise UsageError("Training.params (torch: model=) is missing: what the step trains")
         self._training = training
-        self._params: Any = self.copied(training.params)
+        self._params: Any = self.copied(numbered(training.params, self.number))
         self._state: Any = self.copied(training.opt_state)
         self._roots = (training.step, training.loss, training.grad)
         carried = reachable(self._roots)
@@ -80,7 +89,9 @@ class NumpyLoop:
     def _built(self, at: Sequence[np.ndarray]) -> Any:
         """Parameters of float64 with the values given."""
         flat, values = self.flatten(self._params), iter(at)
-        return flat.rebuild([np.array(next(values)) if x.dtype else x.value for x in flat.leaves])
+        return flat.rebuild(
+            [like(next(values), x.value) if x.dtype else x.value for x in flat.leaves]
+        )
 
     # --- the user's step --------------------------------------------------------------------
 
@@ -132,20 +143,16 @@ class NumpyLoop:
 
     def update(self, before: list[np.ndarray], after: list[np.ndarray]) -> Update:
         """The update of a call."""
-        return Update(
-            before,
-            after,
-            None,
-            [{}] * len(before),
-            slots_before=self._old,
-            slots_after=self.slots(),
-        )
+        old, new = self._old, self.slots()
+        unknown: list[dict[str, Any]] = [{}] * len(before)
+        return Update(before, after, None, unknown, slots_before=old, slots_after=new)
 
     def _read(self, got: Any, params: Any, state: Any) -> tuple[Any, Any, str]:
         """Parameters and state in what a step returns; those handed over if it returns none."""
         if got is None:
-            return params, state, ""
+            return numbered(params, self.number), state, ""
         if isinstance(got, (tuple, list)) and len(got) >= 2:
+            got = [numbered(got[0], self.number), *got[1:]]
             error = returned(got, self._params, self.flatten)
         else:
             error = "TypeError: the step must return (params, opt_state, ...)"
@@ -193,9 +200,10 @@ class NumpyLoop:
         point = [np.array(x) for x in (at or self._arrays(self._params))]
         start = self.value(batch, point, mark)
         if self._training.grad is not None:
-            with self._from(mark):
+            with self._from(mark), telling("Training.grad"):
                 got = self._training.grad(self._built(point), self.copied(batch))
-            return start, list(self._arrays(got))
+            grads = self._arrays(numbered(got, self.number))
+            return start, list(fitted(grads, point, [p.name for p in self.parameters]))
         if sum(x.size for x in point) > MOST:
             raise UsageError(
                 f"more than {MOST} parameters are too many for differences: give "
@@ -215,17 +223,7 @@ class NumpyLoop:
                 return self.value(batch, point, mark)
             return float(np.asarray(scalar(self._training.loss(tree_, handed)), dtype=np.float64))
 
-        grads = [np.zeros_like(x) for x in point]
-        for x, g in zip(point, grads, strict=True):
-            for k in np.ndindex(x.shape):
-                kept = x[k]
-                h = STEP * max(1.0, abs(float(kept)))
-                x[k] = kept + h
-                up = loss()
-                x[k] = kept - h
-                g[k] = (up - loss()) / (2 * h)
-                x[k] = kept
-        return grads
+        return central(loss, point)
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""

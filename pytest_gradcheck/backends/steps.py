@@ -30,7 +30,7 @@ class Training:
         batches: The batches of an epoch, the last one as short as it is.
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
-        params: JAX and NumPy: the parameters at the start.
+        params: JAX and NumPy: the parameters at the start, a plain float among them, too.
         opt_state: The state of their optimizer at the start; that of optax by default.
         grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
             along random directions) where central differences would take too long.

@@ -19,6 +19,8 @@ class Sizes:
 
     def of(self, x: np.ndarray) -> float:
         """The 2-norm of all elements of an array."""
+        if not x.ndim:  # NumPy makes plain numbers of these, to which nothing can refer
+            return abs(float(x))
         known, size = self._known.get(id(x), (None, math.nan))
         if known is None or known() is not x:
             size = clipping.norm([x], 2)
