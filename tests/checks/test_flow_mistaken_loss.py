@@ -182,3 +182,10 @@ def test_classes_may_stand_before_places():
 
 def test_logarithms_of_what_is_no_distribution_are_logarithms():
     assert codes(F.nll_loss, LABELS, K, nn.LogSigmoid) == ("pass", [])
+
+
+def test_a_loss_of_the_model_around_it_is_told_which_one_it_is_given():
+    mine, batch = model(1)(), (torch.tensor(X), torch.tensor(NUMBERS))
+    result = check_flow(mine, lambda m, b: F.mse_loss(mine(b[0])[:, 0], b[1]), batch)
+    assert [f.code for f in result.findings] == ["flow-detached"]
+    assert "the model that it is called with (a copy of yours" in result.advice[0]

@@ -76,7 +76,7 @@ def _judged(question: FlowQuestion, asked: Probe, limits: Limits, seed: int) -> 
     passes.add(asked.most or question.seeds)
     require_fitting(passes, question.frozen)
     if not _has_gradient(passes):
-        told = "the loss does not depend on any parameter that may move"
+        told = "the loss does not depend on any parameter of the model that it is called with"
         lost = (Symptom("detached", "", told),)
         return result.result(label, passes, None, lost, (), limits)
     unmoved = still(passes)

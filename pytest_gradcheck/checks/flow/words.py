@@ -119,7 +119,8 @@ ADVICE = {
     "nonfinite": "look at {where}: keep its argument inside the domain before the operation, not "
     "by a mask after it",
     "given": "mend {where}, or find out where it comes from: every value must be finite",
-    "detached": "return a loss that is computed from the model's outputs, without detach or item",
+    "detached": "compute the loss from the outputs of the model that it is called with (a copy of "
+    "yours, as a rule, and not the one around it), without detach or item",
     "still": "look for a sum over a softmax, or a mean of what was normalised: leave it out, or "
     "take the loss before it",
     "missing": "look for detach, no_grad or stop_gradient after {where}, or a layer that forward "
