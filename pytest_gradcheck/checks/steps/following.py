@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pytest_gradcheck.checks.steps import slopes, sources
+from pytest_gradcheck.checks.steps import kinks, slopes, sources
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
@@ -34,7 +34,11 @@ class Reasons:
 def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[Finding]:
     """A gradient that is not the slope of the loss, by what explains it, and as it is claimed."""
     window = pair.window
-    off = slopes.gap(run, window, sources.plain(run, window), limits)
+    off, is_kinked = slopes.gap(run, window, sources.plain(run, window), limits)
+    near = kinks.beside(run, window) if is_kinked else None
+    if near is not None:
+        window = near
+        off, _ = slopes.gap(run, window, sources.plain(run, window), limits)
     if off is None:
         return [] if contract.semi_gradient is None else [_unneeded()]
     rest: Gap | None = off
@@ -42,7 +46,7 @@ def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[F
     found = sources.stopped(run, window)
     if found is not None:
         source, *told = found
-        rest, stopped = slopes.gap(run, window, source, limits), Reasons(*told)
+        rest, stopped = slopes.gap(run, window, source, limits)[0], Reasons(*told)
     if contract.semi_gradient is not None:
         return [_claimed(contract.semi_gradient, off, rest, stopped)]
     return [_told(off, stopped) if stopped is None or rest is not None else _held(off, stopped)]
