@@ -34,10 +34,10 @@ class Reasons:
 def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[Finding]:
     """A gradient that is not the slope of the loss, by what explains it, and as it is claimed."""
     window = pair.window
-    off, is_kinked = slopes.gap(run, window, sources.plain(run, window), limits)
-    near = kinks.beside(run, window) if is_kinked else None
-    if near is not None:
-        window = near
+    plain = sources.plain(run, window)
+    off, is_kinked = slopes.gap(run, window, plain, limits, is_beside=False)
+    if is_kinked:
+        window = kinks.beside(run, window) or window
         off, _ = slopes.gap(run, window, sources.plain(run, window), limits)
     if off is None:
         return [] if contract.semi_gradient is None else [_unneeded()]

@@ -52,8 +52,8 @@ class Gap:
 class _Lines:
     """The lines along which a loss is asked at the point of a window."""
 
-    def __init__(self, run: Run, window: Window, limit: float, dtype: str) -> None:
-        self.run, self.window, self.limit = run, window, limit
+    def __init__(self, run: Run, window: Window, limit: float, dtype: str, is_beside: bool) -> None:
+        self.run, self.window, self.limit, self.is_beside = run, window, limit, is_beside
         # Of gradients; in half precision, small ones are left out altogether.
         self.rounding = 0.0 if dtype in HALF else ROUNDINGS * precision.epsilon(dtype)
         self._asked: list[Line] = []
@@ -69,51 +69,56 @@ class _Lines:
         return any(line.is_kinked for line in self._asked)
 
 
-def gap(run: Run, window: Window, source: Source, limits: Limits) -> tuple[Gap | None, bool]:
+def gap(
+    run: Run, window: Window, source: Source, limits: Limits, *, is_beside: bool = True
+) -> tuple[Gap | None, bool]:
     """Where the loss does not follow its gradient: as a whole, or in some of its tensors.
 
     A gradient of float32 is accused by differences in float64, where these can be had: a network
     with many kinks, or a gradient near zero, leaves no step that float32 would be right for. They
     cost, and a large training that is spared gradients is spared those that accuse nobody.
 
-    Beside it: whether the point itself was seen to be a kink, where nothing can be told.
+    Beside it: whether the point itself was seen to be a kink, where nothing can be told: no tensor
+    is named there, unless ``is_beside`` says that there is no better point.
     """
     limit = limits.number("step_slope", source.dtype)
-    lines = _Lines(run, window, limit, source.dtype)
+    lines = _Lines(run, window, limit, source.dtype, is_beside)
     grads = _combined(run, window, window.micro)
     start = math.nan if window.is_retaken else float(np.dot(window.losses, shares(run, window)))
     dtype = source.dtype  # of the gradient
     least = COARSE if dtype in HALF else directions.LEAST
-    if dtype in HALF and (finer := source.widened()) is not None:
-        source, start = finer, math.nan  # its own rounding would hide anything
+    if (dtype in HALF or is_beside) and (finer := source.widened()) is not None:
+        source, start = finer, math.nan  # its own rounding would hide anything, or is known to
     is_spared = any(w.is_spared for w in run.windows)
     line = lines.line(source, grads, start=start, is_careful=not is_spared)
-    found = _of_line(lines, line, least)
+    found = _of_line(lines, line, least, source)
     if (found or line.is_open(is_spared)) and _has_moved(run, window):
         grads = _combined(run, window, _again(run, window))
         line = lines.line(source, grads)
-        found = _of_line(lines, line, least)
+        found = _of_line(lines, line, least, source)
     if (found or line.is_open(is_spared)) and source.dtype != "float64":
         is_told = found is not None or source.widened() is not None
         found = _of_line(lines, _second(lines, source, grads), least) if is_told else None
     if found is None and dtype in FADED and not (is_spared and dtype == "float32"):
-        found = _of_faded(lines, source, line)
+        found = _of_faded(lines, source, line, dtype)
     found = found or _of_parts(lines, source, line)
     return found, lines.is_kinked
 
 
-def _of_faded(lines: _Lines, source: Source, line: Line) -> Gap | None:
+def _of_faded(lines: _Lines, source: Source, line: Line, dtype: str) -> Gap | None:
     """Where the loss does not follow what fades on its way back, which float32 hardly sees.
 
     Where products are rounded, what is small may be made of that.
     """
-    least = FADED[source.dtype]
+    least = FADED[dtype]
     sizes = [float(np.linalg.norm(g)) for g in line.grads]
     if not any(least * max(sizes) < size <= directions.LEAST * max(sizes) for size in sizes):
         return None
-    if source.dtype == "float64":
+    if dtype == "float64":
         return _of_line(lines, line, least)
-    wide = source.widened() if products.exactly(lines.run) is None else None
+    if products.exactly(lines.run) is not None:
+        return None
+    wide = source if source.dtype == "float64" else source.widened()
     if wide is None or wide.dtype != "float64":
         return None
     return _of_line(lines, lines.line(wide, line.grads), least)
@@ -149,12 +154,12 @@ def _of_parts(lines: _Lines, source: Source, line: Line) -> Gap | None:
     return Gap(next(iter(alone.values())), 0.0, tuple(alone), True) if alone else None
 
 
-def _of_line(lines: _Lines, line: Line, least: float) -> Gap | None:
+def _of_line(lines: _Lines, line: Line, least: float, source: Source | None = None) -> Gap | None:
     """Along a direction in which each tensor counts the same, and along the gradient itself.
 
     In the gradient the largest tensors count the most, so that it is asked only where the first
     direction is too coarse to tell, or sees something. What only that one sees must be seen along a
-    tensor alone, too.
+    tensor alone, too. With a source that can be had in float64, that is left to float64.
     """
     limit, names = lines.limit, lines.run.names
     sizes = [float(np.linalg.norm(g)) for g in line.grads]
@@ -164,6 +169,10 @@ def _of_line(lines: _Lines, line: Line, least: float) -> Gap | None:
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
         return None
+    is_told_beside = line.is_kinked and not lines.is_beside
+    is_told_later = source is not None and source.widened() is not None
+    if even is not None and (is_told_beside or is_told_later):
+        return Gap(*even, ())
     whole = line.gap(line.grads, limit)
     if whole is None and even is None:
         return None
