@@ -3,7 +3,7 @@
 import pytest
 from trainings import plain, usual
 
-from pytest_gradcheck import check_step
+from pytest_gradcheck import Training, check_step
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -57,3 +57,42 @@ def test_a_wrong_backward_in_one_is_found_beside_the_kinks(dtype):
         result = check_step(lambda s=seed: residual(s, is_wrong=True, dtype=dtype))
         assert result.verdict == "fail"
         assert "(ratio 1." in result.headline, result.headline
+
+
+def test_a_block_of_jax_that_begins_at_zero():
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    np, relu = jax.numpy, jax.nn.relu
+
+    @jax.custom_vjp
+    def longer(x):
+        return x
+
+    longer.defvjp(lambda x: (x, None), lambda _, g: (1.1 * g,))
+
+    def training(is_wrong):
+        keys = jax.random.split(jax.random.key(0), 10)
+        shapes = {"first": (8, 16), "layer": (16, 16), "last": (16, 1)}
+        params = {
+            n: jax.random.normal(k, s) / 4 for k, (n, s) in zip(keys, shapes.items(), strict=False)
+        }
+        params |= {"scale": np.zeros(16), "shift": np.zeros(16)}
+        batches = [(jax.random.normal(k, (16, 8)), jax.random.normal(k, (16, 1))) for k in keys]
+        tx = optax.sgd(0.01)
+
+        def loss(p, batch):
+            x = relu(batch[0] @ p["first"])
+            more = p["scale"] * (x @ p["layer"]) + p["shift"]
+            x = relu(x + (longer(more) if is_wrong else more))
+            return ((x @ p["last"] - batch[1]) ** 2).mean()
+
+        @jax.jit
+        def step(p, state, batch):
+            updates, state = tx.update(jax.grad(loss)(p, batch), state, p)
+            return optax.apply_updates(p, updates), state
+
+        return Training(step=step, loss=loss, batches=batches[:3], params=params, optimizer=tx)
+
+    right = check_step(lambda: training(False))
+    assert right.verdict == "pass", right.headline
+    assert check_step(lambda: training(True)).verdict == "fail"
