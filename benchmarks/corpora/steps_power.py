@@ -37,6 +37,24 @@ class Attention(nn.Module):
         return self.norm(x + self.inner(x, x, x)[0])
 
 
+class Residual(nn.Module):
+    """A shortcut of which half is exactly zero, and beside it what begins at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As many rows as are given."""
+        return torch.relu(x + self.norm(self.inner(x)))
+
+
+def _residual() -> nn.Module:
+    begin = nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU()
+    return nn.Sequential(*begin, Residual(), Residual(), nn.Linear(WIDTH, CLASSES))
+
+
 def _dense(*between: Callable[[], nn.Module], width: int = 64, depth: int = 2) -> nn.Module:
     sizes = [WIDTH, *[width] * depth]
     parts: list[nn.Module] = []
@@ -61,6 +79,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ReLU and noise": (lambda: _dense(nn.ReLU, Noise), (WIDTH,)),
     "ReLU and dropout": (lambda: _dense(nn.ReLU, nn.Dropout), (WIDTH,)),
     "batch norm": (lambda: _dense(lambda: nn.BatchNorm1d(64), nn.ReLU), (WIDTH,)),
+    "residual, from zero": (_residual, (WIDTH,)),
     "convolutions, max pooling": (_images, (1, 14, 14)),
     "attention": (
         lambda: nn.Sequential(Attention(), Attention(), nn.Flatten(), nn.Linear(96, CLASSES)),
