@@ -29,10 +29,8 @@ def beside(run: Run, window: Window) -> Window | None:
     rng = np.random.default_rng(0)
     count = sum(x.size for x in window.at) or 1
     typical = clipping.norm(window.at, 2) / math.sqrt(count) or 1.0
-    names = [p.dtype for p in run.loop.parameters]
-    at = [
-        _rounded(_away(x, typical, rng), dtype) for x, dtype in zip(window.at, names, strict=True)
-    ]
+    pairs = zip(window.at, run.loop.parameters, strict=True)
+    at = [_rounded(_away(x, typical, rng), p.dtype) for x, p in pairs]
     moved = replace(window, at=at, again=[], is_retaken=False)
     try:
         found = moved.each(run.loop.gradient)

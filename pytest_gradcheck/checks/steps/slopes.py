@@ -169,10 +169,10 @@ def _of_line(lines: _Lines, line: Line, least: float, source: Source | None = No
     even = line.gap(move, limit / count)
     if even is None and line.slack <= limit:  # of a slope that is the number of tensors
         return None
-    is_told_beside = line.is_kinked and not lines.is_beside
-    is_told_later = source is not None and source.widened() is not None
-    if even is not None and (is_told_beside or is_told_later):
-        return Gap(*even, ())
+    if even is not None:
+        is_told_beside = line.is_kinked and not lines.is_beside
+        if is_told_beside or (source is not None and source.widened() is not None):
+            return Gap(*even, ())
     whole = line.gap(line.grads, limit)
     if whole is None and even is None:
         return None
