@@ -85,8 +85,10 @@ class Fresh:
 
     def kept(self) -> list[Tensor]:
         """The contents of every parameter: copied, unless a copy of what is settled is there."""
-        copies = self._values.copies(len(self._tensors)) if self.is_settled else []
-        return copies or [p.detach().clone() for p in self._tensors]
+        self.now()
+        return self._values.copies(len(self._tensors)) or [
+            p.detach().clone() for p in self._tensors
+        ]
 
     def mark(self) -> list[Any]:
         """The state of all generators."""

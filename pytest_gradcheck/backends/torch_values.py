@@ -14,7 +14,8 @@ from pytest_gradcheck.backends.protocol import Leaf
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 PART = 1 << 16  # elements that are compared at a time
-_OF_NUMPY = (torch.float32, torch.float64)
+_OF_NUMPY = (torch.float32, torch.float64, torch.int16, torch.int32, torch.int64)
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def as_numpy(x: Tensor) -> np.ndarray:
@@ -33,30 +34,58 @@ class Arrays:
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Tensor, np.ndarray]] = {}
+        self._lent: set[int] = set()  # copies that others have, and that stay as they are
 
     def of(self, number: int, x: Tensor) -> np.ndarray:
         """The array of a tensor that is called by a number."""
         if x.layout != torch.strided:
             return as_numpy(x)
         tensor, array = self._kept.get(number, (None, None))
-        if array is None or tensor is None or not is_alike(x.detach(), tensor):
+        if array is None or tensor is None or not _is_same_bits(x.detach(), tensor):
             array = as_numpy(x)
-            self._kept[number] = x.detach().clone(), array
+            self._kept[number] = self._copied(number, x.detach(), tensor), array
         return array
+
+    def _copied(self, number: int, x: Tensor, old: Tensor | None) -> Tensor:
+        """A copy, in the memory of the last one: new memory takes longer than what is copied."""
+        if old is not None and number not in self._lent and _form(old) == _form(x):
+            return old.copy_(x)
+        self._lent.discard(number)
+        return x.clone()
 
     def copies(self, count: int) -> list[Tensor]:
         """The first tensors as they were last asked for; none where one of them is not kept."""
-        found = [self._kept[i][0] for i in range(count) if i in self._kept]
-        return found if len(found) == count else []
+        if not all(i in self._kept for i in range(count)):
+            return []
+        self._lent.update(range(count))
+        return [self._kept[i][0] for i in range(count)]
 
 
 def is_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have one form and the same numbers.
+    """Whether two tensors have one form and the same numbers."""
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    return _is_equal(one, other)
 
-    Large ones are compared part by part by NumPy, which is quicker and ends where they differ.
+
+def _is_same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one form and the same bits: what is put back is what was there.
+
+    Zeros have a sign, and what is not a number equals itself here.
     """
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
+    parts = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (one, other))
+    a, b = (x.view(_BITS[x.element_size()]) for x in parts)
+    return _is_equal(a, b)
+
+
+def _form(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.dtype, x.device, x.stride()
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether tensors of one form are equal; large ones by NumPy, which is quicker, in parts."""
     if one.numel() <= PART or one.device.type != "cpu" or one.dtype not in _OF_NUMPY:
         return bool(torch.equal(one, other))
     a, b = (x.numpy(force=True).reshape(-1) for x in (one, other))

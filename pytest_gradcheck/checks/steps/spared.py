@@ -50,7 +50,9 @@ class Usual:
         self._sizes: list[list[float]] = []  # of each tensor's gradient, then of all
         self._turns: list[float] = []
         self._last: tuple[Grads, float] = (), math.nan  # what arrived the call before, its norm
-        self._now: tuple[list[float], float] | None = None  # measured of a call, learned by nobody
+        self._now: tuple[list[float], float | None] | None = (
+            None  # measured of a call, learned by nobody
+        )
         self.has_spared = False  # whether a call was made without a fresh gradient before it
         self.is_open = False  # whether one that was taken late is another
 
@@ -73,8 +75,8 @@ class Usual:
             return False
         sizes, turn = self._now = self._measured(call, norms)
         columns = zip(sizes, zip(*self._sizes, strict=True), strict=True)
-        is_turned = bool(self._turns) and not _is_within(turn, self._turns)
-        return all(_is_within(x, seen) for x, seen in columns) and not is_turned
+        is_like = turn is None or _is_within(turn, self._turns)
+        return is_like and all(_is_within(x, seen) for x, seen in columns)
 
     def learn(self, seen: Run) -> None:
         """Look at the last call."""
@@ -97,18 +99,23 @@ class Usual:
         self._forms.add(form(window.batches[0]))
         self._ways.add(_way(call))
         self._sizes.append(sizes)
-        self._turns += [] if is_first else [turn]
+        self._turns += [] if is_first or turn is None else [turn]
 
     def _is_usual(self, call: Call, is_first: bool = False) -> bool:
         if call.is_altered and not is_first and not right_form(call.witness):
             return False
         return _is_plain(call) and (self._has_rule or bool(call.updates[0].oracle))
 
-    def _measured(self, call: Call, norms: Sizes) -> tuple[list[float], float]:
-        """The norms of what arrived, and how far it turned from what arrived the call before."""
+    def _measured(self, call: Call, norms: Sizes) -> tuple[list[float], float | None]:
+        """The norms of what arrived, and how far it turned from what arrived the call before.
+
+        The turn is None where calls are told by what they differentiate.
+        """
         got, (last, size) = call.updates[0].received or (), self._last
         sizes = [0.0 if g is None else norms.of(g) for g in got]
         whole = math.hypot(*sizes)
+        if self._witnesses.is_of_use:
+            return [*sizes, whole], None
         pairs = zip(got, last, strict=False)
         inner = sum(float(np.vdot(a, b)) for a, b in pairs if a is not None and b is not None)
         return [*sizes, whole], 1 - inner / (whole * size) if whole * size else math.nan
