@@ -64,6 +64,11 @@ def equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     return len(one) == len(other) and all(np.array_equal(a, b) for a, b in pairs)
 
 
+def are_finite(tree: Any) -> bool:
+    """Whether all floating-point numbers in a value are finite."""
+    return all(bool(np.all(np.isfinite(x))) for x in arrays(tree))
+
+
 def trained(params: Any) -> Any:
     """Parameters as a transformation gets them: None in the place of functions and integers."""
     return jax.tree.map(lambda x: x if is_trained(x) else None, params)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pytest_gradcheck.backends import jax_leaves
+from pytest_gradcheck.backends.steps import Update
 
 
 def is_lost(state: Any, start: Sequence[np.ndarray], own: Any) -> bool:
@@ -24,6 +25,18 @@ def is_astray(params: Any, before: Sequence[np.ndarray]) -> bool:
     """Whether a transformation is given other parameters than the step."""
     got = jax_leaves.arrays(params)
     return len(got) == len(before) and not jax_leaves.equal(got, before)
+
+
+def holds(params: Any, like: Sequence[np.ndarray]) -> bool:
+    """Whether what a transformation was given as parameters is arrays of these shapes."""
+    shapes = [getattr(x, "shape", None) for x in jax.tree.leaves(params)]
+    return shapes == [x.shape for x in like]
+
+
+def holding(params: Any, values: Sequence[np.ndarray]) -> Any:
+    """What a transformation was given as parameters (a tree, a state of a module), with others."""
+    leaves, tree = jax.tree.flatten(params)
+    return tree.unflatten([jax_leaves.placed(*pair) for pair in zip(values, leaves, strict=True)])
 
 
 def of_examples(grads: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -89,3 +102,11 @@ def stirred(state: Any) -> Any:
         return jax.random.fold_in(jnp.asarray(x), 1) if jax_leaves.is_key(x) or is_old else x
 
     return jax.tree.map(other, state)
+
+
+def is_poisoned(update: Update, state: Any) -> bool:
+    """Whether an update was asked for with what is not finite, and has left that in a state."""
+    received = (g for g in update.received or () if g is not None)
+    if all(bool(np.all(np.isfinite(g))) for g in received):
+        return False
+    return not jax_leaves.are_finite(state)

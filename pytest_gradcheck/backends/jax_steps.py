@@ -39,7 +39,7 @@ class JaxLoop(NumpyLoop):
     moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     exactly = staticmethod(exactly)
-    number = staticmethod(jnp.asarray)
+    number, concatenated = staticmethod(jnp.asarray), staticmethod(jnp.concatenate)
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
@@ -114,7 +114,7 @@ class JaxLoop(NumpyLoop):
                 self._params = jax_places.of_state(self._params, ours, own)
             jax.effects_barrier()
         self.is_unseen = self.is_unseen and not self._caught
-        if any(update.is_still for update in call.updates):
+        if any(u.is_still or jax_states.is_poisoned(u, self._own) for u in call.updates):
             self._own = own_state  # the transformation was asked, and its answer thrown away
         return call
 
@@ -173,7 +173,7 @@ class JaxLoop(NumpyLoop):
 
     def _asked_again(self, update: Update) -> Update:
         """With what the transformation makes of the same gradients, at zero parameters too."""
-        given, state, _, more = jax.tree.map(jax_leaves.loose, self._caught[-1])
+        given, state, params, more = jax.tree.map(jax_leaves.loose, self._caught[-1])
         if more is None:
             return update
         if self._own is None:
@@ -181,9 +181,11 @@ class JaxLoop(NumpyLoop):
         own = jax_states.with_hyperparameters(self._own, state)
         own = jax.tree.map(jax_leaves.asarray, own)
         ask: Any = self._updated  # caught, so there is one
+        if not jax_states.holds(params, update.before):
+            params = jax_leaves.trained(self._params)
         zeros = [np.zeros_like(x) for x in update.before]
-        bare, _ = ask(given, own, jax_leaves.trained(self._built(zeros)), **more)
-        moved, self._own = ask(given, own, jax_leaves.trained(self._built(update.before)), **more)
+        bare, _ = ask(given, own, jax_states.holding(params, zeros), **more)
+        moved, self._own = ask(given, own, jax_states.holding(params, update.before), **more)
         oracle, bare = (jax_leaves.arrays(tree) for tree in (moved, bare))
         return replace(update, oracle=oracle, bare=bare)
 
@@ -283,10 +285,6 @@ class JaxLoop(NumpyLoop):
             value, grads = self._with_gradient(params, batch)
         self.dtype = str(value.dtype)
         return float(value), list(self._arrays(grads))
-
-    def concatenated(self, column: Sequence[Any]) -> Any:
-        """Arrays along their first axis."""
-        return jnp.concatenate(column)
 
 
 def loop(training: Training) -> JaxLoop:

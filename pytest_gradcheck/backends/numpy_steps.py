@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -44,6 +44,9 @@ class NumpyLoop:
     rules: Sequence[str] = ("",)
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
     is_foreign = False
+    concatenated: Callable[..., Any] = staticmethod(np.concatenate)
+    unfinite = staticmethod(list[str])  # all that a model holds is in its parameters
+    resumed = staticmethod(list["tuple[str, str]"])  # a step has nothing beside its state
     shown = "the optimizer of the step"
     wanted = "claim optimizer= with lr="
     device = "cpu"
@@ -107,7 +110,7 @@ class NumpyLoop:
     def call(self, batch: Any) -> Call:
         """Call the step with copies of everything."""
         handed = self.copied(batch)
-        before, mark = self._arrays(self._params), self.mark()
+        before, mark = self.now(), self.mark()
         params, state = self.copied(self._params), self.copied(self._state)
         self._old = self.slots()
         try:
@@ -129,6 +132,17 @@ class NumpyLoop:
             return Call(before, after, (), changed_batch=changed, is_idle=is_idle)
         update = replace(self.update(before, after), is_still=is_same)
         return Call(before, after, (update,), changed_batch=changed)
+
+    def now(self) -> list[np.ndarray]:
+        """Every parameter."""
+        return self._arrays(self._params)
+
+    def call_at(self, batch: Any, at: Sequence[np.ndarray]) -> Call:
+        """Call it at other parameters, which are put back afterwards."""
+        own, self._params = self._params, self._built(at)
+        call = self.call(batch)  # which raises nothing of the step
+        self._params = own
+        return call
 
     def accumulates(self, is_still: bool, is_same: bool) -> bool:
         """Whether a call only adds to a window: it moves nothing, and the window is not full."""
@@ -197,7 +211,7 @@ class NumpyLoop:
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, list[np.ndarray | None]]:
         """Loss and gradient, by the user's function or element by element."""
-        point = [np.array(x) for x in (at or self._arrays(self._params))]
+        point = [np.array(x) for x in (at or self.now())]
         start = self.value(batch, point, mark)
         if self._training.grad is not None:
             with self._from(mark), telling("Training.grad"):
@@ -213,25 +227,16 @@ class NumpyLoop:
 
     def _differences(self, batch: Any, point: list[np.ndarray], mark: Any) -> list[np.ndarray]:
         """Central differences, element by element, on one set of arrays."""
-        flat = self.flatten(self._params)
-        values = iter(point)
-        tree_ = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
-        handed, is_random = self.copied(batch), self._is_random
-
-        def loss() -> float:
-            if is_random:
-                return self.value(batch, point, mark)
-            return float(np.asarray(scalar(self._training.loss(tree_, handed)), dtype=np.float64))
-
-        return central(loss, point)
+        if self._is_random:
+            return central(lambda: self.value(batch, point, mark), point)
+        flat, values = self.flatten(self._params), iter(point)
+        params = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
+        handed, loss = self.copied(batch), self._training.loss
+        return central(lambda: float(np.asarray(scalar(loss(params, handed)), np.float64)), point)
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
         return numpy_batches.joined(batches, self.concatenated)
-
-    def concatenated(self, column: Sequence[Any]) -> Any:
-        """Arrays along their first axis."""
-        return np.concatenate(column)
 
     def differ(self, batches: Sequence[Any]) -> bool:
         """Whether batches differ in their forms, or have none that can be seen."""
@@ -265,10 +270,6 @@ class NumpyLoop:
         """None: the state is the caller's."""
         return None
 
-    def resumed(self) -> list[tuple[str, str]]:
-        """None: a functional step has nothing beside its state."""
-        return []
-
     def repeated(self) -> list[tuple[str, float]]:
         """The last call once more: parameters and state are all that it may depend on."""
         if self._last is None or self.accumulate > 1:  # a window may be gathered in the step
@@ -289,7 +290,7 @@ class NumpyLoop:
 
     def slots(self) -> list[list[np.ndarray]]:
         """Groups of arrays in the state, in order, that have the shapes of the parameters."""
-        shapes = [x.shape for x in self._arrays(self._params)]
+        shapes = [x.shape for x in self.now()]
         return slots.grouped(list(slots.arrays(self._state, self.flatten)), shapes)
 
 

@@ -259,6 +259,15 @@ class Loop(Protocol):
     def call(self, batch: Any) -> Call:
         """Call the user's step as it is."""
 
+    def call_at(self, batch: Any, at: Sequence[np.ndarray]) -> Call:
+        """Call it at other parameters, which are put back afterwards."""
+
+    def now(self) -> Sequence[np.ndarray]:
+        """Every parameter."""
+
+    def unfinite(self) -> Sequence[str]:
+        """Names of what the model holds beside parameters that is not finite."""
+
     def gradient(
         self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
     ) -> tuple[float, Sequence[np.ndarray | None]]:

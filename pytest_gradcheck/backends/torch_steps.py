@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,8 @@ class TorchLoop:
     dtype = "float64"
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     heard = torch_heard.heard
-    aligned = staticmethod(torch_values.aligned)
+    aligned, joined = staticmethod(torch_values.aligned), staticmethod(torch_values.joined)
+    differ, size = staticmethod(torch_values.differ), staticmethod(torch_values.size)
 
     def __init__(self, training: Training, others: Sequence[Any] = ()) -> None:
         self._training = training
@@ -81,6 +82,7 @@ class TorchLoop:
         self._trained = [p.requires_grad for p in self.tensors]  # at some time of the last call
         self.passes: list[int] = []  # how often each call differentiated something
         self.looks_inside = self.is_strayed = self.is_shifted = self.is_witnessed = False
+        self._is_held = False  # what happens is noted once, however often it is held
         generators = generators_of(reachable(self._roots))
         self._fresh = Fresh(training, self.tensors, generators, self.scene)
         self.has_drawn, self.ends_here = self._fresh.has_drawn, self._fresh.ends_here
@@ -140,6 +142,18 @@ class TorchLoop:
             witness=seen.witness(record.updates),
             is_hooked=record.is_hooked,
         )
+
+    def call_at(self, batch: Any, at: Sequence[np.ndarray]) -> Call:
+        """Call it at other parameters, which are put back afterwards."""
+        self._fresh.is_settled = False
+        with torch_tracked.placed(self.tensors, at):
+            call = self.call(batch)
+        self._fresh.is_settled = False
+        return call
+
+    def unfinite(self) -> list[str]:
+        """Names of buffers that are not finite."""
+        return torch_tracked.unfinite(self._model)
 
     @contextmanager
     def _listening(self, record: Record) -> Iterator[None]:
@@ -221,21 +235,9 @@ class TorchLoop:
         """The loss in float64."""
         return self._fresh.widened()
 
-    def joined(self, batches: Sequence[Any]) -> Any:
-        """Batches put together along their first axis; None where their form does not allow it."""
-        return torch_values.joined(batches)
-
-    def differ(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in their forms, or have none that can be seen."""
-        return torch_values.differ(batches)
-
     def tokens(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> float | None:
         """By what a cross entropy divides: tokens that are not ignored; None where none is."""
         return self._fresh.tokens(batch, at, mark)
-
-    def size(self, batch: Any) -> int:
-        """Number of samples."""
-        return torch_values.size(batch)
 
     # --- state ------------------------------------------------------------------------------
 
@@ -245,15 +247,13 @@ class TorchLoop:
         carried = reachable(self._roots)
         bindings = held_bindings(carried)
         grads = [(p, p.grad) for p in self.tensors]
-        self._fresh.is_settled = False
+        seen = nullcontext() if self._is_held else torch_events.seen(carried, self._noted)
+        was_held, self._is_held, self._fresh.is_settled = self._is_held, True, False
         try:
-            with (
-                guard(self._roots),
-                torch_optimizers.held(self._all),
-                torch_events.seen(carried, self._noted),
-            ):
+            with guard(self._roots), torch_optimizers.held(self._all), seen:
                 yield
         finally:
+            self._is_held = was_held
             for restore in bindings:
                 restore()
             for p, grad in grads:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pytest_gradcheck.backends import torch_optimizers
@@ -118,3 +120,21 @@ def renewed(
         )
         for t, p, flag in zip(parameters, tensors, trained, strict=True)
     ]
+
+
+@contextmanager
+def placed(tensors: Sequence[Tensor], at: Sequence[np.ndarray]) -> Iterator[None]:
+    """Other parameters for a while."""
+    kept = [p.detach().clone() for p in tensors]
+    try:
+        for p, value in zip(tensors, at, strict=True):
+            p.data.copy_(torch.from_numpy(np.asarray(value)))
+        yield
+    finally:
+        for p, value in zip(tensors, kept, strict=True):
+            p.data.copy_(value)
+
+
+def unfinite(model: nn.Module) -> list[str]:
+    """Names of the buffers of a model that are not finite."""
+    return [name for name, x in model.named_buffers() if not bool(x.isfinite().all())]

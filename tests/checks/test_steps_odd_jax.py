@@ -165,11 +165,12 @@ def test_keys_in_another_order_are_the_same_parameters():
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
-def test_an_optimizer_of_nnx_holds_it(factor, verdict):
+@pytest.mark.parametrize("make", [optax.adam, optax.adamw, optax.lion], ids=lambda f: f.__name__)
+def test_an_optimizer_of_nnx_holds_it(make, factor, verdict):
     nnx = pytest.importorskip("flax.nnx")
     rng = np.random.default_rng(0)
     batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
-    module, tx = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.adam(1e-2)
+    module, tx = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), make(1e-2)
     optimizer = nnx.Optimizer(module, tx, wrt=nnx.Param)
 
     def loss(module, batch):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_gradcheck.backends.steps import Call, Loop
-from pytest_gradcheck.checks.steps import retaking
+from pytest_gradcheck.checks.steps import retaking, spoiling
 from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.spoiling import Spoilt
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
@@ -41,7 +42,7 @@ class Run:
         epoch: Batches of an epoch.
         are_parts: Whether the batches look like the parts of one.
         skipped: Numbers of calls whose update was left out on purpose (an overflow).
-        bad: The call with a batch that is not finite, and its number; None where none was made.
+        bad: What the step did with a batch that is not finite; None where none was made.
         left: Calls after the last update.
         unmoved: Numbers of calls that returned parameters and state as they were.
         zero: What a step with zero gradients moved, before anything else.
@@ -54,7 +55,7 @@ class Run:
     epoch: int = 0
     are_parts: bool = False
     skipped: list[int] = field(default_factory=list)
-    bad: Call | None = None
+    bad: Spoilt | None = None
     left: int = 0
     unmoved: list[int] = field(default_factory=list)
     zero: Sequence[tuple[str, Sequence[str], bool]] = ()
@@ -135,13 +136,8 @@ def run(
             usual.learn(seen)
             if usual.is_open:
                 return seen
-        is_tried = contract.nonfinite in ("skip", "raise")
-        if is_tried and seen.bad is None and number >= 3 and not window.batches:
-            bad = _spoilt(batch)
-            if bad is not None:
-                seen.bad = loop.call(bad)
-                if seen.bad.error or seen.bad.updates:
-                    return seen
+        if contract.nonfinite and seen.bad is None and number >= 3 and not window.batches:
+            seen.bad = _spoilt(seen, contract.nonfinite, batch)
     seen.left = len(window.batches)
     _leave_out(seen)
     return seen
@@ -219,22 +215,13 @@ def _fresh(seen: Run, batch: Any, mark: Any, number: int) -> tuple[float, Grads]
         raise
 
 
-def _spoilt(batch: Any) -> Any:
-    """A batch with one infinite number in its first floating-point array; None where none is."""
-    if isinstance(batch, dict):
-        for key, value in batch.items():
-            inner = _spoilt(value)
-            if inner is not None:
-                return {**batch, key: inner}
+def _spoilt(seen: Run, policy: str, batch: Any) -> Spoilt | None:
+    """What the step does with a batch that is not finite; one that is skipped is gone on from."""
+    loop, number = seen.loop, len(seen.calls)
+    count = len(seen.windows[-1].batches) if seen.windows else 1
+    bad = spoiling.found(loop, batch, max(loop.accumulate, count))
+    if bad is None:
         return None
-    if isinstance(batch, (list, tuple)):
-        for i, value in enumerate(batch):
-            inner = _spoilt(value)
-            if inner is not None:
-                parts = [*batch[:i], inner, *batch[i + 1 :]]
-                return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-        return None
-    dtype = str(getattr(batch, "dtype", ""))
-    if "float" not in dtype or not getattr(batch, "size", None):
-        return None
-    return batch * np.inf if isinstance(batch, np.ndarray) else batch * float("inf")
+    with loop.held():
+        made = bad.made(loop, 0)
+    return bad.made(loop, number) if policy == "skip" and made.keeps(policy) else made

@@ -100,11 +100,18 @@ def unfinite(run: Run) -> list[Finding]:
                         code="step-loss-nonfinite",
                         severity="fail",
                         message=f"the loss is {loss} at call {window.first + k} of the step, and "
-                        f"update {window.number} is made with it; look at the batch, and at the "
-                        f"parameters that the update before left",
+                        f"update {window.number} is made with it; look at the batch, and at "
+                        f"{_left(run, window)}",
                     )
                 ]
     return []
+
+
+def _left(run: Run, window: Window) -> str:
+    """What a loss that is not finite may come from, beside its batch."""
+    if run.bad is None or not 0 < run.bad.after < window.first:
+        return "the parameters that the update before left"
+    return f"what the skipped batch after call {run.bad.after} left in the optimizer's state"
 
 
 def _empty_clips(run: Run) -> list[Finding]:
@@ -148,7 +155,7 @@ def _partial_clips(run: Run) -> list[Finding]:
 
 def _skipped(run: Run) -> list[Finding]:
     skipped = [run.calls[number - 1] for number in run.skipped]
-    skipped += [run.bad] if run.bad is not None and not run.bad.updates else []
+    skipped += [run.bad.call] if run.bad is not None and not run.bad.call.updates else []
     for call in skipped:
         if "scheduler" in [word for word, _ in call.events]:
             return [

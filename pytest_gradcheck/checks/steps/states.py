@@ -1,14 +1,11 @@
-"""State: idle steps, save and restore, batches and gradients that are left alone, bad batches."""
+"""State: idle steps, save and restore, batches and gradients that are left alone."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from pytest_gradcheck.backends.steps import Refused
-from pytest_gradcheck.checks.steps import written
+from pytest_gradcheck.checks.steps import spoiled, written
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.measure import Run, some_of
-from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.results import Finding
 
 NEAR = 1e-6  # of a parameter: a state that is only rounded anew when it is loaded
@@ -34,7 +31,7 @@ def findings(run: Run, contract: Contract, has_rule: bool) -> list[Finding]:
                 message="the optimizer writes into the gradients that it is given; work on copies",
             )
         )
-    found += [*written.findings(run), *_bad(run, contract)]
+    found += [*written.findings(run), *spoiled.findings(run, contract)]
     if run.windows and not run.calls[-1].error:
         found += _idle(run, contract, has_rule)
         found += [*_restored(run), *_resumed(run), *_repeated(run)]
@@ -135,36 +132,5 @@ def _repeated(run: Run) -> list[Finding]:
             f"parameters, state and batch: it keeps something elsewhere, which is lost when a "
             f"training is saved and loaded",
             numbers=(("error", error),),
-        )
-    ]
-
-
-def _bad(run: Run, contract: Contract) -> list[Finding]:
-    """What happened to a batch that is not finite."""
-    call = run.bad
-    if call is None:
-        return []
-    moved = [
-        name
-        for name, a, b in zip(run.names, call.before, call.after, strict=True)
-        if not np.array_equal(a, b, equal_nan=True)
-    ]
-    told = ""
-    if contract.nonfinite == "raise" and not call.error:
-        told = "does not raise for a batch that is not finite"
-    elif contract.nonfinite == "skip":
-        if call.error:
-            told = f"raises for a batch that is not finite ({call.error})"
-        elif moved:
-            told = f"moves {moved[0]} with a batch that is not finite ({timeline(call.events)})"
-    if not told:
-        return []
-    return [
-        Finding(
-            code="step-nonfinite",
-            severity="fail",
-            where=moved[0] if moved else "",
-            message=f"the step {told}, where nonfinite={contract.nonfinite!r} is claimed; test "
-            f"the gradient before the update",
         )
     ]
