@@ -200,6 +200,12 @@ def nodes(state: Any, depth: int = 4) -> Iterator[Any]:
             yield from nodes(inner, depth - 1)
 
 
+def gathers(state: Any) -> bool | None:
+    """Whether a transformation that gathers gradients has not got them all; None for others."""
+    own = [x for x in nodes(state) if type(x).__name__ == "MultiStepsState"]
+    return int(own[0].mini_step) != 0 if own else None
+
+
 class _Proxy:
     """A transformation that is no named tuple, with another ``update``."""
 

@@ -25,6 +25,7 @@ from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+MOST_GATHERED = 64  # calls for one update that a transformation gathers by itself
 _UNTRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
@@ -139,10 +140,9 @@ class JaxLoop(NumpyLoop):
         """Whether a call only adds to a window; optax's own windows say so themselves."""
         if self._caught and not (is_same and self.accumulate > 1):
             self._pending.append(jax_leaves.arrays(self._caught[0][0]))
-        own = [x for x in jax_places.nodes(self._state) if type(x).__name__ == "MultiStepsState"]
-        if not own:
+        waits = jax_places.gathers(self._state)
+        if waits is None:
             return super().accumulates(is_still, is_same)
-        waits = int(own[0].mini_step) != 0
         self._since = Gathering(shows=True, waits=waits, is_idle=waits and is_same)
         return waits
 
@@ -199,11 +199,19 @@ class JaxLoop(NumpyLoop):
             zeros = [np.zeros_like(x) if g is None else g for g, x in zip(grads, at, strict=True)]
             trees.append(jax_leaves.trained(self._built(zeros)))
         start = self._own_start(params)
-        finals = [jax.tree.leaves(self._asked(g, trees[0], start, params)) for g in trees]
+        finals = [jax.tree.leaves(self._window(g, trees[0], start, params)) for g in trees]
         if not all(finals):
             return False
         pairs = zip(*finals, strict=True)
         return all(jax_leaves.is_near(jax_leaves.wide(a), jax_leaves.wide(b)) for a, b in pairs)
+
+    def _window(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
+        """What it makes of the same gradients until an update, where it gathers some itself."""
+        answer = self._asked(grads, slope, state, params)
+        for _ in range(MOST_GATHERED):
+            if answer is not None and jax_places.gathers(answer):
+                answer = self._asked(grads, slope, answer[1], params)
+        return answer
 
     def _asked(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
         """What the transformation makes of gradients, asked alone; None if it wants too much."""

@@ -42,9 +42,8 @@ def size(batch: Any) -> int:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two batches hold the same numbers."""
-    pairs = zip(_opened(one).leaves, _opened(other).leaves, strict=False)
-    return all(_equal(a.value, b.value) for a, b in pairs)
+    """Whether two batches hold the same numbers, in what both of them have."""
+    return all(_equal(a.value, b.value) for a, b in tree.shared(_opened(one), _opened(other)))
 
 
 def _opened(batch: Any) -> Flat:

@@ -109,7 +109,9 @@ WIDTH = 100  # items of one container
 
 
 def _items(value: Any) -> list[Any]:
-    return list(value)[:WIDTH]
+    """What is in a container, without asking a subclass for its length, which it may not have."""
+    own = next((kind for kind in (list, tuple, set) if isinstance(value, kind)), type(value))
+    return list(islice(own.__iter__(value), WIDTH))
 
 
 _OPENED: dict[type, Callable[[Any], list[Any]]] = {
@@ -119,7 +121,7 @@ _OPENED: dict[type, Callable[[Any], list[Any]]] = {
     list: _items,
     tuple: _items,
     set: _items,
-    dict: lambda value: _items(value.values()),
+    dict: lambda value: list(islice(dict.values(value), WIDTH)),
 }
 
 

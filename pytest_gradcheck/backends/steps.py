@@ -101,6 +101,7 @@ class Clip:
         size: The norm that it was given to divide by; NaN where it takes one itself.
         given: How many tensors it was given, those that are no parameters of ours too.
         with_gradient: How many of them had a gradient.
+        entering: The norm of order 2 of the gradients of ours that it was given.
     """
 
     places: tuple[int, ...]
@@ -110,6 +111,7 @@ class Clip:
     size: float = math.nan
     given: int = 1
     with_gradient: int = 1
+    entering: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

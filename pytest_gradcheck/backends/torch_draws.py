@@ -42,14 +42,17 @@ class Draws(TorchDispatchMode):  # type: ignore[misc]  # torch tells no types of
         is_wide = first is not None and first.dtype == torch.float64
         if "out" in named:
             return func(*args, **named)
-        if kind in _MADE or (kind is aten.normal and first is None):
+        if kind is aten.normal and any(isinstance(x, Tensor) for x in args):
+            is_narrow = not any(map(_is_wide, args))
+            return func(*args, **named) if is_narrow else _normal(args, named)
+        if kind in _MADE or kind is aten.normal:
             return self._made(func, args, named)
         if kind in _LIKE and is_wide and named.get("dtype") in (None, torch.float64):
             named.pop("dtype", None)
             return func(*map(_narrow, args), **named).double()
         if kind in _FILLED and is_wide:
             return first.copy_(func(*map(_narrow, args), **named))
-        if (kind in _CHOSEN or (kind is aten.normal and _are_exact(args))) and is_wide:
+        if kind in _CHOSEN and is_wide:
             return func(*map(_narrow, args), **named).double()
         if kind is aten.native_dropout and is_wide:
             kept = func(torch.ones_like(first, dtype=torch.float32), *args[1:])[1]
@@ -68,6 +71,14 @@ def _narrow(x: Any) -> Any:
     return x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x
 
 
-def _are_exact(values: Sequence[Any]) -> bool:
-    """Whether float32 holds them."""
-    return all(bool(torch.equal(_narrow(x).double(), x)) for x in values if isinstance(x, Tensor))
+def _is_wide(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype == torch.float64
+
+
+def _normal(args: Sequence[Any], named: dict[str, Any]) -> Tensor:
+    """What ``torch.normal`` makes of tensors: unit normal numbers, stretched and moved."""
+    mean, std = (*args, 1.0)[:2] if len(args) > 1 else (args[0], named.get("std", 1.0))
+    given = [x for x in (mean, std) if isinstance(x, Tensor)]
+    shape = torch.broadcast_shapes(*(x.shape for x in given))
+    unit = torch.empty(shape, dtype=torch.float32, device=given[0].device)
+    return mean + std * unit.normal_(generator=named.get("generator")).double()

@@ -17,6 +17,7 @@ from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
+NESTED = 6  # objects inside of one another, from an optimizer to the tensors in its state
 # Classes whose updates are replayed, by the exact class: a subclass may do anything.
 NAMES = {
     getattr(torch.optim, kind): name
@@ -192,7 +193,7 @@ def fresh(optimizers: Sequence[Any]) -> dict[int, list[Callable[[], None]]]:
 def its_own(optimizer: Any, without: Sequence[Tensor] = ()) -> Iterator[Callable[[], None]]:
     """What an optimizer of the user's, and one inside of it, keeps beside state and groups."""
     left = {id(p) for p in without}
-    carried = [value for value in reachable([optimizer]) if id(value) not in left]
+    carried = [value for value in reachable([optimizer], NESTED) if id(value) not in left]
     yield from held_bindings(carried)
     for value in carried:
         if isinstance(value, Tensor) and value.layout == torch.strided:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pytest_gradcheck.backends.steps import Clip, Update
@@ -143,7 +144,21 @@ class Record:
         tensors = enumerate(self._loop.tensors)
         places = tuple(i for i, p in tensors if any(p is q for q in held))
         having = sum(q.grad is not None for q in held)
-        return Clip(places, threshold, order, is_value, size, len(held), having)
+        entering = _norm([self._loop.tensors[i].grad for i in places])
+        return Clip(places, threshold, order, is_value, size, len(held), having, entering)
+
+
+def _norm(grads: Sequence[Tensor | None]) -> float:
+    """The norm of all elements of some gradients, NaN where one is not as others are."""
+    try:
+        sizes = [
+            torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g)
+            for g in grads
+            if g is not None
+        ]
+    except (NotImplementedError, RuntimeError):  # of a kind that has no norm
+        return math.nan
+    return math.hypot(*torch.stack([x.double().cpu() for x in sizes]).tolist()) if sizes else 0.0
 
 
 def _are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:

@@ -136,16 +136,9 @@ def copied(batch: Any) -> Any:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two batches hold the same numbers."""
-    try:
-        pairs = zip(
-            tree.flatten(one, leaf, closed).leaves,
-            tree.flatten(other, leaf, closed).leaves,
-            strict=True,
-        )
-        return all(_equal(a.value, b.value) for a, b in pairs)
-    except ValueError:  # another number of leaves
-        return False
+    """Whether two batches hold the same numbers, in what both of them have."""
+    pairs = tree.shared(*(tree.flatten(batch, leaf, closed) for batch in (one, other)))
+    return all(_equal(a.value, b.value) for a, b in pairs)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -7,7 +7,7 @@ way (modules, pytrees) it opens itself through ``expand``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from pytest_gradcheck.backends.protocol import Flat, Leaf
@@ -27,7 +27,7 @@ def join(*parts: str) -> str:
 def children(node: Any) -> tuple[list[tuple[str, Any]], Rebuild] | None:
     """Named children of a plain container and what puts them together; None for a leaf."""
     if isinstance(node, Mapping):
-        keys = list(node)
+        keys = list(node.keys())  # iterating goes over the rows of some (a TensorDict)
         return [(str(k), node[k]) for k in keys], lambda values: _mapping(node, keys, values)
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return list(zip(node._fields, node, strict=True)), lambda values: type(node)(*values)
@@ -45,6 +45,11 @@ def _mapping(node: Mapping[Any, Any], keys: list[Any], values: Sequence[Any]) ->
     filled = dict(zip(keys, values, strict=True))
     if type(node) is dict:
         return filled
+    if isinstance(node, MutableMapping) and hasattr(node, "copy"):
+        fresh = node.copy()  # with what else it holds: a default, the size of a batch
+        if type(fresh) is type(node) and fresh is not node:
+            fresh.update(filled)
+            return fresh
     try:
         return type(node)(filled)  # type: ignore[call-arg]  # mappings by convention take a dict
     except TypeError:
@@ -83,3 +88,9 @@ def flatten(tree: Any, describe: Describe, expand: Expand) -> Flat:
 
     rebuild = walk(tree, "")
     return Flat(tuple(leaves), rebuild)
+
+
+def shared(one: Flat, other: Flat) -> list[tuple[Leaf, Leaf]]:
+    """Pairs of leaves that lie in the same place; what only one of two values has is left out."""
+    there = {leaf.path: leaf for leaf in other.leaves}
+    return [(leaf, there[leaf.path]) for leaf in one.leaves if leaf.path in there]

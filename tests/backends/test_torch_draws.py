@@ -67,11 +67,21 @@ def test_all_other_digits_are_those_of_float64():
     assert set(kept.tolist()) == {0.0, 2 * third[0].item()}
 
 
+@pytest.mark.parametrize("is_tensor", [(1, 1), (1, 0), (0, 1)], ids=["both", "mean", "deviation"])
+def test_a_mean_that_float32_does_not_hold(is_tensor):
+    third = torch.full(ONES, 1 / 3, dtype=torch.float64)
+    mean, std = (third if is_given else 1 / 3 for is_given in is_tensor)
+    torch.manual_seed(0)
+    unit = torch.randn(ONES, dtype=torch.float32).double()
+    torch.manual_seed(0)
+    with Draws(torch.float32):
+        assert torch.equal(torch.normal(mean, std), mean + std * unit)
+
+
 LEFT = {
     "asked for in float32": lambda x: torch.randn(ONES, dtype=torch.float32),
     "a like in float32": lambda x: torch.rand_like(x, dtype=torch.float32),
     "written to float32": lambda x: torch.rand(ONES, out=torch.empty(ONES, dtype=torch.float32)),
-    "a mean that float32 does not hold": lambda x: torch.normal(x / 3, 1.0),
     "whole numbers": lambda x: torch.randint(0, 9, ONES),
     "nothing drawn": torch.sin,
 }

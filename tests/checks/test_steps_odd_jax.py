@@ -164,6 +164,37 @@ def test_keys_in_another_order_are_the_same_parameters():
     assert result.verdict == "pass", result.headline
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_a_mask_leaves_out_is_added_as_it_is(is_whole):
+    # optax.masked hands on the gradients that it does not mask: they are added, uphill.
+    some = optax.masked(optax.adam(1e-2), {"b": True, "w": False})
+    rest = optax.masked(optax.set_to_zero(), {"b": False, "w": True})
+    tx = optax.chain(some, rest) if is_whole else some
+    rng = np.random.default_rng(0)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
+    params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
+
+    def loss(params, batch):
+        return jnp.mean((batch[0] @ params["w"] + params["b"] - batch[1]) ** 2)
+
+    def step(params, state, batch):
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    training = Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
+        optimizer=tx,
+    )  # fmt: skip
+    result = check_step(training)
+    if is_whole:
+        assert result.verdict == "pass", result.headline
+    else:
+        assert result.verdict == "fail", result.headline
+        assert result.findings[0].where == "w"
+        assert "adds to w the gradient as it is" in result.headline, result.headline
+        assert "optax.masked" in result.headline + " ".join(result.advice)
+
+
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
 @pytest.mark.parametrize("make", [optax.adam, optax.adamw, optax.lion], ids=lambda f: f.__name__)
 def test_an_optimizer_of_nnx_holds_it(make, factor, verdict):

@@ -31,6 +31,8 @@ class Expected:
         bites: Whether clipping changed anything.
         shares: Share of each micro-batch in the whole.
         is_guess: Whether nothing but their rows tells these shares, of batches of other shapes.
+        inner: What the optimizer itself makes of it, where it is the optimizer that clips, so that
+            ``clipped`` is ``raw``; None where it does not.
     """
 
     raw: Grads
@@ -40,6 +42,7 @@ class Expected:
     bites: bool
     shares: tuple[float, ...]
     is_guess: bool = False
+    inner: Grads | None = None
 
 
 def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarray | None]:
@@ -82,8 +85,11 @@ def finished(
     """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
     if contract.max_norm is not None or contract.max_value is not None or not window.clips:
         threshold, is_value = _claimed(contract)
-        given = _given(run, window)
-        return clipped(run, raw, threshold, is_value, contract.norm_type, shares, given)
+        given = run.clipping or _given(run, window)
+        found = clipped(run, raw, threshold, is_value, contract.norm_type, shares, given)
+        if not run.clipping:
+            return found
+        return replace(found, clipped=found.raw, inner=found.clipped, bites=False)
     last = window.clips[-1]
     found = clipped(run, raw, last.threshold, last.is_value, last.order, shares)
     cut = list(raw)

@@ -11,6 +11,7 @@ from pytest_gradcheck.checks.steps import (
     claims,
     counted,
     coverage,
+    entering,
     examples,
     following,
     handmade,
@@ -103,6 +104,7 @@ def _all(
                 replay = replaying.judged(seen, pairs, contract, limits)
     found = [*wrong, *counted.findings(seen, pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
+    found += [] if wrong or by_hand or each else entering.findings(seen, pairs, contract)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
     climbed = ladder.measured(seen, pairs[0], contract) if is_comparable else None

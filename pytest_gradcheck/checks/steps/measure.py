@@ -47,6 +47,8 @@ class Run:
         unmoved: Numbers of calls that returned parameters and state as they were.
         zero: What a step with zero gradients moved, before anything else.
         sizes: Norms of gradients and parameters, into which nobody writes.
+        clipping: Numbers of the tensors by whose norm the optimizer itself clips; empty where it
+            does not, None where nobody asked.
     """
 
     loop: Loop
@@ -60,6 +62,7 @@ class Run:
     unmoved: list[int] = field(default_factory=list)
     zero: Sequence[tuple[str, Sequence[str], bool]] = ()
     sizes: Sizes = field(default_factory=Sizes)
+    clipping: set[int] | None = None
 
     @property
     def coarsest(self) -> str:

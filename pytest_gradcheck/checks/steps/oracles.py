@@ -9,7 +9,7 @@ import numpy as np
 from pytest_gradcheck.backends.steps import Update
 from pytest_gradcheck.checks.steps import unclaimed
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, some_of
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -25,13 +25,45 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
             if not _is_near(run, update, i, actual, wanted, limits):
                 return [_told(run, update, i, number)]
     if asked:
-        return _weak(run, asked, limits)
+        return _raw(run, asked) or _weak(run, asked, limits)
     if getattr(run.loop, "is_unseen", False):
         return [_not_seen(run)]
     if any(p.got is None for p in pairs):
         return unclaimed.findings(run, pairs, contract, limits)
     told = f"updates of {run.loop.shown} are not replayed: its rule is not known"
     return [not_replayed(f"{told}; claim optimizer= to have them replayed")]
+
+
+def _raw(run: Run, asked: Sequence[Update]) -> list[Finding]:
+    """Some tensors to which gradients are added as they are, while others are updated."""
+    count = len(run.loop.parameters)
+    raw = [i for i in range(count) if all(_adds(u, i) for u in asked) and _is_given(asked, i)]
+    others = [i for i in range(count) if i not in raw and _is_given(asked, i)]
+    if not raw or not others:
+        return []
+    return [
+        Finding(
+            code="step-update",
+            severity="fail",
+            where=run.names[raw[0]],
+            message=f"the optimizer adds to {some_of([run.names[i] for i in raw])} the gradient "
+            f"as it is, uphill and without a learning rate: optax.masked hands on what it does not "
+            f"mask; set those updates to zero (optax.multi_transform with optax.set_to_zero, or "
+            f"optax.partition), or give them a rule",
+            numbers=(("tensors", len(raw)),),
+        )
+    ]
+
+
+def _adds(update: Update, i: int) -> bool:
+    g = (update.received or ())[i]
+    return g is None or bool(np.allclose(update.oracle[i], g, rtol=1e-6, atol=0))
+
+
+def _is_given(asked: Sequence[Update], i: int) -> bool:
+    """Whether there is a gradient that is not zero."""
+    grads = ((u.received or ())[i] for u in asked)
+    return any(g is not None and bool(np.any(g)) for g in grads)
 
 
 def _is_near(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,6 @@ class Pair:
         got: What arrived; None where it could not be seen.
         wrong: Numbers of the tensors that differ.
         error: Largest relative error of a tensor.
-        is_absorbed: Whether it is not clipped, and the optimizer itself clips it.
     """
 
     window: Window
@@ -55,7 +55,6 @@ class Pair:
     got: Grads | None
     wrong: tuple[int, ...] = ()
     error: float = 0.0
-    is_absorbed: bool = False
 
 
 def pair(run: Run, window: Window, contract: Contract, limits: Limits) -> Pair:
@@ -118,12 +117,24 @@ def against(
 
         if doubts := products.doubts(run, window, meant):
             wrong, worst = compared(run, got, expected.clipped, expected, limits, window, doubts)
-    absorbs = getattr(run.loop, "absorbs", None)
-    if wrong and expected.bites and absorbs is not None:
-        plain, _ = compared(run, got, expected.raw, expected, limits, window)
-        if not plain and absorbs(expected.raw, expected.clipped, window.at):
-            return Pair(window, expected, got, is_absorbed=True)
+    if wrong and expected.bites and run.clipping is None:
+        run.clipping = _clipping(run, window, expected, contract)
+        if run.clipping:
+            return against(run, window, got, contract, limits)
     return Pair(window, expected, got, wrong, worst)
+
+
+def _clipping(run: Run, window: Window, expected: Expected, contract: Contract) -> set[int]:
+    """The tensors by whose norm the optimizer itself clips: all, or those that are not frozen."""
+    absorbs: Any = getattr(run.loop, "absorbs", None)
+    whole = {i for i, g in enumerate(expected.raw) if g is not None}
+    free = {i for i in whole if not matches(run.names[i], contract.frozen)}
+    for given in (whole, free) if absorbs is not None else ():
+        run.clipping = given
+        meant = expecting.finished(run, window, contract, expected.raw, expected.shares).inner
+        if given and absorbs(expected.raw, meant, window.at):
+            return given
+    return set()
 
 
 def _trained(run: Run, window: Window, got: Grads | None, contract: Contract) -> Window:

@@ -97,8 +97,8 @@ def _move(
     run: Run, pair: Pair, update: Any, i: int, hyper: Mapping[str, Any], limits: Limits
 ) -> Move:
     received = pair.got if update.received is None else update.received
-    if pair.is_absorbed:
-        received = pair.expected.clipped
+    if pair.expected.inner is not None:
+        received = pair.expected.inner
     g = (received if received is not None else pair.expected.clipped)[i]
     slack = 0.0
     if received is None and g is not None:

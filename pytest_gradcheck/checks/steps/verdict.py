@@ -58,6 +58,9 @@ def result(
         "vacuous": f"vacuous check of {label}: {what}",
     }[verdict]
     advice = [a for f, (_, _, a) in zip(listed, parts, strict=True) if a and f in failed]
+    if not failed:  # a warning says itself what to try: nothing else is told there
+        pairs = zip(listed, kept, strict=True)
+        kept = tuple(whole if whole.severity == "warn" else head for whole, head in pairs)
     return Result(
         check="step",
         label=label,

@@ -1,0 +1,238 @@
+"""Loops as libraries have them: containers of their own, nested states, clips that always bite."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import pytest
+
+from pytest_gradcheck import Training, check_flow, check_gradient, check_step
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402  # needs torch
+from torch.nn import functional as F  # noqa: E402, N812  # needs torch
+
+
+class Irrep(tuple):
+    """As e3nn has it: a tuple that has no length."""
+
+    __slots__ = ()
+
+    def __len__(self):
+        raise NotImplementedError
+
+
+class Rows(MutableMapping):
+    """As tensordict has it: a mapping that is iterated by rows, and knows how many there are."""
+
+    def __init__(self, held, count):
+        self.held, self.count = dict(held), count
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            return {k: x[key] for k, x in self.held.items()}
+        return self.held[key]
+
+    def __setitem__(self, key, value):
+        self.held[key] = value
+
+    def __delitem__(self, key):
+        del self.held[key]
+
+    def __iter__(self):
+        return iter(range(self.count))
+
+    def __len__(self):
+        return self.count
+
+    def keys(self):
+        return self.held.keys()
+
+    def copy(self):
+        return Rows(self.held, self.count)
+
+    def update(self, other):
+        self.held.update(other)
+
+
+def network(width=1):
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, width))
+
+
+def check(loss, batch=None, make=torch.optim.SGD, step=None, **claims):
+    def training():
+        torch.manual_seed(0)
+        model = network()
+        optimizer = make(model.parameters(), 1e-2)
+
+        def plain(batch):
+            optimizer.zero_grad()
+            loss(model, batch).backward()
+            optimizer.step()
+
+        def own(batch):
+            step(model, optimizer, loss(model, batch))
+
+        made = [(batch or numbers)(n) for n in (8, 8, 3)]
+        return Training(
+            step=own if step else plain,
+            loss=lambda batch: loss(model, batch),
+            batches=made,
+            model=model,
+            optimizer=optimizer,
+        )
+
+    return check_step(training, **claims)
+
+
+def numbers(n):
+    return torch.randn(n, 4), torch.randn(n, 1)
+
+
+def squared(model, batch):
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
+def test_a_module_holds_a_tuple_without_a_length():
+    class Holding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.irrep = network(), Irrep((1, 1))
+
+        def forward(self, x):
+            return self.inner(x)
+
+    torch.manual_seed(0)
+    model, x = Holding(), torch.randn(32, 4)
+    assert check_gradient(model, x[:3]).verdict == "pass"
+    assert check_flow(model, lambda m, b: m(b).pow(2).mean(), x).verdict == "pass"
+    held = Irrep((1, 1))
+
+    def loss(model, batch):
+        return squared(model, batch) + 0.0 * held[0]
+
+    assert check(loss).verdict == "pass"
+
+
+def test_a_mapping_is_iterated_by_rows():
+    def rows(n):
+        x, y = numbers(n)
+        return Rows({"x": x, "y": y}, n)
+
+    def loss(model, batch):
+        part = batch[0 : batch.count]
+        return F.mse_loss(model(part["x"]), part["y"])
+
+    assert check(loss, rows).verdict == "pass"
+
+
+@pytest.mark.parametrize("kind", ["added", "taken", "written"])
+def test_a_batch_may_be_given_further_keys_but_no_other_numbers(kind):
+    def named(n):
+        x, y = numbers(n)
+        return {"x": x, "y": y}
+
+    def loss(model, batch):
+        if kind == "written":
+            batch["x"].mul_(0.5)
+        batch["out"] = model(batch["x"])
+        return F.mse_loss(batch["out"], batch.pop("y") if kind == "taken" else batch["y"].clone())
+
+    found = check(loss, named)
+    assert ("step-batch-changed" in {f.code for f in found.findings}) == (kind == "written")
+    assert (found.verdict == "pass") == (kind != "written"), found.headline
+
+
+class Nested(torch.optim.Optimizer):
+    """Momentum that lies deep in the state."""
+
+    make = staticmethod(lambda m: {"a": {"b": {"m": m}}})
+    take = staticmethod(lambda s: s["a"]["b"]["m"])
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    if not self.state[p]:
+                        self.state[p].update(self.make(torch.zeros_like(p)))
+                    m = self.take(self.state[p]).lerp_(p.grad, 0.1)
+                    p.sub_(m, alpha=group["lr"])
+
+
+class InLists(Nested):
+    make = staticmethod(lambda m: {"a": [[m]]})
+    take = staticmethod(lambda s: s["a"][0][0])
+
+
+class InDictOfLists(Nested):
+    make = staticmethod(lambda m: {"a": {"m": [m]}})
+    take = staticmethod(lambda s: s["a"]["m"][0])
+
+
+@pytest.mark.parametrize("make", [Nested, InLists, InDictOfLists])
+def test_a_state_may_be_nested(make):
+    found = check(squared, make=make)
+    assert found.verdict == "pass", found.headline
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 1024.0])
+@pytest.mark.parametrize("claims", [{}, {"max_norm": 1e-2}], ids=["seen", "claimed"])
+def test_a_factor_before_a_clip_that_always_bites(factor, claims):
+    def step(model, optimizer, loss):
+        optimizer.zero_grad()
+        (factor * loss).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+        optimizer.step()
+
+    found = check(squared, step=step, **claims)
+    if factor == 1.0:
+        assert found.verdict == "pass", found.headline
+        return
+    assert found.verdict == "fail", found.headline
+    assert f"the clip is given {factor:.4g} times the right gradient" in found.headline
+
+
+def test_a_scaled_gradient_may_be_clipped_to_a_scaled_threshold():
+    def step(model, optimizer, loss):
+        optimizer.zero_grad()
+        (8.0 * loss).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 8e-2)
+        for p in model.parameters():
+            p.grad /= 8.0
+        optimizer.step()
+
+    found = check(squared, step=step, max_norm=1e-2)
+    assert found.verdict == "pass", found.headline
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sample_that_cuts_the_graph(seed):
+    """``sample`` for ``rsample``: the same numbers, and no gradient through them."""
+
+    def training(is_right):
+        torch.manual_seed(seed)
+        inner, outer = nn.Linear(12, 8), nn.Linear(4, 12)
+        model = nn.ModuleList([inner, outer])
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+        def loss(x):
+            mean, log = inner(x).chunk(2, -1)
+            drawn = torch.distributions.Normal(mean, (0.5 * log).exp())
+            z = drawn.rsample() if is_right else drawn.sample()
+            off = F.binary_cross_entropy_with_logits(outer(z), x, reduction="sum")
+            return (off - 0.5 * (1 + log - mean**2 - log.exp()).sum()) / len(x)
+
+        def step(x):
+            optimizer.zero_grad()
+            loss(x).backward()
+            optimizer.step()
+
+        batches = [torch.rand(n, 12) for n in (16, 16, 5)]
+        return Training(step=step, loss=loss, batches=batches, model=model, optimizer=optimizer)
+
+    assert check_step(lambda: training(is_right=True)).verdict == "pass"
+    assert check_step(lambda: training(is_right=False)).verdict == "fail"
