@@ -19,7 +19,7 @@ from pytest_gradcheck.backends.torch_contents import Contents
 from pytest_gradcheck.backends.torch_cuts import Cuts, DifferentError
 from pytest_gradcheck.backends.torch_scene import Scene
 from pytest_gradcheck.backends.torch_state import places
-from pytest_gradcheck.backends.torch_values import Arrays
+from pytest_gradcheck.backends.torch_values import Arrays, as_numpy
 from pytest_gradcheck.backends.torch_wide import Own, Precision, Wide
 from pytest_gradcheck.errors import UsageError
 
@@ -179,6 +179,14 @@ class Fresh:
                 grads = self._pulled(torch_loss.accumulated, self._loss(batch), wanted)
             self._end, self.draws = self.mark(), self.draws or self.has_drawn(mark)
         return value.detach(), {id(p): g for p, g in zip(wanted, grads, strict=True)}
+
+    def arrays(
+        self, batch: Any, at: Sequence[np.ndarray] | None, mark: Any
+    ) -> list[np.ndarray | None]:
+        """The gradients, in the order of the parameters."""
+        _, found = self.gradient(batch, at, mark)
+        grads = (found.get(id(p)) for p in self._tensors)
+        return [None if g is None else as_numpy(g) for g in grads]
 
     def _pulled(self, pull: Callable[..., Grads], value: Tensor, wanted: Sequence[Tensor]) -> Grads:
         if self._factor == 1:

@@ -207,7 +207,7 @@ class _Part:
     def move(self, name: str, move: Move, t: int, hyper: Hyper, sums: _Sums) -> None:
         """One update."""
         if hyper.get("forget"):
-            self._state = {}
+            self._state, self._shaken = {}, {}
         whole, last = self._last
         before = last if move.before is whole else self._of(move.before)
         g, after = self._of(move.gradient), self._of(move.after)  # type: ignore[arg-type]  # there is a gradient

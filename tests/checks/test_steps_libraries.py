@@ -236,3 +236,18 @@ def test_a_sample_that_cuts_the_graph(seed):
 
     assert check_step(lambda: training(is_right=True)).verdict == "pass"
     assert check_step(lambda: training(is_right=False)).verdict == "fail"
+
+
+@pytest.mark.parametrize("place", ["in row 3 alone", "in element [3, 2] alone"])
+def test_where_a_gradient_is_wrong_is_told(place):
+    def step(model, optimizer, loss):
+        optimizer.zero_grad()
+        loss.backward()
+        row = model[0].weight.grad[3]
+        (row if "row" in place else row[2:3]).mul_(1.5)
+        optimizer.step()
+
+    found = check(squared, step=step)
+    assert (found.verdict, found.findings[0].where) == ("fail", "0.weight")
+    assert "for 0.weight, off by" in found.headline
+    assert place in found.headline, found.headline

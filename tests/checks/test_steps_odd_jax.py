@@ -217,3 +217,48 @@ def test_an_optimizer_of_nnx_holds_it(make, factor, verdict):
     )
     assert check_step(training).verdict == verdict
     assert optimizer.tx is tx
+
+
+CLIP = optax.clip_by_global_norm(0.1)
+INNER = {
+    "in a chain": (optax.chain(CLIP, optax.adam(1e-2)), {}),
+    "in windows": (optax.MultiSteps(optax.chain(CLIP, optax.adam(1e-2)), 2), {"accumulate": 2}),
+    "of a part": (
+        optax.multi_transform(
+            {"a": optax.chain(CLIP, optax.adam(1e-2)), "b": optax.set_to_zero()},
+            {"w": "a", "b": "b"},
+        ),
+        {"frozen": "b"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "factor", "told"),
+    [
+        *((place, 1, "") for place in INNER),
+        ("in a chain", 2, "2 times the right gradient"),
+        ("in windows", -1, "the negative of the right gradient"),
+    ],
+)
+def test_a_clip_inside_of_a_transformation_is_one(place, factor, told):
+    tx, claims = INNER[place]
+    rng = np.random.default_rng(0)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
+    params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
+
+    def loss(params, batch):
+        return jnp.mean((batch[0] @ params["w"] + params["b"] - batch[1]) ** 2)
+
+    def step(params, state, batch):
+        grads = jax.tree.map(lambda x: factor * x, jax.grad(loss)(params, batch))
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    training = Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
+        optimizer=tx,
+    )  # fmt: skip
+    result = check_step(training, max_norm=0.1, **claims)
+    assert result.verdict == ("fail" if told else "pass"), result.headline
+    assert told in result.headline

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.checks.steps import expected as expecting
-from pytest_gradcheck.checks.steps import left, products, shrinking, suspects, weighing
+from pytest_gradcheck.checks.steps import left, products, shrinking, suspects, unnamed, weighing
 from pytest_gradcheck.checks.steps.contract import Contract, matches
 from pytest_gradcheck.checks.steps.expected import TORCH_FLOOR, Expected, flat
-from pytest_gradcheck.checks.steps.measure import Run, percent
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.order import timeline
 from pytest_gradcheck.checks.steps.retaking import held_by
-from pytest_gradcheck.checks.steps.suspect import Suspect
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -229,9 +228,8 @@ def findings(
     if suspect is None:
         most = max(p.error for p in wrong)
         first = next((p for p in wrong if p.error >= CLEAR * most), first)
-        got = flat(first.got or (), first.window.at)
-        ratio, cosine = clipping.ratio(got, flat(first.expected.clipped, first.window.at))
-        suspect = _unknown(run, first, ratio, cosine)
+        ratio, cosine = clipping.ratio(*unnamed.rows(first))
+        suspect = unnamed.suspect(run, first, ratio, cosine)
     when = f"update {first.window.number}"
     told = timeline(first.window.events)
     return [
@@ -248,34 +246,6 @@ def findings(
             ),
         )
     ]
-
-
-def _unknown(run: Run, pair: Pair, ratio: float, cosine: float) -> Suspect:
-    names = [run.names[i] for i in pair.wrong]
-    some = names[0] if len(names) == 1 else f"{len(names)} tensors"
-    got, right = (flat(g, pair.window.at) for g in (pair.got or (), pair.expected.clipped))
-    if cosine > 1 - 1e-4 and suspects.is_multiple(got, right):
-        return Suspect(
-            "step-gradient-scale",
-            f"the optimizer received {suspects.times(ratio)} the right gradient",
-            "look for a loss scale, a sum for a mean, or a division by the number of batches",
-        )
-    return Suspect(
-        "step-wrong-gradient",
-        f"the optimizer received another gradient than that of the loss for {some}, off by "
-        f"{percent(pair.error)} ({_likeness_told(cosine, ratio)})",
-        "compare what the step does to gradients between backward and step, and the loss that it "
-        "differentiates with Training.loss",
-        names[0] if len(names) == 1 else "",
-    )
-
-
-def _likeness_told(cosine: float, ratio: float) -> str:
-    """How what arrived lies to what is right; of what rounds to 1, that the rest is small."""
-    shown = f"cosine {cosine:.3g}, ratio {ratio:.3g}"
-    if shown != "cosine 1, ratio 1":
-        return shown.replace("cosine 1,", f"cosine {cosine:.6g},")
-    return "in the right direction and of the right length: a lower precision, or a small term"
 
 
 def _not_compared(pair: Pair) -> Finding:

@@ -85,7 +85,7 @@ def gap(
     lines = _Lines(run, window, limit, source.dtype, is_beside)
     grads = _combined(run, window, window.micro)
     start = math.nan if window.is_retaken else float(np.dot(window.losses, shares(run, window)))
-    dtype = source.dtype  # of the gradient
+    dtype, own = source.dtype, source  # of the gradient
     least = COARSE if dtype in HALF else directions.LEAST
     if (dtype in HALF or is_beside) and (finer := source.widened()) is not None:
         source, start = finer, math.nan  # its own rounding would hide anything, or is known to
@@ -101,8 +101,27 @@ def gap(
         found = _of_line(lines, _second(lines, source, grads), least) if is_told else None
     if found is None and dtype in FADED and not (is_spared and dtype == "float32"):
         found = _of_faded(lines, source, line, dtype)
+    if found is not None and dtype == "float32":
+        found = _confirmed(lines, own, grads, found)
     found = found or _of_parts(lines, source, line)
     return found, lines.is_kinked
+
+
+def _confirmed(lines: _Lines, own: Source, grads: Sequence[np.ndarray], found: Gap) -> Gap | None:
+    """A gap in float64, unless what is differentiated there follows the loss there.
+
+    Then nothing but float32 itself can say whether its gradient is wrong: a loss may be another
+    function there (a jitter on a diagonal that depends on the precision).
+    """
+    wide = own.widened()
+    if wide is None or wide.dtype != "float64" or wide.gradients is None:
+        return found
+    if any(p.shadow >= 0 for p in lines.run.loop.parameters):
+        return found
+    meant = _combined(lines.run, lines.window, wide.gradients())
+    if _of_line(lines, lines.line(wide, meant), FADED["float32"]) is not None:
+        return found
+    return _of_line(lines, lines.line(own, grads, is_sharp=False), directions.LEAST)
 
 
 def _of_faded(lines: _Lines, source: Source, line: Line, dtype: str) -> Gap | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from pytest_gradcheck.backends.steps import Stopped
 from pytest_gradcheck.checks.steps import products
 from pytest_gradcheck.checks.steps.measure import Run
-from pytest_gradcheck.checks.steps.windows import Window
+from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 
@@ -32,11 +32,14 @@ class Source:
         loss: At other parameters.
         dtype: The coarsest precision in it.
         widened: The same in a finer one, float64 at best; None where it cannot be had.
+        gradients: What is differentiated in this precision, batch by batch; None where that is not
+            known.
     """
 
     loss: Loss
     dtype: str
     widened: Callable[[], Source | None] = lambda: None
+    gradients: Callable[[], Sequence[Grads]] | None = None
 
 
 def shares(run: Run, window: Window) -> list[float]:
@@ -79,8 +82,12 @@ def _valued(run: Run, window: Window, source: Any) -> Loss:
 
 def _widened(run: Run, window: Window, narrow: Loss) -> Source | None:
     """The loss in float64, if it is the same one: random numbers may be drawn otherwise there."""
-    source = getattr(run.loop, "wide", None)
-    wide = source and _same(run, window, narrow, _valued(run, window, source()))
+    if not hasattr(run.loop, "wide"):
+        return _unrounded(run, narrow)
+    source = run.loop.wide()
+    wide = _same(run, window, narrow, _valued(run, window, source))
+    if wide is not None and hasattr(source, "arrays"):
+        wide = replace(wide, gradients=lambda: window.each(source.arrays))
     return wide or _unrounded(run, narrow)
 
 

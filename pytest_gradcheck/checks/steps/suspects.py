@@ -209,13 +209,11 @@ def _missing(run: Run, wrong: Sequence[Pair], tolerance: float) -> Suspect | Non
             "look for another loss, or a gradient that is left from before",
             names[0],
         )
-    ratios = [
-        clipping.ratio(p.got[i].ravel(), p.expected.clipped[i].ravel())  # type: ignore[union-attr]  # neither is None where it counts
-        for p in wrong
-        for i in p.wrong
-        if p.got is not None and p.got[i] is not None and p.expected.clipped[i] is not None
-    ]
-    if ratios and all(c > 1 - tolerance for _, c in ratios):
+    both = [(p.got[i], p.expected.clipped[i]) for p in wrong for i in p.wrong if p.got is not None]
+    rows = [(a.ravel(), b.ravel()) for a, b in both if a is not None and b is not None]
+    ratios = [clipping.ratio(a, b) for a, b in rows]
+    is_factor = bool(rows) and all(is_multiple(a, b) for a, b in rows)
+    if is_factor and all(c > 1 - tolerance for _, c in ratios):
         return Suspect(
             "step-gradient-scale",
             f"{told} received {times(ratios[0][0])} the right gradient, alone",
