@@ -62,4 +62,12 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             f"{', '.join(f'{name}=' for name in unread)} is claimed of {run.loop.shown}, which is "
             f"not replayed; claim optimizer= too"
         )
+    named = "max_norm=" if contract.max_norm is not None else "max_value="
+    is_clipped = contract.max_norm is not None or contract.max_value is not None
+    is_heard = run.loop.name != "torch" or any(w.clips for w in run.windows)
+    if is_clipped and not is_heard and not any(p.expected.bites for p in pairs):
+        told.append(
+            f"{named} is claimed, no clip of torch was called, and no gradient was above it; see "
+            f"that the step clips"
+        )
     return [Finding(code="weak-claim", severity="warn", message=text) for text in told]

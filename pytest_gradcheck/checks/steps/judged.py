@@ -15,6 +15,7 @@ from pytest_gradcheck.checks.steps import (
     examples,
     following,
     handmade,
+    headings,
     inferred,
     ladder,
     left,
@@ -104,6 +105,8 @@ def _all(
                 replay = replaying.judged(seen, pairs, contract, limits)
     found = [*wrong, *counted.findings(seen, pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
+    if any(f.code == "step-not-replayed" for f in replay.findings) and not wrong:
+        found += headings.findings(seen, pairs)
     found += [] if wrong or by_hand or each else entering.findings(seen, pairs, contract)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)

@@ -25,6 +25,7 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 
 MOST_BATCHES = 64  # of an epoch: a loader without end is cut there
 MOST_CALLS = 200
+LONGEST = 64  # calls without any update, after which none is waited for
 PARTS = (
     "Training.batches looks like one batch, and each of its parts was taken for a batch: give a "
     "list of batches, such as batches=[(x, y)]"
@@ -86,7 +87,7 @@ def percent(share: float) -> str:
 
 
 def batches_of(batches: Any) -> list[Any]:
-    """The batches of an epoch.
+    """The batches of an epoch; of a long list the first ones, and the last, which may be short.
 
     Raises:
         UsageError: There is none, or it is nothing to go through.
@@ -95,6 +96,8 @@ def batches_of(batches: Any) -> list[Any]:
         raise UsageError(
             f"Training.batches={batches!r} is not allowed; allowed: a list of batches, a loader"
         )
+    if isinstance(batches, (list, tuple)) and len(batches) > MOST_BATCHES:
+        return [*batches[: MOST_BATCHES - 1], batches[-1]]
     found = []
     for batch in batches:
         found.append(batch)
@@ -127,7 +130,7 @@ def run(
     wanted = max(len(batches), least * (contract.accumulate or 1))
     window = Window(1, 1)
     number = 0
-    while number < wanted or (len(_moved(seen)) < least and number < min(4 * wanted, MOST_CALLS)):
+    while number < wanted or (len(_moved(seen)) < least and number < _patience(seen, wanted)):
         batch = batches[number % len(batches)]
         number += 1
         is_asked = usual is None or usual.asks(number, wanted, batch)
@@ -144,6 +147,11 @@ def run(
     seen.left = len(window.batches)
     _leave_out(seen)
     return seen
+
+
+def _patience(seen: Run, wanted: int) -> int:
+    """After how many calls no further update is waited for."""
+    return MOST_CALLS if _moved(seen) else min(max(4 * wanted, LONGEST), MOST_CALLS)
 
 
 def _moved(seen: Run) -> list[Window]:

@@ -48,6 +48,8 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
         if name and run.loop.is_foreign:
             told = "the optimizer is in use, and its state is not known: give a function that"
             findings.append(oracles.not_replayed(f"{told} builds a fresh one"))
+        elif _is_other(inferred, name) and not _is_it(run, pairs, contract, limits, which):
+            findings.append(_another(run, name, inferred))
         elif name:
             found, followed = _by_rule(run, moves, name, limits)
             findings += found
@@ -55,6 +57,28 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
         else:
             findings += oracles.findings(run, pairs, contract, limits)
     return Judged(tuple(findings), replays)
+
+
+def _is_other(inferred: str, name: str) -> bool:
+    """Whether an optimizer is of another rule than is claimed, by more than where it decays."""
+    return bool(inferred) and inferred.removesuffix("w") != name.removesuffix("w")
+
+
+def _is_it(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, which: int) -> bool:
+    """Whether updates are not those of the optimizer's own class: what is claimed may be right."""
+    name = run.loop.rules[which]
+    moves = _moves(run, pairs, contract, limits, name, which)
+    return not any(rates.fits(run, moves, name, c, limits) for c in dialects(name, _hyper(moves)))
+
+
+def _another(run: Run, name: str, inferred: str) -> Finding:
+    return Finding(
+        code="step-optimizer",
+        severity="fail",
+        message=f"the optimizer that was handed over is {run.loop.shown}, and its updates are "
+        f"those of {inferred}, not of the claimed {name}; claim optimizer={inferred!r}, or build "
+        f"the other one",
+    )
 
 
 def _by_rule(

@@ -37,6 +37,15 @@ def vacuous(run: Run, pairs: Sequence[Pair], contract: Contract) -> Finding | No
     is_still = all(
         np.array_equal(a, b) for c in run.calls for a, b in zip(c.before, c.after, strict=True)
     )
+    asked = [u.oracle for w in run.windows for u in w.updates]
+    if is_still and asked and all(x and not any(map(np.any, x)) for x in asked):
+        return Finding(
+            code="step-rate-zero",
+            severity="fail",
+            message="the optimizer gave updates of 0 in all calls, so nothing could move; set a "
+            "learning rate above 0, leave something for it to train, or give more batches than a "
+            "warm-up has",
+        )
     if is_still and rates and all(rate == 0 for rate in rates):
         return Finding(
             code="step-rate-zero",
@@ -56,10 +65,8 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
     """What the batches and the model hide."""
     found = []
     trained = [i for i, p in enumerate(run.loop.parameters) if p.trainable and p.owners != 0]
-    if contract.max_norm is not None or contract.max_value is not None:
-        norms = np.array([p.expected.norm for p in pairs])
-        threshold = float(contract.max_norm or contract.max_value or 0.0)
-        found.append(told(norms, threshold))
+    if bitten := _bitten(pairs, contract):
+        found.append(told(*bitten))
         if contract.max_norm is not None and len(trained) < 2:
             found.append(
                 _weak(
@@ -95,6 +102,24 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             )
         )
     return found
+
+
+def _bitten(pairs: Sequence[Pair], contract: Contract) -> tuple[np.ndarray, float] | None:
+    """The sizes that a threshold is held against, and it, as claimed or as it was seen."""
+    clips = [p.window.clips[0] for p in pairs if len(p.window.clips) == 1]
+    kinds = {(c.threshold, c.is_value) for c in clips}
+    if contract.max_value is not None:
+        threshold, is_value = contract.max_value, True
+    elif contract.max_norm is not None:
+        threshold, is_value = contract.max_norm, False
+    elif len(kinds) == 1 and len(clips) == len(pairs):
+        ((threshold, is_value),) = kinds
+    else:
+        return None
+    if not is_value:
+        return np.array([p.expected.norm for p in pairs]), threshold
+    grads = ([g for g in p.expected.raw if g is not None] for p in pairs)
+    return np.array([clipping.norm(each, np.inf) for each in grads]), threshold
 
 
 def _apart(pair: Pair, first: Sequence[np.ndarray]) -> float:
