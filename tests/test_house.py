@@ -26,6 +26,7 @@ JAX = {
     "backends.jax_cuts",
     "backends.jax_leaves",
     "backends.jax_states",
+    "backends.jax_alone",
     "backends.jax_draws",
     "backends.jax_wide",
     "backends.jax_modes",

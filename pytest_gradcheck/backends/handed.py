@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.protocol import Flat
+from pytest_gradcheck.backends import tree
+from pytest_gradcheck.backends.protocol import Flat, Leaf
 from pytest_gradcheck.backends.raised import kind_of
 from pytest_gradcheck.backends.steps import Training
 from pytest_gradcheck.errors import UsageError, listed
@@ -169,3 +170,17 @@ def telling(part: str, given: Sequence[Any] = ()) -> Iterator[None]:
 def scalar(value: Any) -> Any:
     """The loss in what a loss function returns: the first of a tuple."""
     return value[0] if isinstance(value, (tuple, list)) and value else value
+
+
+def no_arrays(params: Any) -> str:
+    """Why parameters are none that can be trained, and what to give."""
+    told = "Training.params holds no array of floating-point type"
+    leaves = tree.flatten(params, Leaf, lambda node: None).leaves
+    kinds = {type(leaf.value) for leaf in leaves}
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in kinds):
+        return (
+            f"{told}, but tensors of torch: what torch trains is given as model= (a module; loose "
+            f"tensors in a torch.nn.ParameterList) with optimizer=, and step(batch) returns nothing"
+        )
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    return f"{told} (it holds: {names or 'nothing'}); give a dict or a list of its arrays"

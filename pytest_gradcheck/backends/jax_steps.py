@@ -14,6 +14,7 @@ import numpy as np
 from pytest_gradcheck.backends import jax_cuts, jax_leaves, jax_modules, jax_places, jax_states
 from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import scalar, telling
+from pytest_gradcheck.backends.jax_alone import Alone
 from pytest_gradcheck.backends.jax_clips import is_transformation
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_modes import doubt, exactly
@@ -25,7 +26,10 @@ from pytest_gradcheck.backends.steps import Call, Stopped, Training, Update
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
-MOST_GATHERED = 64  # calls for one update that a transformation gathers by itself
+GIVEN = (
+    "hand over as Training.params just what the optax transformation is given, and the rest in "
+    "opt_state, or claim optimizer= with lr="
+)
 _UNTRACED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
@@ -46,9 +50,9 @@ class JaxLoop(NumpyLoop):
         super().__init__(training)
         self._tx = training.optimizer if is_transformation(training.optimizer) else None
         self.shown = "the optax transformation" if self._tx else "the optimizer of the step"
+        self.wanted = GIVEN if self._tx else self.wanted
         self.device = next((x.device for x in self.flatten(self._params).leaves if x.dtype), "")
         self._caught: list[tuple[Any, Any, Any, Any]] = []
-        self._wants: tuple[str, ...] = ()  # what the transformation is given by name
         self._pending: list[list[np.ndarray]] = []
         if self._tx is not None and training.opt_state is None:
             self._state = jax_places.first_state(self._tx, self._params)
@@ -56,8 +60,7 @@ class JaxLoop(NumpyLoop):
         self._own: Any = None  # the state of the transformation, carried on beside the step
         self._compiled = compiled(self._differentiated)
         self._is_hurried = can_hurry()
-        self._updated = compiled(self._tx.update) if self._tx else None
-        self._alone = compiled(self._answer)
+        self._alone = Alone(self._tx) if self._tx else None
         self.can_see, self.doubt = self._tx is not None, doubt()
         self._is_first = True
         self.is_unseen = self.can_see  # until the step asks for an update
@@ -100,10 +103,22 @@ class JaxLoop(NumpyLoop):
         self._caught.clear()
         if self._tx is None:
             return super().call(batch)
-        own, ours = self._tx, self._reporter
-        if self._is_first:  # what was traced before knows nothing of us
+        is_first, mark = self._is_first, self.mark()
+        if is_first:  # what was traced before knows nothing of us
             jax_places.forget(self._training.step)
             self._is_first = False
+        call = self._watched(batch)
+        if call.error and is_first and not self._caught:  # a step that takes no other update
+            self.rewind(mark)
+            plain = super().call(batch)
+            if not plain.error:
+                self._tx = self._alone = None
+                self.can_see = self.is_unseen = False
+                return plain
+        return call
+
+    def _watched(self, batch: Any) -> Call:
+        own, ours = self._tx, self._reporter
         with replaced(self._training.step, own, ours):
             self._state = jax_places.of_state(self._state, own, ours)
             self._params = jax_places.of_state(self._params, own, ours)
@@ -122,10 +137,11 @@ class JaxLoop(NumpyLoop):
     @functools.cached_property  # or what is compiled for a train state would be, at every call
     def _reporter(self) -> Any:
         tx: Any = self._tx
+        alone: Any = self._alone
 
         @functools.wraps(tx.update)
         def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            self._wants = tuple(extra)
+            alone.wants = tuple(extra)
             # A function of the step (that of a line search) does not leave it.
             known = None if any(map(callable, jax.tree.leaves(extra))) else extra
             jax.debug.callback(self._catch, updates, state, params, known)
@@ -180,72 +196,32 @@ class JaxLoop(NumpyLoop):
             self._own = state
         own = jax_states.with_hyperparameters(self._own, state)
         own = jax.tree.map(jax_leaves.asarray, own)
-        ask: Any = self._updated  # caught, so there is one
         if not jax_states.holds(params, update.before):
             params = jax_leaves.trained(self._params)
-        zeros = [np.zeros_like(x) for x in update.before]
-        bare, _ = ask(given, own, jax_states.holding(params, zeros), **more)
-        moved, self._own = ask(given, own, jax_states.holding(params, update.before), **more)
-        oracle, bare = (jax_leaves.arrays(tree) for tree in (moved, bare))
+        alone: Any = self._alone  # caught, so there is one
+        oracle, bare, self._own = alone.again(given, own, params, update.before, more)
         return replace(update, oracle=oracle, bare=bare)
 
     def absorbs(self, raw: Sequence[Any], clipped: Sequence[Any], at: Sequence[np.ndarray]) -> bool:
         """Whether the transformation itself clips: both gradients leave the same state."""
-        if self._tx is None:
+        if self._alone is None:
             return False
-        params = jax_leaves.trained(self._built(at))
         trees = []
         for grads in (raw, clipped):
             zeros = [np.zeros_like(x) if g is None else g for g, x in zip(grads, at, strict=True)]
             trees.append(jax_leaves.trained(self._built(zeros)))
-        start = self._own_start(params)
-        finals = [jax.tree.leaves(self._window(g, trees[0], start, params)) for g in trees]
-        if not all(finals):
-            return False
-        pairs = zip(*finals, strict=True)
-        return all(jax_leaves.is_near(jax_leaves.wide(a), jax_leaves.wide(b)) for a, b in pairs)
-
-    def _window(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
-        """What it makes of the same gradients until an update, where it gathers some itself."""
-        answer = self._asked(grads, slope, state, params)
-        for _ in range(MOST_GATHERED):
-            if answer is not None and jax_places.gathers(answer):
-                answer = self._asked(grads, slope, answer[1], params)
-        return answer
-
-    def _asked(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
-        """What the transformation makes of gradients, asked alone; None if it wants too much."""
-        if not set(self._wants) <= set(jax_places.STAND_INS):
-            return None
-        return self._alone(grads, slope, state, params)
-
-    def _answer(self, grads: Any, slope: Any, state: Any, params: Any) -> Any:
-        extra = {name: jax_places.STAND_INS[name](slope, params) for name in self._wants}
-        return self._tx.update(grads, state, params, **extra)  # type: ignore[union-attr]  # asked, so there is one
-
-    def _without(self, params: Any) -> Any:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return self._answer(zeros, zeros, self._tx.init(params), params)[0]  # type: ignore[union-attr]  # likewise
+        state = self.copied(self._training.opt_state)
+        return self._alone.is_same(trees, state, jax_leaves.trained(self._built(at)))
 
     def idle(self, is_fresh: bool) -> Iterator[tuple[str, list[str], bool]]:
         """Zero gradients from fresh state: how they decay is not known, but updates are finite."""
-        if is_fresh or self._tx is None:
+        if is_fresh or self._alone is None:
             return
-        if not set(self._wants) <= set(jax_places.STAND_INS):
-            return
-        try:
-            updates = jax.tree.leaves(compiled(self._without)(jax_leaves.trained(self._params)))
-        except Exception:  # a transformation that takes no such gradient is not asked
-            return
-        if len(updates) != len(self.parameters):
-            return
-        pairs = zip(self.parameters, updates, strict=True)
-        names = [t.name for t, u in pairs if not np.all(np.isfinite(jax_leaves.wide(u)))]
-        yield "with zero gradients", names, not names
-
-    def _own_start(self, params: Any) -> Any:
-        state: Any = self._training.opt_state
-        return self._tx.init(params) if state is None else self.copied(state)  # type: ignore[union-attr]  # the same
+        updates = self._alone.of_nothing(jax_leaves.trained(self._params))
+        if len(updates) == len(self.parameters):
+            pairs = zip(self.parameters, updates, strict=True)
+            names = [t.name for t, u in pairs if not np.all(np.isfinite(u))]
+            yield "with zero gradients", names, not names
 
     # --- the loss ---------------------------------------------------------------------------
 
@@ -281,7 +257,8 @@ class JaxLoop(NumpyLoop):
         """No hurry: another program rounds otherwise, by much where a network is saturated."""
         was_hurried, self._is_hurried = self._is_hurried, False
         self._compiled = jax.jit(self._differentiated)
-        self._updated = jax.jit(self._tx.update) if self._tx else None
+        if self._alone is not None:
+            self._alone.careful()
         return was_hurried
 
     def gradient(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_gradcheck.backends.steps import Loop, Training
@@ -62,6 +63,20 @@ def load(name: str, training: Training, others: Sequence[Any] = ()) -> Loop:
     try:
         module = importlib.import_module(f"pytest_gradcheck.backends.{name}_steps")
     except ModuleNotFoundError as error:
-        raise UsageError(f"backend={name!r} needs {error.name}, which is not installed") from error
+        raise UsageError(_missing(name, training, str(error.name))) from error
     made: Loop = module.loop(training, others) if others else module.loop(training)
     return made
+
+
+def _missing(name: str, training: Training, needed: str) -> str:
+    """That a framework is missing, which may not be the one that is meant."""
+    if _has_jax(replace(training, params=training.model)):
+        return (
+            "Training.model is for modules of torch; hand over what JAX trains as params=, with "
+            "opt_state= and optimizer= (the transformation of optax)"
+        )
+    why = "Training.model is given" if name == "torch" else "arrays of it are given"
+    return (
+        f"backend={name!r} ({why}) needs {needed}, which is not installed: "
+        f"pip install 'pytest-gradcheck[{name}]'"
+    )

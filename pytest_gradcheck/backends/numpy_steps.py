@@ -16,6 +16,7 @@ from pytest_gradcheck.backends.handed import (
     fitted,
     in_order,
     like,
+    no_arrays,
     numbered,
     returned,
     scalar,
@@ -73,7 +74,7 @@ class NumpyLoop:
         self._is_random = False  # whether an evaluation of the loss moved a generator
         leaves = [leaf for leaf in self.flatten(self._params).leaves if leaf.dtype]
         if not leaves:
-            raise UsageError("Training.params holds no array of floating-point type")
+            raise UsageError(no_arrays(self._params))
         self.parameters: Sequence[Tracked] = [Tracked(x.path or "params", x.dtype) for x in leaves]
 
     # --- nested values ----------------------------------------------------------------------

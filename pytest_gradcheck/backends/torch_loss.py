@@ -173,8 +173,9 @@ def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
 def _refused(error: Exception) -> UsageError:
     if "second time" in str(error):
         return UsageError(
-            "the graph of the loss is used up: loss(model, batch) must return the loss and leave "
-            "backward and the optimizer's step to the check"
+            "the graph of the loss is used up: the loss must return a value whose graph is whole, "
+            "and leave backward and the optimizer's step to the check; a derivative inside of it "
+            "(torch.autograd.grad) needs create_graph=True"
         )
     return UsageError(f"the backward pass raised {type(error).__name__}: {error}")
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_gradcheck.backends.steps import Clip, Update
+from pytest_gradcheck.backends.seen import Clip
+from pytest_gradcheck.backends.steps import Update
 from pytest_gradcheck.backends.torch_moments import Moments, Taken
 
 NEAR = 1e-6  # of a parameter: what is moved and moved back is rounded

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from pytest_gradcheck.backends import torch_moments, torch_overrides, torch_shape, torch_values
-from pytest_gradcheck.backends.steps import Update, Witness
+from pytest_gradcheck.backends.seen import Witness
+from pytest_gradcheck.backends.steps import Update
 from pytest_gradcheck.backends.torch_forwards import Forwards, are_equal
 from pytest_gradcheck.backends.torch_patches import replaced
 

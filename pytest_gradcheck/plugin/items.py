@@ -127,9 +127,18 @@ def _vacuous(item: pytest.Item, verb: str, collector: Collector) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, Any, Any]:
     """Put the results of a phase, as plain builtins, on its report."""
     report = yield
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if (
+        crash is not None
+        and call.excinfo is not None
+        and call.excinfo.errisinstance(GradCheckError)
+    ):
+        crash.message = str(call.excinfo.value)  # its name alone would fill the short summary
     collector = item.stash.get(COLLECTOR, None)
     if collector is None:  # a phase that was never opened
         return report

@@ -173,10 +173,15 @@ def one_line(run: Run) -> str:
 
 
 def summary(run: Run, verbosity: int) -> list[str]:
-    """The lines of the summary section: counts, then what is not green; with ``-v`` everything."""
+    """The lines of the summary section: counts, then what is not green; with ``-v`` everything.
+
+    Of more than there is room for, what made a test fail comes first.
+    """
     lines = [one_line(run).removeprefix("gradcheck: ")]
     shown = [(t, r) for t in run.final for r in t.results if verbosity > 0 or _is_news(r)]
     limit = len(shown) if verbosity > 0 else WORST
+    if len(shown) > limit:
+        shown.sort(key=lambda pair: (pair[0].outcome == "passed", pair[1].verdict == "pass"))
     for test, result in shown[:limit]:
         lines += _summary_lines(test, result)
     more = len(shown) - limit
@@ -188,7 +193,12 @@ def _is_news(result: Result) -> bool:
 
 
 def _summary_lines(test: Test, result: Result) -> list[str]:
-    lines = [f"{result.verdict.upper()} {test.nodeid}", *_wrapped("  ", result.headline)]
+    is_wanted = result.verdict != "pass" and test.outcome == "passed"
+    beside = " (the test passed)" if is_wanted else ""
+    lines = [
+        f"{result.verdict.upper()} {test.nodeid}{beside}",
+        *_wrapped("  ", result.headline),
+    ]
     if result.verdict == "pass":
         warned = (f for f in result.findings if f.severity == "warn")
         lines += [line for f in warned for line in _wrapped("  warn: ", f"{f.message} [{f.code}]")]

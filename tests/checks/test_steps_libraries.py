@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 
 import pytest
 
-from pytest_gradcheck import Training, check_flow, check_gradient, check_step
+from pytest_gradcheck import Training, UsageError, check_flow, check_gradient, check_step
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402  # needs torch
@@ -251,3 +251,27 @@ def test_where_a_gradient_is_wrong_is_told(place):
     assert (found.verdict, found.findings[0].where) == ("fail", "0.weight")
     assert "for 0.weight, off by" in found.headline
     assert place in found.headline, found.headline
+
+
+def test_tensors_in_the_place_of_arrays_are_told_where_to_go():
+    params = {"w": torch.ones(3)}
+    with pytest.raises(UsageError, match=r"given as model=.*ParameterList"):
+        check_step(
+            Training(
+                step=lambda p, s, b: (p, s),
+                loss=lambda p, b: (p["w"] ** 2).sum(),
+                batches=[1.0],
+                params=params,
+            ),
+            backend="numpy",
+        )
+
+
+def test_a_derivative_inside_of_a_loss_without_its_graph_is_told():
+    def used(model, batch):
+        out = model(batch[0])
+        torch.autograd.grad(out.sum(), list(model.parameters()))
+        return out.pow(2).mean()
+
+    with pytest.raises(UsageError, match="create_graph=True"):
+        check(used)

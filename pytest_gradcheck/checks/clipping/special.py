@@ -12,7 +12,7 @@ from pytest_gradcheck.checks.clipping import policy
 from pytest_gradcheck.checks.clipping.cases import Case
 from pytest_gradcheck.checks.clipping.claim import Claim
 from pytest_gradcheck.checks.clipping.run import Run
-from pytest_gradcheck.results import Finding
+from pytest_gradcheck.results import Finding, Severity
 
 
 def special(run: Run, claim: Claim, plain: Sequence[Case]) -> Iterator[Finding]:
@@ -71,7 +71,10 @@ def _retold(
 
 
 def _at_zero(run: Run, claim: Claim, biting: Case) -> Iterator[Finding]:
-    """A threshold of zero gives zeros; what optax makes of 0/0 is a trait that is known."""
+    """A threshold of zero gives zeros; what optax makes of 0/0 is a trait that is known.
+
+    What it may mean beside that, or gives by 0/0, is told: nobody trains with it.
+    """
     nothing = replace(claim, max_norm=0.0)
     # In half precision the small number that torch adds to a norm of zero is lost.
     is_known = run.clipper.is_quirky or biting.dtype in making.HALVES
@@ -81,13 +84,22 @@ def _at_zero(run: Run, claim: Claim, biting: Case) -> Iterator[Finding]:
         out = [g for g in got.after if g is not None]
         if not got.error and all(np.all(g == 0) for g in out):
             continue
-        told = got.error or "does not give zeros"
+        given = [v for v in values if v is not None]
+        is_off = not got.error and all(map(np.array_equal, out, given))
+        is_lost = not got.error and what == "zero gradients" and any(map(_is_nan, out))
+        told = "does not give zeros"
+        told = f"fails ({got.error})" if got.error else "leaves all as it is" if is_off else told
+        severity: Severity = "warn" if is_off or is_lost else "fail"
         yield Finding(
             code="clip-zero-threshold",
-            severity="note" if is_known else "fail",
-            message=f"a threshold of zero with {what}: {told}",
+            severity="note" if is_known else severity,
+            message=f"{told} with a threshold of zero and {what}",
         )
         return
+
+
+def _is_nan(g: np.ndarray) -> bool:
+    return bool(np.any(np.isnan(g)))
 
 
 def nonfinite(run: Run, claim: Claim, plain: Sequence[Case]) -> list[Finding]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Call, Clip, Loop, Update
+from pytest_gradcheck.backends.seen import Clip
+from pytest_gradcheck.backends.steps import Call, Loop, Update
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics.sizes import Sizes
 from pytest_gradcheck.results import Finding

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gradcheck.backends.steps import Clip, Update
+from pytest_gradcheck.backends.seen import Clip
+from pytest_gradcheck.backends.steps import Update
 
 Grads = Sequence["np.ndarray | None"]
 

@@ -6,7 +6,8 @@ and what it left is what the optimizer was given: then its gradient is right, to
 
 from __future__ import annotations
 
-from pytest_gradcheck.backends.steps import Call, Witness
+from pytest_gradcheck.backends.seen import Witness
+from pytest_gradcheck.backends.steps import Call
 
 # Of a loss that is computed twice from the same numbers; in lower precisions it must be the same.
 ROUNDING = {"float64": 2.0**-50, "float32": 2.0**-21}
