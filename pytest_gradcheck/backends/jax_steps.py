@@ -16,6 +16,7 @@ from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import scalar, telling
 from pytest_gradcheck.backends.jax_alone import Alone
 from pytest_gradcheck.backends.jax_clips import is_transformation
+from pytest_gradcheck.backends.jax_contracts import equations
 from pytest_gradcheck.backends.jax_hurry import can_hurry, compiled
 from pytest_gradcheck.backends.jax_modes import doubt, exactly
 from pytest_gradcheck.backends.jax_places import replaced, with_update
@@ -44,6 +45,7 @@ class JaxLoop(NumpyLoop):
     moving = (*NumpyLoop.moving, "_own", "_start", "_pending")
     wanted = "give Training.optimizer=, or claim optimizer= with lr="
     exactly = staticmethod(exactly)
+    inner: tuple[str, ...] = ()  # precisions to which the loss itself casts, once it was asked
     number, concatenated = staticmethod(jnp.asarray), staticmethod(jnp.concatenate)
 
     def __init__(self, training: Training) -> None:
@@ -234,6 +236,16 @@ class JaxLoop(NumpyLoop):
         with self._from(mark):
             cuts = jax_cuts.traced(lambda params: self._evaluated(params, handed), params)
         return Stopped(lambda there: cuts.again(self._built(there)), cuts.places, cuts.functions)
+
+    def finds_inner(self, batch: Any) -> bool:
+        """Look for lower precisions inside of the loss; whether there are any."""
+        try:
+            closed = jax.make_jaxpr(lambda params: self._evaluated(params, batch))(self._params)
+        except Exception:  # of a loss that needs numbers
+            return False
+        shapes = (v.aval for e in equations(closed.jaxpr) for v in e.outvars)
+        self.inner = tuple({str(getattr(x, "dtype", "")) for x in shapes} & {"float16", "bfloat16"})
+        return bool(self.inner)
 
     def wide(self) -> Wide:
         """The loss in float64."""

@@ -208,3 +208,17 @@ def test_parameters_without_a_name_are_called_so():
     result = check_step(built, optimizer="sgd", lr=0.1)
     assert "0.05, not the claimed 0.1, or the gradient is 0.5 times the right" in result.headline
     assert "in params" in result.headline
+
+
+def test_a_sum_for_a_mean_shows_in_the_rates_of_unequal_batches():
+    def summed():
+        made = training()
+
+        def step(params, state, batch):
+            rate, grads = 0.01 * len(batch[0]), gradient(params, batch)
+            return {k: x - rate * grads[k] for k, x in params.items()}, state
+
+        return Training(**{**vars(made), "step": step})
+
+    found = check_step(summed)
+    assert "step-gradient-sum" in {f.code for f in found.findings}, found.headline

@@ -262,3 +262,28 @@ def test_a_clip_inside_of_a_transformation_is_one(place, factor, told):
     result = check_step(training, max_norm=0.1, **claims)
     assert result.verdict == ("fail" if told else "pass"), result.headline
     assert told in result.headline
+
+
+@pytest.mark.parametrize("last", [jnp.float32, jnp.bfloat16], ids=["cast back", "left"])
+def test_a_loss_may_be_computed_in_half_precision(last):
+    rng = np.random.default_rng(0)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), "b": jnp.zeros(3)}
+    tx = optax.adam(1e-2)
+
+    def loss(params, batch):
+        p, (x, y) = (
+            jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), t) for t in (params, batch)
+        )
+        return jnp.mean((jnp.tanh(x @ p["w"] + p["b"]) - y) ** 2).astype(last)
+
+    def step(params, state, batch):
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    training = Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
+        optimizer=tx,
+    )  # fmt: skip
+    result = check_step(training)
+    assert result.verdict == "pass", result.headline

@@ -40,15 +40,37 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
     if low <= 0 or (is_clipped and not is_steady):
         return [_not_seen(run)]
     times = f"{low:.4g}" if is_steady else f"{low:.4g} to {high:.4g}"
+    summed = _summed(run, pairs, means, limits)
     return [
+        *([] if summed is None else [summed]),
         Finding(
             code="step-rate-unclaimed",
             severity="note",
             message=f"every update is {times} times the right gradient; claim optimizer='sgd' and "
             f"{'lr=' if is_steady else 'schedule='} to have that rate checked",
             numbers=(("low", low), ("high", high)),
-        )
+        ),
     ]
+
+
+def _summed(
+    run: Run, pairs: Sequence[Pair], means: Sequence[float], limits: Limits
+) -> Finding | None:
+    """Rates that are as the numbers of samples are: a sum where the loss takes a mean."""
+    sizes = [sum(map(run.loop.size, p.window.batches)) for p in pairs]
+    if len(set(sizes)) < 2:
+        return None
+    shares = [mean / size for mean, size in zip(means, sizes, strict=True)]
+    if max(shares) - min(shares) > _slack(run, limits) * max(shares):
+        return None
+    return Finding(
+        code="step-gradient-sum",
+        severity="warn",
+        message=f"the updates are {max(shares):.4g} times the right gradient and the number of "
+        f"samples ({min(sizes)} to {max(sizes)}): the step adds over samples, and the loss takes "
+        f"their mean; divide by their number, or claim the rates with schedule=",
+        numbers=(("share", max(shares)),),
+    )
 
 
 def _rates(run: Run, pair: Pair, limits: Limits) -> Rates | None:
