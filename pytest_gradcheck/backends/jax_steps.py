@@ -187,7 +187,7 @@ class JaxLoop(NumpyLoop):
         if not is_window and len(last) == len(before):
             found = self._asked_again(found)
         is_astray = jax_states.is_astray(params, before)
-        return replace(found, is_lost=is_lost, is_astray=is_astray)
+        return replace(found, is_lost=is_lost, is_astray=is_astray, asked=len(self._caught))
 
     def _asked_again(self, update: Update) -> Update:
         """With what the transformation makes of the same gradients, at zero parameters too."""

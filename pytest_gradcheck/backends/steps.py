@@ -71,6 +71,7 @@ class Update:
         is_lost: Whether the optimizer was given the state of the start, in place of its last one.
         is_astray: Whether the optimizer was given other parameters than those before.
         bare: The update as the optimizer makes it for parameters of zero; empty as ``oracle`` is.
+        asked: How often the optimizer was asked for an update in the call, where that is seen.
     """
 
     before: Sequence[np.ndarray]
@@ -88,6 +89,7 @@ class Update:
     is_lost: bool = False
     is_astray: bool = False
     bare: Sequence[np.ndarray] = ()
+    asked: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,7 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gradcheck-device",
         metavar="NAME",
         default="",
-        help="Move the inputs of every check to this device, as the framework names it",
+        help="Move the inputs of gradcheck and gradflow to this device, as the framework names it; "
+        "trainings and clips stay where the test builds them",
     )
     group.addoption(
         "--gradcheck-report",

@@ -287,3 +287,28 @@ def test_a_loss_may_be_computed_in_half_precision(last):
     )  # fmt: skip
     result = check_step(training)
     assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("claims", [{}, {"optimizer": "adam", "lr": 1e-2}], ids=["", "claimed"])
+def test_a_transformation_is_asked_twice_in_a_call(claims):
+    tx, params = optax.adam(1e-2), {"w": jnp.ones((4, 3))}
+    rng = np.random.default_rng(0)
+    batches = [tuple(np.float32(rng.normal(size=(8, n))) for n in (4, 3)) for _ in range(3)]
+
+    def loss(params, batch):
+        return jnp.mean((batch[0] @ params["w"] - batch[1]) ** 2)
+
+    def step(params, state, batch):
+        grads = jax.grad(loss)(params, batch)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    training = Training(
+        step=step, loss=loss, batches=batches, params=params, opt_state=tx.init(params),
+        optimizer=tx,
+    )  # fmt: skip
+    result = check_step(training, **claims)
+    assert result.verdict == "fail"
+    assert "asked for 2 updates in a call" in result.headline, result.headline

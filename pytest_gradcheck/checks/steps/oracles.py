@@ -109,7 +109,23 @@ def _not_seen(run: Run) -> Finding:
     )
 
 
+def asked_often(run: Run, update: Update) -> str:
+    """That an optimizer makes several updates of one call."""
+    return (
+        f"{run.loop.shown} is asked for {update.asked} updates in a call, and the step does not "
+        f"move by the last of them alone"
+    )
+
+
 def _told(run: Run, update: Update, i: int, number: int) -> Finding:
+    if update.asked > 1:
+        return Finding(
+            code="step-update",
+            severity="fail",
+            where=run.names[i],
+            message=f"{asked_often(run, update)} (update {number}); ask it once for each update",
+            numbers=(("update", number), ("asked", update.asked)),
+        )
     if not (update.is_lost or update.is_astray):
         return _unlike(run, update, i, number)
     message = (

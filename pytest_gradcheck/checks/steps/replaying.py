@@ -200,6 +200,10 @@ def _explained(
             if rates.fits(run, mine, name, change, limits):
                 told = f"the update is that of {other}, not of {name}{where}"
                 return Suspect("step-optimizer", told, "look at which optimizer is built")
+    often = next((u for w in run.windows for u in w.updates if u.asked > 1), None)
+    if often is not None:
+        told = oracles.asked_often(run, often)
+        return Suspect("step-optimizer", told + where, "ask it once for each update")
     if any(u.is_astray for w in run.windows for u in w.updates):
         told = f"{run.loop.shown} is given other parameters than those of the step"
         advice = "give it the parameters that it is to move: its decay goes from there"
