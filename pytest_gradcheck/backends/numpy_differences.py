@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,23 +12,39 @@ __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace sho
 STEP = 6e-6  # cube root of the unit in the last place of float64: best for central differences
 
 
-def central(loss: Callable[[], float], point: Sequence[np.ndarray]) -> list[np.ndarray]:
+KINK = 1e-3  # of a slope, by which those on both sides of a smooth point hardly differ so near
+
+
+def central(
+    loss: Callable[[], Any], point: Sequence[np.ndarray], start: float
+) -> list[tuple[np.ndarray, float]]:
     """The gradient of a loss by arrays of float64 that it reads, and that are left as they were.
+
+    Beside each array of it: by how much it may be off. At a kink a gradient may be the slope on
+    either side, or any one between them: the norm of half the difference of both.
 
     Args:
         loss: The loss at what stands in the arrays.
         point: The arrays.
+        start: The loss at the point.
     """
-    grads = [np.zeros_like(x) for x in point]
-    for x, g in zip(point, grads, strict=True):
+    found = []
+    for x in point:
+        g, jumps = np.zeros_like(x), np.zeros_like(x)
         for k in np.ndindex(x.shape):
             kept = x[k]
             h = STEP * max(1.0, abs(float(kept)))
             try:
                 x[k] = kept + h
-                up = loss()
+                up = float(np.asarray(loss(), np.float64))
                 x[k] = kept - h
-                g[k] = (up - loss()) / (2 * h)
+                down = float(np.asarray(loss(), np.float64))
             finally:
                 x[k] = kept
-    return grads
+            g[k] = (up - down) / (2 * h)
+            right, left = (up - start) / h, (start - down) / h
+            jump = abs(right - left) / 2
+            noise = np.finfo(np.float64).eps * max(abs(up), abs(down), abs(start)) / h
+            jumps[k] = jump if jump > KINK * max(abs(right), abs(left)) + 8 * noise else 0.0
+        found.append((g, float(np.linalg.norm(jumps))))
+    return found

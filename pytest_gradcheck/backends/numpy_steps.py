@@ -46,6 +46,7 @@ class NumpyLoop:
     starts: Sequence[tuple[Mapping[str, np.ndarray], int]] = ()
     is_foreign = False
     concatenated: Callable[..., Any] = staticmethod(np.concatenate)
+    differ, size = staticmethod(numpy_batches.differ), staticmethod(numpy_batches.size)
     unfinite = staticmethod(list[str])  # all that a model holds is in its parameters
     resumed = staticmethod(list["tuple[str, str]"])  # a step has nothing beside its state
     shown = "the optimizer of the step"
@@ -68,6 +69,7 @@ class NumpyLoop:
         self._bindings, self._written = Bindings(inner), Written(inner)
         self._generators = [*global_generators(), *private_generators(carried)]
         self.accumulate = 1
+        self.kinks: dict[int, tuple[np.ndarray, float]] = {}  # gradients that may be off
         self._since, self._is_doubtful = Gathering(), False
         self._old: list[list[np.ndarray]] = []
         self._last: tuple[Any, ...] | None = None  # what the last call was given, and its end
@@ -224,28 +226,23 @@ class NumpyLoop:
                 f"more than {MOST} parameters are too many for differences: give "
                 f"Training.grad, a function grad(params, batch)"
             )
-        return start, list(self._differences(batch, point, mark))
+        pairs = self._differences(batch, point, mark, start)
+        self.kinks |= {id(g): (g, jump) for g, jump in pairs if jump}
+        return start, [g for g, _ in pairs]
 
-    def _differences(self, batch: Any, point: list[np.ndarray], mark: Any) -> list[np.ndarray]:
-        """Central differences, element by element, on one set of arrays."""
+    def _differences(
+        self, batch: Any, point: list[np.ndarray], mark: Any, start: float
+    ) -> list[tuple[np.ndarray, float]]:
         if self._is_random:
-            return central(lambda: self.value(batch, point, mark), point)
+            return central(lambda: self.value(batch, point, mark), point, start)
         flat, values = self.flatten(self._params), iter(point)
         params = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
         handed, loss = self.copied(batch), self._training.loss
-        return central(lambda: float(np.asarray(scalar(loss(params, handed)), np.float64)), point)
+        return central(lambda: scalar(loss(params, handed)), point, start)
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
         return numpy_batches.joined(batches, self.concatenated)
-
-    def differ(self, batches: Sequence[Any]) -> bool:
-        """Whether batches differ in their forms, or have none that can be seen."""
-        return numpy_batches.differ(batches)
-
-    def size(self, batch: Any) -> int:
-        """Number of samples in a batch."""
-        return numpy_batches.size(batch)
 
     # --- state ------------------------------------------------------------------------------
 

@@ -222,3 +222,36 @@ def test_a_sum_for_a_mean_shows_in_the_rates_of_unequal_batches():
 
     found = check_step(summed)
     assert "step-gradient-sum" in {f.code for f in found.findings}, found.headline
+
+
+@pytest.mark.parametrize("claims", [{}, {"optimizer": "sgd", "lr": 1.0}], ids=["seen", "claimed"])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_perceptron_begins_at_a_kink(claims, factor):
+    # Rosenblatt's rule from zero: half of the slope on the one side is what differences give there.
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(20, 3))
+    labels = np.sign(points @ np.array([1.0, -1.0, 0.5]) + 0.2)
+
+    def step(params, state, batch):
+        x, label = batch
+        if label * (x @ params["w"] + params["b"]) <= 0:
+            rate = factor if state > 2 else 1.0
+            params = {"w": params["w"] + rate * label * x, "b": params["b"] + rate * label}
+        return params, state + 1
+
+    def made():
+        return Training(
+            step=step,
+            loss=lambda p, b: max(0.0, -b[1] * (b[0] @ p["w"] + p["b"])),
+            batches=list(zip(points, labels, strict=True)),
+            params={"w": np.zeros(3), "b": 0.0},
+            opt_state=0,
+        )
+
+    found = check_step(made, **claims)
+    if factor == 1.0:
+        assert found.verdict == "pass", found.headline
+    elif claims:
+        assert found.verdict == "fail", found.headline
+    else:
+        assert "every update is 2 times the right gradient" in found.headline

@@ -32,7 +32,7 @@ from pytest_gradcheck.checks.steps import (
 )
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, doubted
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, UNNAMED
 from pytest_gradcheck.limits import Limits
@@ -120,7 +120,8 @@ def _all(
         followed = following.findings(seen, pairs[0], contract, limits)
         if all(f.code == "weak-claim" for f in followed):
             followed = _hooked(seen, pairs, contract, limits) or followed
-        if not any(f.severity == "fail" for f in followed):
+        is_kinked = any(doubted(seen, g) for g in pairs[0].expected.raw if g is not None)
+        if not is_kinked and not any(f.severity == "fail" for f in followed):
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed
         evidence.append(ladder.evidence(climbed))

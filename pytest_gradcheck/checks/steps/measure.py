@@ -149,6 +149,11 @@ def run(
     return seen
 
 
+def doubted(run: Run, g: np.ndarray) -> float:
+    """The norm by which a fresh gradient may be off: at a kink, each side has one of its own."""
+    return float(getattr(run.loop, "kinks", {}).get(id(g), (g, 0.0))[1])
+
+
 def _patience(seen: Run, wanted: int) -> int:
     """After how many calls no further update is waited for."""
     return MOST_CALLS if _moved(seen) else min(max(4 * wanted, LONGEST), MOST_CALLS)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_gradcheck.checks.steps import held, oracles, rates
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run, percent
+from pytest_gradcheck.checks.steps.measure import Run, doubted, percent
 from pytest_gradcheck.checks.steps.rates import Moves
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.checks.steps.suspect import Suspect
@@ -128,7 +128,7 @@ def _move(
     if received is None and g is not None:
         sizes = float(np.linalg.norm(g)), LEAST * pair.expected.norm
         share = limits.number("step_gradient", run.loop.parameters[i].dtype) + run.loop.doubt
-        slack = share * max(sizes)
+        slack = share * max(sizes) + doubted(run, g)
     return Move(update.before[i], update.after[i], g, hyper, slack)
 
 

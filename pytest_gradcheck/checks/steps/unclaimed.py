@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, doubted
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -28,7 +28,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
     """The rate of plain gradient descent, tensors that disagree on it, or that nothing was seen."""
     rates = [_rates(run, pair, limits) for pair in pairs]
     known = [r for r in rates if r]
-    if len(known) < len(rates):
+    if not known or None in rates:
         return [_not_seen(run)]
     odd = _odd(run, known, limits)
     if odd is not None:
@@ -40,7 +40,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits
     if low <= 0 or (is_clipped and not is_steady):
         return [_not_seen(run)]
     times = f"{low:.4g}" if is_steady else f"{low:.4g} to {high:.4g}"
-    summed = _summed(run, pairs, means, limits)
+    summed = _summed(run, [p for p, r in zip(pairs, rates, strict=True) if r], means, limits)
     return [
         *([] if summed is None else [summed]),
         Finding(
@@ -74,8 +74,12 @@ def _summed(
 
 
 def _rates(run: Run, pair: Pair, limits: Limits) -> Rates | None:
-    """By what each tensor moved against its gradient; None where one moved otherwise."""
+    """By what each tensor moved against its gradient; None where one moved otherwise, or none did.
+
+    Empty where nothing was to move, or all of it is at a kink and goes the way of a slope there.
+    """
     found: Rates = {}
+    is_kinked = False
     wanted = pair.expected.clipped
     whole = clipping.norm([g for g in wanted if g is not None], 2)
     moves = [b - a for a, b in zip(pair.window.at, pair.window.updates[-1].after, strict=True)]
@@ -93,10 +97,15 @@ def _rates(run: Run, pair: Pair, limits: Limits) -> Rates | None:
         rate = -float(np.vdot(move, g)) / norm**2
         off = clipping.norm([move + rate * g], 2)
         share = limits.number("step_gradient", tracked.dtype) + run.loop.doubt
-        if rounding > LOST * size or off > share * size + rounding:
+        doubt = abs(rate) * doubted(run, g)
+        if rounding > LOST * size or off > share * size + rounding + doubt:
             return None
+        if doubt > share * size:  # its rate is known no better than that
+            is_kinked = True
+            continue
         found[i] = rate
-    return found
+    is_idle = not whole and not length
+    return found if found or is_kinked or is_idle else None
 
 
 def _odd(run: Run, rates: Sequence[Rates], limits: Limits) -> Finding | None:
