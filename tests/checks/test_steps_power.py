@@ -153,3 +153,31 @@ def test_updates_of_zero_are_vacuous():
 
     found = check_step(training)
     assert (found.verdict, found.findings[0].code) == ("vacuous", "step-rate-zero"), found.headline
+
+
+class Delayed(torch.optim.Optimizer):
+    """Updates by the gradient of three steps before, which its state does not keep."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+        self.waiting = []
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        parts = [p for group in self.param_groups for p in group["params"]]
+        self.waiting.append([None if p.grad is None else p.grad.clone() for p in parts])
+        if len(self.waiting) > 3:
+            for p, g in zip(parts, self.waiting.pop(0), strict=True):
+                if g is not None:
+                    p.sub_(g, alpha=self.param_groups[0]["lr"])
+
+
+def test_a_state_whose_loss_shows_some_updates_later():
+    found = check(Delayed)
+    assert "step-restore" in {f.code for f in found.findings if f.severity == "fail"}
+
+
+def test_a_claim_that_the_optimizer_itself_contradicts():
+    told = warned(check(torch.optim.Adam, optimizer="adam", eps=1e-9))
+    assert "eps=1e-09 is claimed, and Adam has 1e-08" in told["weak-claim"]
+    assert "weak-claim" not in warned(check(torch.optim.Adam, optimizer="adam", eps=1e-8))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from pytest_gradcheck.backends.steps import Loop
 from pytest_gradcheck.checks.steps.contract import Contract, matches
@@ -45,6 +48,29 @@ def freeze(contract: Contract, loops: Sequence[Loop]) -> None:
         ]
 
 
+def _contradicted(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[str]:
+    """What is claimed and is otherwise in the optimizer itself, where updates fit both."""
+    for number, pair in enumerate(pairs):
+        for update in pair.window.updates:
+            for tracked, group in zip(run.loop.parameters, update.hyper, strict=True):
+                claimed = contract.at(tracked.name, group, number) if group else {}
+                for key, used in group.items():
+                    if isinstance(used, (int, float, tuple)) and not _is_near(claimed[key], used):
+                        return [
+                            f"{key}={claimed[key]} is claimed, and {run.loop.shown} has {used} for "
+                            f"{tracked.name} at update {number + 1}: the updates fit both"
+                        ]
+    return []
+
+
+def _is_near(claimed: Any, used: Any) -> bool:
+    """Whether two hyperparameters are the same, but for rounding."""
+    try:
+        return bool(np.allclose(claimed, used, rtol=1e-6, atol=0.0))
+    except (TypeError, ValueError):  # they are no numbers
+        return bool(claimed == used)
+
+
 def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Claims that nothing in this run could contradict."""
     told = []
@@ -62,6 +88,7 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
             f"{', '.join(f'{name}=' for name in unread)} is claimed of {run.loop.shown}, which is "
             f"not replayed; claim optimizer= too"
         )
+    told += _contradicted(run, pairs, contract)
     named = "max_norm=" if contract.max_norm is not None else "max_value="
     is_clipped = contract.max_norm is not None or contract.max_value is not None
     is_heard = run.loop.name != "torch" or any(w.clips for w in run.windows)
