@@ -96,7 +96,7 @@ class Context:
     test: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Result:
     """What a check found.
 
@@ -125,6 +125,15 @@ class Result:
     def __bool__(self) -> bool:
         """Whether it is green, so that ``assert check_gradient(...)`` fails where it is not."""
         return self.verdict == "pass"
+
+    def __repr__(self) -> str:
+        """In short: pytest shows it beside an assertion on a part of it."""
+        return f"Result(verdict={self.verdict!r}, headline={self.headline!r})"
+
+    def __str__(self) -> str:
+        """The headline, what was found and what to try, for whoever prints it."""
+        found = [f"  {f.severity}: {f.message} [{f.code}]" for f in self.findings]
+        return "\n".join([self.headline, *found, *(f"try: {told}" for told in self.advice)])
 
     def table(self, name: str) -> Evidence | None:
         """The evidence called ``name``, or None."""

@@ -262,3 +262,12 @@ def test_a_rerun_replaces_what_an_earlier_attempt_found():
         "vacuous": 0,
     }
     assert len(run.to_plain()["tests"]) == 2
+
+
+def test_a_result_is_printed_for_a_reader_and_shown_in_short():
+    found = Finding(code="c", severity="fail", message="it is wrong")
+    result = dataclasses.replace(
+        example(verdict="fail"), headline="wrong f", findings=(found,), advice=("look there",)
+    )
+    assert str(result) == "wrong f\n  fail: it is wrong [c]\ntry: look there"
+    assert repr(result) == "Result(verdict='fail', headline='wrong f')"

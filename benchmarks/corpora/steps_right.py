@@ -214,12 +214,18 @@ def _optax(name: str, form: str, seed: int) -> tuple[Callable[[], Training], dic
     if form == "multi":
         tx = optax.MultiSteps(tx, 2)
         claims = claims | {"accumulate": 2, "weights": "batches"}
+    if form == "frozen":
+        parts = {"trained": tx, "frozen": optax.set_to_zero()}
+        labels = {"a": "trained", "b": "frozen", "c": "trained"}
+        tx, claims = optax.multi_transform(parts, labels), claims | {"frozen": "b"}
     sizes = (12, 12, 12, 7) if form == "short batch" else (12, 12, 12, 12)
 
     def build() -> Training:
         rng = np.random.default_rng(seed)
         p = {"a": rng.normal(size=(5, 6)), "b": rng.normal(size=6), "c": rng.normal(size=(6, 1))}
         params = {k: jnp.asarray(0.5 * v, dtype=jnp.float32) for k, v in p.items()}
+        if form == "tied":
+            del params["c"]
         batches = [
             tuple(
                 jnp.asarray(v, dtype=jnp.float32)
@@ -227,14 +233,29 @@ def _optax(name: str, form: str, seed: int) -> tuple[Callable[[], Training], dic
             )
             for n in sizes
         ]
+        if form == "dropout":
+            keys = jax.random.split(jax.random.key(seed), len(batches))
+            batches = [(*batch, key) for batch, key in zip(batches, keys, strict=True)]
+
+        def hidden(p: Any, batch: Any) -> Any:
+            h = batch[0] @ p["a"] + p["b"]
+            if form == "norm":
+                h = (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-5) + p["b"]
+            h = jnp.tanh(h)
+            if form == "dropout":
+                h = h * jax.random.bernoulli(batch[2], 0.8, h.shape) / 0.8
+            return h
 
         def loss(p: Any, batch: Any) -> Any:
-            return jnp.mean((jnp.tanh(batch[0] @ p["a"] + p["b"]) @ p["c"] - batch[1]) ** 2)
+            last = p["a"].T[:, :1] if form == "tied" else p["c"]
+            return jnp.mean((hidden(p, batch) @ last - batch[1]) ** 2)
 
-        def step(p: Any, state: Any, batch: Any) -> Any:
+        def step(p: Any, held: Any, batch: Any) -> Any:
+            state, mean = held
             value, grads = jax.value_and_grad(loss)(p, batch)
             updates, state = tx.update(grads, state, p)
-            return optax.apply_updates(p, updates), state, value
+            mean = 0.9 * mean + 0.1 * (batch[0] @ p["a"]).mean(0)  # as batch norm carries one along
+            return optax.apply_updates(p, updates), (state, mean), value
 
         donated = (0, 1) if form == "donated" else ()
         return Training(
@@ -242,13 +263,17 @@ def _optax(name: str, form: str, seed: int) -> tuple[Callable[[], Training], dic
             loss=loss,
             batches=batches,
             params=params,
-            opt_state=tx.init(params),
+            opt_state=(tx.init(params), jnp.zeros(6)),
             optimizer=tx,
         )
 
     return build, {"optimizer": rule, **claims} if form != "unclaimed" else {}
 
 
+FORMS = (
+    *("plain", "clip", "unclaimed", "donated", "multi", "short batch"),
+    *("frozen", "tied", "dropout", "norm"),
+)
 OPTAX: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "sgd": (optax.sgd(0.05), "sgd", {"lr": 0.05}),
     "momentum": (optax.sgd(0.05, 0.9), "sgd", {"lr": 0.05, "momentum": 0.9}),
@@ -284,7 +309,7 @@ def jax_trainings(seeds: int) -> Iterator[Right]:
     """Transformations of optax in a few forms."""
     for seed in range(seeds):
         for name in OPTAX:
-            for form in ("plain", "clip", "unclaimed", "donated", "multi", "short batch"):
+            for form in FORMS:
                 build, claims = _optax(name, form, seed)
                 yield f"optax {name}, {form}, seed {seed}", build, claims
 
