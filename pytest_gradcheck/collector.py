@@ -43,6 +43,7 @@ class Collector:
         is_report_only: Whether no verdict fails its test.
         on_result: Called with each result.
         progress: Told of each evaluation while a check runs: its label, and how many so far.
+        here: The node id as pytest takes it in the directory where it was started.
         checked: The checks, such as ``gradient``, of which there was a result in this attempt.
     """
 
@@ -53,6 +54,7 @@ class Collector:
     is_report_only: bool = False
     on_result: Listener | None = None
     progress: Progress | None = None
+    here: str = ""
     checked: set[str] = field(default_factory=set)
     _limits: dict[str, Limits] = field(default_factory=dict)
     _fresh: list[Result] = field(default_factory=list)

@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Open the collector of a test for all its phases and attempts."""
     settings = item.config.stash[SETTINGS]
+    name = item.stash.get(NAME, item.nodeid)
     collector = Collector(
-        test=item.stash.get(NAME, item.nodeid),
+        test=name,
+        here=_from_here(item.config, name),
         resolve=partial(_limits, item),
         seed=settings.seed,
         device=settings.device,
@@ -50,6 +53,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     item.stash[COLLECTOR] = collector
     with Collecting(collector):
         return (yield)
+
+
+def _from_here(config: pytest.Config, name: str) -> str:
+    """A node id as pytest takes it in the directory where it was started."""
+    path, colons, rest = name.partition("::")
+    start = config.invocation_params.dir
+    if not path or start == config.rootpath:
+        return name
+    there = os.path.relpath(config.rootpath / path, start)
+    return f"{there.replace(os.sep, '/')}{colons}{rest}"
 
 
 def _progress(config: pytest.Config) -> Progress | None:

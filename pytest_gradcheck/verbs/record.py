@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec
 
@@ -132,7 +133,9 @@ def raise_for(result: Result, causes: Sequence[BaseException] = ()) -> None:
         return
     told = " ".join(f.message for f in result.findings if f.severity == "fail")
     cause = next((error for error in causes if f"{type(error).__name__}: " in told), None)
-    raise GradCheckError(text.failure(result), result) from cause
+    here = collecting.current().here or result.context.test
+    shown = replace(result, context=replace(result.context, test=here))
+    raise GradCheckError(text.failure(shown), result) from cause
 
 
 def _depth() -> int:

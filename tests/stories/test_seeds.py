@@ -95,3 +95,14 @@ def test_global_generators_neither_matter_nor_move(project):
     project.run().assert_outcomes(passed=2)
     one, two = ([f["numbers"] for f in result["findings"]] for result in project.results())
     assert one == two
+
+
+def test_the_printed_line_holds_where_pytest_was_started(project, monkeypatch):
+    project.tests(TWO)
+    inner = project.pytester.mkdir("inner")
+    monkeypatch.chdir(inner)
+    run = project.run("../test_sample.py")
+    line = next(line for line in run.stdout.lines if "reproduce:" in line and "one" in line)
+    assert "../test_sample.py::test_wrong" in line
+    (name,) = re.findall(r"pytest '?([^' ]+)", line)
+    project.run(name).assert_outcomes(failed=1)
