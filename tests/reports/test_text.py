@@ -129,7 +129,8 @@ def test_a_verbose_summary_names_every_test_with_results(run):
     lines = text.summary(run, 1)
     for test in run.final:
         for result in test.results:
-            assert f"{result.verdict.upper()} {test.nodeid}" in lines
+            head = f"{result.verdict.upper()} {test.nodeid}"
+            assert head in lines or f"{head} (the test passed)" in lines
 
 
 X = np.array([0.3, -1.2, 2.0])
@@ -254,8 +255,8 @@ def test_a_cell_has_three_significant_digits(value, shown):
 # --- the summary ------------------------------------------------------------------------------
 
 
-def run_of(*results):
-    return runs.Run(tests=(runs.Test(nodeid="t.py::test", results=results),))
+def run_of(*results, outcome="failed"):
+    return runs.Run(tests=(runs.Test(nodeid="t.py::test", outcome=outcome, results=results),))
 
 
 def test_counts_in_words():
@@ -279,6 +280,16 @@ def test_a_summary_shows_what_is_not_green_and_warnings():
         "  wrong: x",
     ]
     assert text.summary(run, 1).count("PASS t.py::test") == 3
+
+
+def test_a_summary_begins_with_what_made_tests_fail():
+    warned = example(verdict="pass", findings=(finding("it depends on nothing"),))
+    many = [runs.Test(nodeid=f"t{k}", results=(warned,)) for k in range(text.WORST)]
+    wanted = runs.Test(nodeid="wanted", results=(example(),))
+    failed = runs.Test(nodeid="failed", outcome="failed", results=(example(),))
+    lines = text.summary(runs.Run(tests=(*many, wanted, failed)), 0)
+    heads = [line for line in lines[1:] if not line.startswith((" ", "…"))]
+    assert heads[:3] == ["FAIL failed", "FAIL wanted (the test passed)", "PASS t0"]
 
 
 def test_a_summary_counts_what_it_leaves_out():
