@@ -50,15 +50,18 @@ def freeze(contract: Contract, loops: Sequence[Loop]) -> None:
 
 def _contradicted(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[str]:
     """What is claimed and is otherwise in the optimizer itself, where updates fit both."""
-    for number, pair in enumerate(pairs):
+    keys = {*contract.hyper, *(["lr"] if contract.schedule is not None else [])}
+    keys |= {"weight_decay"} if contract.no_decay else set()
+    for number, pair in enumerate(pairs if keys else ()):
         for update in pair.window.updates:
             for tracked, group in zip(run.loop.parameters, update.hyper, strict=True):
                 claimed = contract.at(tracked.name, group, number) if group else {}
-                for key, used in group.items():
-                    if isinstance(used, (int, float, tuple)) and not _is_near(claimed[key], used):
+                for key in sorted(keys & {*group}):
+                    if not _is_near(claimed[key], group[key]):
                         return [
-                            f"{key}={claimed[key]} is claimed, and {run.loop.shown} has {used} for "
-                            f"{tracked.name} at update {number + 1}: the updates fit both"
+                            f"{key}={claimed[key]} is claimed, and {run.loop.shown} has "
+                            f"{group[key]} for {tracked.name} at update {number + 1}: the updates "
+                            f"fit both"
                         ]
     return []
 
