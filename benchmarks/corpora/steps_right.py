@@ -270,7 +270,7 @@ def _optax(name: str, form: str, seed: int) -> tuple[Callable[[], Training], dic
     return build, {"optimizer": rule, **claims} if form != "unclaimed" else {}
 
 
-FORMS = (
+OPTAX_FORMS = (
     *("plain", "clip", "unclaimed", "donated", "multi", "short batch"),
     *("frozen", "tied", "dropout", "norm"),
 )
@@ -309,7 +309,7 @@ def jax_trainings(seeds: int) -> Iterator[Right]:
     """Transformations of optax in a few forms."""
     for seed in range(seeds):
         for name in OPTAX:
-            for form in FORMS:
+            for form in OPTAX_FORMS:
                 build, claims = _optax(name, form, seed)
                 yield f"optax {name}, {form}, seed {seed}", build, claims
 

@@ -181,3 +181,23 @@ def test_a_claim_that_the_optimizer_itself_contradicts():
     told = warned(check(torch.optim.Adam, optimizer="adam", eps=1e-9))
     assert "eps=1e-09 is claimed, and Adam has 1e-08" in told["weak-claim"]
     assert "weak-claim" not in warned(check(torch.optim.Adam, optimizer="adam", eps=1e-8))
+
+
+def test_a_gradient_of_float64_that_went_through_float32():
+    def step(model, optimizer, loss, number, size):
+        optimizer.zero_grad()
+        loss.backward()
+        for p in model.parameters() if rounds else ():
+            p.grad.copy_(p.grad.float())
+        optimizer.step()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        rounds = False
+        assert check(step=step).verdict == "pass"
+        rounds = True
+        found = check(step=step)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.verdict == "fail"
+    assert "a lower precision" in found.headline, found.headline
