@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from pytest_gradcheck.backends.state import StateGuard, global_generators
 from pytest_gradcheck.backends.steps import Loop, Training
 from pytest_gradcheck.errors import UsageError
 
@@ -18,6 +21,14 @@ def framework(training: Training) -> str:
     if training.model is not None or _is_torch(training.optimizer):
         return "torch"
     return "jax" if _has_jax(training) else "numpy"
+
+
+def generators_held() -> AbstractContextManager[Any]:
+    """Hold the global generators: Python's, NumPy's, and those of torch if it is there."""
+    if "torch" not in sys.modules:
+        return StateGuard(global_generators())
+    state = importlib.import_module("pytest_gradcheck.backends.torch_state")
+    return StateGuard(state.generators_of(()))
 
 
 def _top(value: Any) -> str:

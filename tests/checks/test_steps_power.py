@@ -201,3 +201,14 @@ def test_a_gradient_of_float64_that_went_through_float32():
         torch.set_default_dtype(torch.float32)
     assert found.verdict == "fail"
     assert "a lower precision" in found.headline, found.headline
+
+
+def test_what_builds_a_training_leaves_the_generators():
+    import random
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # the global one
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    check()
+    assert random.getstate() == before[0]
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert torch.equal(torch.get_rng_state(), before[2])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends.handed import built
-from pytest_gradcheck.backends.loading import framework
+from pytest_gradcheck.backends.loading import framework, generators_held
 from pytest_gradcheck.backends.steps import Loop, Training
 from pytest_gradcheck.checks.steps import (
     adopting,
@@ -54,9 +54,16 @@ class Question:
 def check(question: Question, limits: Limits, context: Context) -> Result:
     """Measure and judge; the caller has resolved limits, seed and place.
 
+    Global generators are left as they were, also by what builds the training and seeds them.
+
     Raises:
         UsageError: A part of the training is missing or of no use.
     """
+    with generators_held():
+        return _checked(question, limits, context)
+
+
+def _checked(question: Question, limits: Limits, context: Context) -> Result:
     began = time.perf_counter()
     training = built(question.training)
     contract = question.contract
