@@ -88,8 +88,8 @@ def _weak(run: Run, asked: Sequence[Update], limits: Limits) -> list[Finding]:
         Finding(
             code="weak-decay",
             severity="warn",
-            message="the decay is smaller than rounding, so it was not seen that it is one of the "
-            "parameters; check with a larger weight_decay",
+            message="the decay is smaller than rounding, so nothing shows whether it is taken of "
+            "the parameters; check with a larger weight_decay",
         )
     ]
 
