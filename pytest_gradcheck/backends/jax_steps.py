@@ -227,20 +227,22 @@ class JaxLoop(NumpyLoop):
 
     # --- the loss ---------------------------------------------------------------------------
 
-    def _evaluated(self, params: Any, batch: Any) -> Any:
-        return jnp.asarray(scalar(self._training.loss(params, batch)))
+    def _evaluated(self, params: Any, handed: Any) -> Any:
+        return jnp.asarray(scalar(self._training.loss(params, *handed)))
 
     def stopped(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Stopped:
         """The loss with what its ``stop_gradient`` holds back held still."""
-        params, handed = self._built(at), self.copied(batch)
+        params = self._built(at)
         with self._from(mark):
+            handed = self._given(batch)
             cuts = jax_cuts.traced(lambda params: self._evaluated(params, handed), params)
         return Stopped(lambda there: cuts.again(self._built(there)), cuts.places, cuts.functions)
 
     def finds_inner(self, batch: Any) -> bool:
         """Look for lower precisions inside of the loss; whether there are any."""
         try:
-            closed = jax.make_jaxpr(lambda params: self._evaluated(params, batch))(self._params)
+            handed = self._given(batch)
+            closed = jax.make_jaxpr(lambda params: self._evaluated(params, handed))(self._params)
         except Exception:  # of a loss that needs numbers
             return False
         shapes = (v.aval for e in equations(closed.jaxpr) for v in e.outvars)
@@ -249,16 +251,16 @@ class JaxLoop(NumpyLoop):
 
     def wide(self) -> Wide:
         """The loss in float64."""
-        return Wide(self._evaluated, self.flatten(self._params), self._from)
+        return Wide(self._evaluated, self._given, self.flatten(self._params), self._from)
 
-    def _differentiated(self, params: Any, batch: Any) -> Any:
-        return jax_leaves.differentiated(lambda params: self._evaluated(params, batch), params)
+    def _differentiated(self, params: Any, handed: Any) -> Any:
+        return jax_leaves.differentiated(lambda params: self._evaluated(params, handed), params)
 
     def _loss(self, params: Any, batch: Any) -> float:
         return float(self._with_gradient(params, batch)[0])
 
     def _with_gradient(self, params: Any, batch: Any) -> Any:
-        handed = self.copied(batch)
+        handed = self._given(batch)
         with telling("Training.loss"):
             try:  # one program for both: compiling is what takes time
                 return self._compiled(params, handed)

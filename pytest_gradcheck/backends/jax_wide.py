@@ -27,15 +27,20 @@ class Wide:
     """A loss of parameters and batches in float64, in 64-bit mode.
 
     Args:
-        loss: The loss as its user computes it.
+        loss: The loss of parameters and of what is given beside them.
+        given: What that is, of a batch.
         flat: The parameters, taken apart.
         drawn_from: Opens what a mark of the generators holds.
     """
 
     def __init__(
-        self, loss: Loss, flat: Flat, drawn_from: Callable[[Any], AbstractContextManager[None]]
+        self,
+        loss: Loss,
+        given: Callable[[Any], Any],
+        flat: Flat,
+        drawn_from: Callable[[Any], AbstractContextManager[None]],
     ) -> None:
-        self._loss, self._flat, self._from = loss, flat, drawn_from
+        self._loss, self._given, self._flat, self._from = loss, given, flat, drawn_from
         self._program = jax.jit(loss)
         self._is_known = False  # whether nothing in it is rounded
 
@@ -70,7 +75,7 @@ class Wide:
     def _handed(self, batch: Any, at: Sequence[np.ndarray], mark: Any) -> Iterator[tuple[Any, Any]]:
         """Parameters and batch in float64, in 64-bit mode, of a loss that rounds nothing inside."""
         with self._from(mark), enable_x64(True), jax_draws.narrow():
-            params, handed = self._placed(at), jax.tree.map(_widened, batch)
+            params, handed = self._placed(at), jax.tree.map(_widened, self._given(batch))
             self._require_unrounded(params, handed)
             yield params, handed
 

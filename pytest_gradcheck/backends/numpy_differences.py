@@ -7,12 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from pytest_gradcheck.errors import UsageError
+
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
 STEP = 6e-6  # cube root of the unit in the last place of float64: best for central differences
 
 
 KINK = 1e-3  # of a slope, by which those on both sides of a smooth point hardly differ so near
+
+MOST = 5000  # elements that are differentiated one by one
+
+
+def require_few(point: Sequence[np.ndarray]) -> None:
+    """Refuse what would take too long.
+
+    Raises:
+        UsageError: There are too many numbers.
+    """
+    if sum(x.size for x in point) > MOST:
+        raise UsageError(
+            f"more than {MOST} parameters are too many for differences: give Training.grad, a "
+            f"function grad(params, batch)"
+        )
 
 
 def central(

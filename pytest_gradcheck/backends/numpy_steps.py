@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_gradcheck.backends import numpy_batches, slots
+from pytest_gradcheck.backends.carried import Carried
 from pytest_gradcheck.backends.gathering import Gathering
 from pytest_gradcheck.backends.handed import (
     fitted,
@@ -20,11 +21,12 @@ from pytest_gradcheck.backends.handed import (
     numbered,
     returned,
     scalar,
+    takes,
     telling,
 )
 from pytest_gradcheck.backends.held import Bindings, held_bindings
 from pytest_gradcheck.backends.numpy import BACKEND, Written
-from pytest_gradcheck.backends.numpy_differences import central
+from pytest_gradcheck.backends.numpy_differences import central, require_few
 from pytest_gradcheck.backends.protocol import Flat
 from pytest_gradcheck.backends.raised import step_raised
 from pytest_gradcheck.backends.reach import reachable
@@ -33,8 +35,6 @@ from pytest_gradcheck.backends.steps import Call, Tracked, Training, Update
 from pytest_gradcheck.errors import UsageError
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
-
-MOST = 5000  # elements that are differentiated one by one
 
 
 class NumpyLoop:
@@ -68,6 +68,9 @@ class NumpyLoop:
         inner = reachable((training.loss, training.grad))
         self._bindings, self._written = Bindings(inner), Written(inner)
         self._generators = [*global_generators(), *private_generators(carried)]
+        self._takes_state = takes(training.loss, 2) > 2
+        if self._takes_state:
+            self._generators.append(Carried(self, "_state"))
         self.accumulate = 1
         self.kinks: dict[int, tuple[np.ndarray, float]] = {}  # gradients that may be off
         self._since, self._is_doubtful = Gathering(), False
@@ -78,8 +81,6 @@ class NumpyLoop:
         if not leaves:
             raise UsageError(no_arrays(self._params))
         self.parameters: Sequence[Tracked] = [Tracked(x.path or "params", x.dtype) for x in leaves]
-
-    # --- nested values ----------------------------------------------------------------------
 
     def flatten(self, value: Any) -> Flat:
         """A nested value taken apart, its keys in the order of the parameters at hand-over."""
@@ -99,11 +100,13 @@ class NumpyLoop:
             [like(next(values), x.value) if x.dtype else x.value for x in flat.leaves]
         )
 
-    # --- the user's step --------------------------------------------------------------------
-
     def mark(self) -> list[Any]:
         """The state of all generators."""
         return [g.get() for g in self._generators]
+
+    def elsewhere(self, mark: Sequence[Any]) -> list[Any]:
+        """Where generators are now, and the rest of a mark."""
+        return [*self.mark()[:-1], mark[-1]] if self._takes_state else self.mark()
 
     def rewind(self, mark: Sequence[Any]) -> None:
         """Set all generators to a mark."""
@@ -175,11 +178,14 @@ class NumpyLoop:
             error = "TypeError: the step must return (params, opt_state, ...)"
         return (None, None, error) if error else (got[0], got[1], "")
 
-    # --- the loss ---------------------------------------------------------------------------
+    def _given(self, batch: Any) -> tuple[Any, ...]:
+        """What the loss takes beside the parameters: a batch, and the state if it takes that."""
+        handed = (batch, self._state) if self._takes_state else (batch,)
+        return tuple(map(self.copied, handed))
 
     def _loss(self, params: Any, batch: Any) -> float:
         with telling("Training.loss"):
-            value = scalar(self._training.loss(params, self.copied(batch)))
+            value = scalar(self._training.loss(params, *self._given(batch)))
         return float(np.asarray(value, dtype=np.float64))
 
     @contextmanager
@@ -221,11 +227,7 @@ class NumpyLoop:
                 got = self._training.grad(self._built(point), self.copied(batch))
             grads = self._arrays(numbered(got, self.number))
             return start, list(fitted(grads, point, [p.name for p in self.parameters]))
-        if sum(x.size for x in point) > MOST:
-            raise UsageError(
-                f"more than {MOST} parameters are too many for differences: give "
-                f"Training.grad, a function grad(params, batch)"
-            )
+        require_few(point)
         pairs = self._differences(batch, point, mark, start)
         self.kinks |= {id(g): (g, jump) for g, jump in pairs if jump}
         return start, [g for g, _ in pairs]
@@ -237,14 +239,12 @@ class NumpyLoop:
             return central(lambda: self.value(batch, point, mark), point, start)
         flat, values = self.flatten(self._params), iter(point)
         params = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])
-        handed, loss = self.copied(batch), self._training.loss
-        return central(lambda: scalar(loss(params, handed)), point, start)
+        handed, loss = self._given(batch), self._training.loss
+        return central(lambda: scalar(loss(params, *handed)), point, start)
 
     def joined(self, batches: Sequence[Any]) -> Any:
         """Batches put together along their first axis; None where their form does not allow it."""
         return numpy_batches.joined(batches, self.concatenated)
-
-    # --- state ------------------------------------------------------------------------------
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -27,7 +27,9 @@ class Training:
             returns the new ``(params, opt_state)``, and whatever else after them.
         loss: What is to become smaller (larger, where the optimizer says ``maximize``). torch:
             ``loss(batch)`` or ``loss(model, batch)``, or one for each of several optimizers; JAX
-            and NumPy: ``loss(params, batch)``. A tuple counts by its first value.
+            and NumPy: ``loss(params, batch)``, or ``loss(params, batch, opt_state)`` where it needs
+            what the step carries along (keys, targets, statistics), as it is before the step. A
+            tuple counts by its first value.
         batches: The batches of an epoch, the last one as short as it is.
         model: torch: the module, as it is handed over (its mode counts).
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.

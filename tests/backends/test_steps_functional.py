@@ -62,7 +62,7 @@ def test_what_a_step_must_return():
 
 
 def test_too_many_parameters_for_differences(monkeypatch):
-    monkeypatch.setattr("pytest_gradcheck.backends.numpy_steps.MOST", 10)
+    monkeypatch.setattr("pytest_gradcheck.backends.numpy_differences.MOST", 10)
     with pytest.raises(UsageError, match=r"Training\.grad"):
         check_step(training(), **RATE)
     with pytest.raises(UsageError, match=r"params .* is missing"):

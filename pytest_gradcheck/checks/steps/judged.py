@@ -166,9 +166,10 @@ def _is_random(seen: Run, pair: Pair) -> bool:
     if getattr(seen.loop, "looks_inside", False) and not seen.loop.is_strayed:  # type: ignore[attr-defined]  # of torch
         return False  # the step was seen to draw what the loss draws
     batch, mark = pair.window.batches[0], pair.window.marks[0]
+    elsewhere = getattr(seen.loop, "elsewhere", lambda _: seen.loop.mark())
     grads = [
         flat(seen.loop.gradient(batch, pair.window.at, m)[1], pair.window.at)
-        for m in (mark, seen.loop.mark())
+        for m in (mark, elsewhere(mark))
     ]
     size = float(np.linalg.norm(grads[0]))
     return bool(np.linalg.norm(grads[0] - grads[1]) > 1e-6 * size)
