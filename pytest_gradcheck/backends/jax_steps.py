@@ -212,8 +212,7 @@ class JaxLoop(NumpyLoop):
         for grads in (raw, clipped):
             zeros = [np.zeros_like(x) if g is None else g for g, x in zip(grads, at, strict=True)]
             trees.append(jax_leaves.trained(self._built(zeros)))
-        state = self.copied(self._training.opt_state)
-        return self._alone.is_same(trees, state, jax_leaves.trained(self._built(at)))
+        return self._alone.is_same(trees, jax_leaves.trained(self._built(at)))
 
     def idle(self, is_fresh: bool) -> Iterator[tuple[str, list[str], bool]]:
         """Zero gradients from fresh state: how they decay is not known, but updates are finite."""

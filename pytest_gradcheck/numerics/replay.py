@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pytest_gradcheck.numerics.variants import Change
 
 CHUNK = 1 << 14  # elements in float64, which stay in the cache; in float32 twice as many
 SHARE = 0.5  # of a bound, within which float32 must be: it rounds an update by 1e-5 of itself
+CANCELS = 4.0  # roundings of a momentum that a gradient takes back
 TINY = 1e-30  # a square beside which those that float32 loses are nothing
 
 
@@ -139,6 +141,8 @@ def _added_up(
     for part in _parts(name, moves, dtype):
         for t, (move, found) in enumerate(sums, start=first):
             part.move(name, move, 1 if change.get("stuck") else t, {**move.hyper, **change}, found)
+    for (_, last), (_, found) in itertools.pairwise(sums):
+        found.before = last.size
     return sums
 
 
@@ -152,6 +156,7 @@ class _Sums:
     def __init__(self, epsilon: float) -> None:
         self._epsilon = epsilon
         self._squares = [0.0, 0.0, 0.0, 0.0]  # of error, replayed and actual update, and slack
+        self.before = 0.0  # norm of the update before: of its momentum little may be left
         self.lost = self.total = 0
 
     def add(
@@ -166,6 +171,11 @@ class _Sums:
         self.lost += _lost(expected, actual, before, self._epsilon)
 
     @property
+    def size(self) -> float:
+        """The norm of the actual update."""
+        return math.sqrt(self._squares[2])
+
+    @property
     def is_clear(self) -> bool:
         """Whether no square of note was lost in float32."""
         return all(TINY < square < math.inf for square in self._squares[1:3])
@@ -177,6 +187,7 @@ class _Sums:
         if error <= share * bound:
             return True  # which needs no look at the parameter
         rounding = 2 * self._epsilon * float(np.linalg.norm(move.before))
+        rounding += CANCELS * self._epsilon * self.before
         return error <= share * (bound + rounding)
 
     def misfit(self, number: int) -> Misfit:
