@@ -237,11 +237,12 @@ class JaxLoop(NumpyLoop):
             cuts = jax_cuts.traced(lambda params: self._evaluated(params, handed), params)
         return Stopped(lambda there: cuts.again(self._built(there)), cuts.places, cuts.functions)
 
-    def finds_inner(self, batch: Any) -> bool:
+    def finds_inner(self, batch: Any, mark: Any) -> bool:
         """Look for lower precisions inside of the loss; whether there are any."""
         try:
-            handed = self._given(batch)
-            closed = jax.make_jaxpr(lambda params: self._evaluated(params, handed))(self._params)
+            with self._from(mark):
+                asked = functools.partial(self._evaluated, handed=self._given(batch))
+                closed = jax.make_jaxpr(asked)(self._params)
         except Exception:  # of a loss that needs numbers
             return False
         shapes = (v.aval for e in equations(closed.jaxpr) for v in e.outvars)

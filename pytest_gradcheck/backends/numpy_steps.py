@@ -224,7 +224,8 @@ class NumpyLoop:
         start = self.value(batch, point, mark)
         if self._training.grad is not None:
             with self._from(mark), telling("Training.grad"):
-                got = self._training.grad(self._built(point), self.copied(batch))
+                given = self._given(batch)[: takes(self._training.grad, 2) - 1]
+                got = self._training.grad(self._built(point), *given)
             grads = self._arrays(numbered(got, self.number))
             return start, list(fitted(grads, point, [p.name for p in self.parameters]))
         require_few(point)
@@ -235,7 +236,7 @@ class NumpyLoop:
     def _differences(
         self, batch: Any, point: list[np.ndarray], mark: Any, start: float
     ) -> list[tuple[np.ndarray, float]]:
-        if self._is_random:
+        if self._is_random or self._takes_state:  # which is that of the mark
             return central(lambda: self.value(batch, point, mark), point, start)
         flat, values = self.flatten(self._params), iter(point)
         params = flat.rebuild([next(values) if x.dtype else x.value for x in flat.leaves])

@@ -35,8 +35,9 @@ class Training:
         optimizer: torch: the optimizer, or several. JAX: the optax transformation.
         params: JAX and NumPy: the parameters at the start, a plain float among them, too.
         opt_state: The state of their optimizer at the start; that of optax by default.
-        grad: NumPy: ``grad(params, batch)``, a gradient of ``loss`` to use (after it was checked
-            along random directions) where central differences would take too long.
+        grad: NumPy: ``grad(params, batch)``, or with the state as ``loss``: a gradient of it to use
+            (after it was checked along random directions) where central differences would take
+            too long.
         weights: How the calls of a window count, where ``weights=`` of the check is not given.
     """
 

@@ -151,15 +151,13 @@ class Record:
 
 def _norm(grads: Sequence[Tensor | None]) -> float:
     """The norm of all elements of some gradients, NaN where one is not as others are."""
+    found = [g for g in grads if g is not None]
     try:
-        sizes = [
-            torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g)
-            for g in grads
-            if g is not None
-        ]
-    except (NotImplementedError, RuntimeError):  # of a kind that has no norm
+        dense = [g.coalesce().values() if g.is_sparse else g for g in found]
+        sizes = [torch.linalg.vector_norm(g.float() if g.itemsize < 4 else g) for g in dense]
+        return math.hypot(*(x.item() for x in sizes))
+    except (NotImplementedError, RuntimeError, TypeError):  # of a kind that has no norm
         return math.nan
-    return math.hypot(*torch.stack([x.double().cpu() for x in sizes]).tolist()) if sizes else 0.0
 
 
 def _are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:

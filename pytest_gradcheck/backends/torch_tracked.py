@@ -137,4 +137,6 @@ def placed(tensors: Sequence[Tensor], at: Sequence[np.ndarray]) -> Iterator[None
 
 def unfinite(model: nn.Module) -> list[str]:
     """Names of the buffers of a model that are not finite."""
-    return [name for name, x in model.named_buffers() if not bool(x.isfinite().all())]
+    dense = [(n, x) for n, x in model.named_buffers() if x.layout == torch.strided]
+    known = [(n, x) for n, x in dense if x.is_floating_point() and not x.is_meta]
+    return [name for name, x in known if not bool(x.isfinite().all())]

@@ -136,7 +136,10 @@ def copied(batch: Any) -> Any:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two batches hold the same numbers, in what both of them have."""
+    """Whether two batches hold the same numbers, in what both of them have.
+
+    A step may put its outputs there, or take labels out: what is missing is missed aloud.
+    """
     pairs = tree.shared(*(tree.flatten(batch, leaf, closed) for batch in (one, other)))
     return all(_equal(a.value, b.value) for a, b in pairs)
 

@@ -61,7 +61,10 @@ def _from_here(config: pytest.Config, name: str) -> str:
     start = config.invocation_params.dir
     if not path or start == config.rootpath:
         return name
-    there = os.path.relpath(config.rootpath / path, start)
+    try:
+        there = os.path.relpath(config.rootpath / path, start)
+    except ValueError:  # on another drive
+        return name
     return f"{there.replace(os.sep, '/')}{colons}{rest}"
 
 

@@ -28,3 +28,10 @@ def test_a_large_constant_makes_no_kinks():
     x = np.array([1.0])
     ((_, off),) = central(lambda: 1e9 + 1e-3 * x[0], [x], 1e9 + 1e-3)
     assert off == 0.0
+
+
+def test_what_only_bends_is_no_kink():
+    x = np.array([1e-3, 0.0])
+    ((g, off),) = central(lambda: 0.5 * float(x @ x), [x], 5e-7)
+    assert g == pytest.approx([1e-3, 0.0], abs=1e-9)
+    assert off == 0.0

@@ -275,3 +275,19 @@ def test_a_derivative_inside_of_a_loss_without_its_graph_is_told():
 
     with pytest.raises(UsageError, match="create_graph=True"):
         check(used)
+
+
+def test_a_clip_that_never_bites_hides_nothing():
+    """A norm is logged by a clip without a bound, before the gradient is what it should be."""
+
+    def step(model, optimizer, loss):
+        optimizer.zero_grad()
+        (4.0 * loss).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
+        nn.utils.clip_grad_norm_(model.parameters(), 1e6)
+        for p in model.parameters():
+            p.grad /= 4.0
+        optimizer.step()
+
+    found = check(squared, step=step)
+    assert found.verdict == "pass", found.headline

@@ -255,3 +255,11 @@ def test_a_state_that_a_skipped_batch_spoils():
     wrong = check_step(lambda: by_hand(spoils=True), **claims)
     assert wrong.verdict == "fail", wrong.headline
     assert any("the skipped batch after call" in told for told in wrong.advice), wrong.advice
+
+
+@pytest.mark.parametrize("policy", ["skip", "propagate"])
+@pytest.mark.parametrize("step", [plain, skipping])
+def test_what_is_not_finite_in_a_parameter_is_nothing_that_the_step_did(step, policy):
+    found = check(step, policy=policy, **FORMS["tokens"])
+    is_right = (step is skipping) == (policy == "skip")
+    assert found.verdict == ("pass" if is_right else "fail"), found.headline

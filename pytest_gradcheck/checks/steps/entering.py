@@ -34,10 +34,12 @@ def _ratio(pair: Pair, contract: Contract) -> float:
     if len(clips) != 1 or clips[0] < last or window.is_spared:
         return math.nan
     (clip,) = window.clips
+    if clip.is_value or clip.order != 2 or not clip.threshold < clip.entering < math.inf:
+        return math.nan  # what does not bite hides nothing
     raw = [pair.expected.raw[i] for i in clip.places]
     right = clipping.norm([g for g in raw if g is not None], 2)
     ratio = clip.entering / right if right else math.nan
-    claimed = contract.max_value if clip.is_value else contract.max_norm
+    claimed = contract.max_norm
     # A gradient that is scaled may be clipped to a threshold that is scaled, too.
     if claimed and ratio and abs(clip.threshold / claimed / ratio - 1) <= HIDDEN:
         return math.nan

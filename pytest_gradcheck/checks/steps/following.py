@@ -38,7 +38,7 @@ def findings(run: Run, pair: Pair, contract: Contract, limits: Limits) -> list[F
     off, is_kinked = slopes.gap(run, window, sources.plain(run, window), limits, is_beside=False)
     finds_inner: Any = getattr(run.loop, "finds_inner", None)  # what costs, and is asked at last
     is_open = off is not None or is_kinked
-    if is_open and finds_inner is not None and finds_inner(window.batches[0]):
+    if is_open and finds_inner is not None and finds_inner(window.batches[0], window.marks[0]):
         plain = sources.plain(run, window)
         off, is_kinked = slopes.gap(run, window, plain, limits, is_beside=False)
     if is_kinked:

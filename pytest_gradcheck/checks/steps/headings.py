@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_gradcheck.checks.steps.ladder import STEEP, filled, shown
+from pytest_gradcheck.checks.steps.contract import Contract
+from pytest_gradcheck.checks.steps.ladder import STEEP, filled, shown, signs, turned
 from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.numerics import clipping
@@ -16,11 +18,12 @@ MOST = 0.5  # of the later updates: momentum may climb for a while
 LAST = 3  # updates at the end that move nothing
 
 
-def findings(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
+def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Finding]:
     """Later updates that go uphill as a rule, or that are none."""
-    cosines = [_cosine(run, pair) for pair in pairs]
-    last = next((k for k, c in enumerate(reversed(cosines)) if c is not None), len(cosines))
-    if LAST <= last < len(cosines):
+    cosines = [_cosine(run, pair, contract) for pair in pairs]
+    gaps = [len(list(g)) for still, g in itertools.groupby(c is None for c in cosines) if still]
+    last = gaps.pop() if gaps and cosines[-1] is None else 0
+    if max([LAST - 1, *gaps]) < last < len(cosines):  # it does not gather calls by itself
         return [_stopped(last, len(cosines))]
     later = [c for c in cosines[1:] if c is not None]
     climbs = sum(c > STEEP for c in later)
@@ -29,9 +32,9 @@ def findings(run: Run, pairs: Sequence[Pair]) -> list[Finding]:
     return []
 
 
-def _cosine(run: Run, pair: Pair) -> float | None:
+def _cosine(run: Run, pair: Pair, contract: Contract) -> float | None:
     """Between gradient and update; None for an update that moves nothing, and could."""
-    grads = filled(pair.expected.raw, pair.window)
+    grads = turned(signs(run, pair, contract), filled(pair.expected.raw, pair.window))
     after = pair.window.updates[-1].after
     move = shown(run, [b - a for a, b in zip(pair.window.at, after, strict=True)])
     if not any(map(np.any, grads)):

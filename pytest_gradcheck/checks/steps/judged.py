@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -106,7 +107,7 @@ def _all(
     found = [*wrong, *counted.findings(seen, pairs, contract), *order.findings(seen, contract)]
     covered = coverage.findings(seen, pairs, contract, limits, replay.replays)
     if any(f.code == "step-not-replayed" for f in replay.findings) and not wrong:
-        found += headings.findings(seen, pairs)
+        found += headings.findings(seen, pairs, contract)
     found += [] if wrong or by_hand or each else entering.findings(seen, pairs, contract)
     found += [*replay.findings, *covered, *states.findings(seen, contract, bool(replay.replays))]
     is_comparable = not any(f.code == "step-random" for f in wrong)
@@ -120,7 +121,9 @@ def _all(
         followed = following.findings(seen, pairs[0], contract, limits)
         if all(f.code == "weak-claim" for f in followed):
             followed = _hooked(seen, pairs, contract, limits) or followed
-        is_kinked = any(doubted(seen, g) for g in pairs[0].expected.raw if g is not None)
+        raw = [g for g in pairs[0].expected.raw if g is not None]
+        doubt = math.hypot(*(doubted(seen, g) for g in raw))
+        is_kinked = doubt > ladder.STEEP * pairs[0].expected.norm
         if not is_kinked and not any(f.severity == "fail" for f in followed):
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed

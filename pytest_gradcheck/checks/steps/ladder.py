@@ -72,11 +72,10 @@ def measured(run: Run, pair: Pair, contract: Contract) -> Ladder | None:
     length = clipping.norm(move, 2)
     if not 0 < length < math.inf:
         return None
-    signs = _signs(run, pair, contract)
-    turned = _turned(signs, filled(pair.expected.raw, window))
-    g = shown(run, turned)
+    each = signs(run, pair, contract)
+    g = shown(run, turned(each, filled(pair.expected.raw, window)))
     inner = clipping.inner(g, move)
-    sense = int(signs[0]) if len(set(signs)) == 1 else 0
+    sense = int(each[0]) if len(set(each)) == 1 else 0
     line = _Line(run, window, move)
     start, end = line.average(window.losses), line(1.0)
     noise = 4 * precision.epsilon(run.coarsest) * abs(start)
@@ -117,7 +116,7 @@ def _is_enough(sense: int, start: float, end: float, inner: float, noise: float)
     return sense * end <= sense * start + ARMIJO * inner + noise
 
 
-def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
+def signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
     """-1 for each parameter whose optimizer maximizes; a parameter of none goes with the others."""
     found = [0.0] * len(run.names)
     for i, name in enumerate(run.names):
@@ -129,8 +128,9 @@ def _signs(run: Run, pair: Pair, contract: Contract) -> list[float]:
     return [sign or usual for sign in found]
 
 
-def _turned(signs: Sequence[float], grads: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [g if sign == 1 else sign * g for sign, g in zip(signs, grads, strict=True)]
+def turned(each: Sequence[float], grads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Gradients, turned around where an optimizer maximizes."""
+    return [g if sign == 1 else sign * g for sign, g in zip(each, grads, strict=True)]
 
 
 def filled(grads: Grads, window: Window) -> list[np.ndarray]:
@@ -151,10 +151,10 @@ def shown(run: Run, move: list[np.ndarray]) -> list[np.ndarray]:
 def turns(run: Run, pairs: Sequence[Pair], contract: Contract) -> bool:
     """Whether an update goes down though the first goes up: rules that climb on purpose do."""
     for pair in pairs[1:]:
-        signs = _signs(run, pair, contract)
+        each = signs(run, pair, contract)
         move = [b - a for a, b in zip(pair.window.at, pair.window.updates[-1].after, strict=True)]
-        turned = _turned(signs, filled(pair.expected.raw, pair.window))
-        _, cosine = clipping.ratio(clipping.flat(shown(run, move)), clipping.flat(turned))
+        there = turned(each, filled(pair.expected.raw, pair.window))
+        _, cosine = clipping.ratio(clipping.flat(shown(run, move)), clipping.flat(there))
         if cosine < -STEEP:
             return True
     return False

@@ -240,4 +240,6 @@ def _spoilt(seen: Run, policy: str, batch: Any) -> Spoilt | None:
         return None
     with loop.held():
         made = bad.made(loop, 0)
-    return bad.made(loop, number) if policy == "skip" and made.keeps(policy) else made
+    # Where calls are gathered, whoever counts only good ones would be out of step with us.
+    is_gone_on_from = policy == "skip" and made.keeps(policy) and max(loop.accumulate, count) == 1
+    return bad.made(loop, number) if is_gone_on_from else made

@@ -48,7 +48,7 @@ def judged(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits) 
         if name and run.loop.is_foreign:
             told = "the optimizer is in use, and its state is not known: give a function that"
             findings.append(oracles.not_replayed(f"{told} builds a fresh one"))
-        elif _is_other(inferred, name) and not _is_it(run, pairs, contract, limits, which):
+        elif _is_other(inferred, name) and _is_own(run, pairs, contract, limits, which):
             findings.append(_another(run, name, inferred))
         elif name:
             found, followed = _by_rule(run, moves, name, limits)
@@ -64,11 +64,13 @@ def _is_other(inferred: str, name: str) -> bool:
     return bool(inferred) and inferred.removesuffix("w") != name.removesuffix("w")
 
 
-def _is_it(run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, which: int) -> bool:
-    """Whether updates are not those of the optimizer's own class: what is claimed may be right."""
+def _is_own(
+    run: Run, pairs: Sequence[Pair], contract: Contract, limits: Limits, which: int
+) -> bool:
+    """Whether updates are those of the class of the optimizer."""
     name = run.loop.rules[which]
     moves = _moves(run, pairs, contract, limits, name, which)
-    return not any(rates.fits(run, moves, name, c, limits) for c in dialects(name, _hyper(moves)))
+    return any(rates.fits(run, moves, name, c, limits) for c in dialects(name, _hyper(moves)))
 
 
 def _another(run: Run, name: str, inferred: str) -> Finding:

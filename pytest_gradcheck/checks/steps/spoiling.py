@@ -24,7 +24,7 @@ class Spoilt:
     Args:
         call: The last call of its window.
         moved: Names of the parameters that it moved.
-        is_finite: Whether all parameters were finite afterwards.
+        is_finite: Whether all numbers of parameters that were finite before were so afterwards.
         buffers: Names of what the model holds beside, finite before and not after.
         by: What was not finite: ``a batch``, or the name of a parameter.
         after: Number of the call after which it was made, and the training went on from there; 0
@@ -71,7 +71,7 @@ class Spoiling:
                 break
         pairs = list(zip(loop.parameters, calls[0].before, calls[-1].after, strict=True))
         moved = [p.name for p, a, b in pairs if not np.array_equal(a, b, equal_nan=True)]
-        is_finite = all(bool(np.all(np.isfinite(b))) for _, _, b in pairs)
+        is_finite = all(bool(np.all(np.isfinite(b) | ~np.isfinite(a))) for _, a, b in pairs)
         buffers = [name for name in loop.unfinite() if name not in held]
         return Spoilt(calls[-1], tuple(moved), is_finite, tuple(buffers), self.by, after)
 
@@ -84,22 +84,24 @@ def found(loop: Loop, batch: Any, count: int) -> Spoiling | None:
     Args:
         loop: The training.
         batch: A batch as it is.
-        count: Calls of a window, of which the first is given what is spoilt.
+        count: Calls of a window, all of which are given what is spoilt: whether one that is good
+            still counts beside a bad one is for the step to say.
     """
-    rest = [batch] * (count - 1)
     for bad in _batches(batch):
         if not _is_finite(loop, bad, None):
-            return Spoiling([bad, *rest], None, "a batch")
+            return Spoiling([bad] * count, None, "a batch")
     here = [np.array(x) for x in loop.now()]
     for i, tracked in enumerate(loop.parameters):
-        at = [np.full_like(x, np.nan) if k == i else x for k, x in enumerate(here)]
-        if tracked.trainable and not _is_finite(loop, batch, at):
-            return Spoiling([batch, *rest], at, tracked.name)
+        if tracked.trainable and here[i].size > 1:
+            at = [x.copy() if k == i else x for k, x in enumerate(here)]
+            at[i].flat[0] = np.nan  # the others show whether it is moved
+            if not _is_finite(loop, batch, at):
+                return Spoiling([batch] * count, at, tracked.name)
     return None
 
 
 def _is_finite(loop: Loop, batch: Any, at: Sequence[np.ndarray] | None) -> bool:
-    """Whether the loss has a gradient that is finite; what raises says nothing."""
+    """Whether the loss has a gradient that is finite; where it raises, there is none to skip."""
     try:
         _, grads = loop.gradient(batch, at, loop.mark())
     except UsageError:
