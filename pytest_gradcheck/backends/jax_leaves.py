@@ -65,7 +65,7 @@ def equal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
 
 
 def are_finite(tree: Any) -> bool:
-    """Whether all floating-point numbers in a value are finite."""
+    """Whether all numbers in a value are finite."""
     return all(bool(np.all(np.isfinite(x))) for x in arrays(tree))
 
 

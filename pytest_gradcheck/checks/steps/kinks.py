@@ -8,13 +8,12 @@ each, a direction goes to both, and no slope along it need be what the gradient 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pytest_gradcheck.checks.steps.measure import Run
-from pytest_gradcheck.checks.steps.windows import Window
+from pytest_gradcheck.checks.steps.windows import Window, are_finite
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import clipping, precision
 
@@ -37,7 +36,7 @@ def beside(run: Run, window: Window) -> Window | None:
     except UsageError:  # what the loss takes may be bounded
         return None
     losses, micro = [loss for loss, _ in found], [grads for _, grads in found]
-    if not all(map(math.isfinite, losses)) or not all(map(_is_finite, micro)):
+    if not all(map(math.isfinite, losses)) or not all(map(are_finite, micro)):
         return None
     return replace(moved, losses=losses, micro=micro)
 
@@ -53,7 +52,3 @@ def _rounded(x: np.ndarray, dtype: str) -> np.ndarray:
     mantissa, exponent = np.frexp(x)
     rounded: np.ndarray = np.ldexp(np.rint(mantissa * 2**digits) / 2**digits, exponent)
     return rounded
-
-
-def _is_finite(grads: Sequence[np.ndarray | None]) -> bool:
-    return all(g is None or bool(np.all(np.isfinite(g))) for g in grads)

@@ -13,7 +13,7 @@ from pytest_gradcheck.backends.steps import Call, Loop
 from pytest_gradcheck.checks.steps import retaking, spoiling
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.spoiling import Spoilt
-from pytest_gradcheck.checks.steps.windows import Grads, Window
+from pytest_gradcheck.checks.steps.windows import Grads, Window, are_finite
 from pytest_gradcheck.errors import UsageError
 from pytest_gradcheck.numerics import precision
 from pytest_gradcheck.numerics.sizes import Sizes
@@ -214,8 +214,7 @@ def _called(
             seen.windows.append(done)
         return Window(seen.windows[-1].number + 1, number + 1)
     words = [word for word, _ in call.events]
-    is_finite = all(g is None or bool(np.all(np.isfinite(g))) for g in fresh)
-    if "scaler step" in words or not is_finite:
+    if "scaler step" in words or not are_finite(fresh):
         seen.skipped.append(number)
         return Window(window.number, number + 1)
     return window
@@ -234,12 +233,12 @@ def _fresh(seen: Run, batch: Any, mark: Any, number: int) -> tuple[float, Grads]
 def _spoilt(seen: Run, policy: str, batch: Any) -> Spoilt | None:
     """What the step does with a batch that is not finite; one that is skipped is gone on from."""
     loop, number = seen.loop, len(seen.calls)
-    count = len(seen.windows[-1].batches) if seen.windows else 1
-    bad = spoiling.found(loop, batch, max(loop.accumulate, count))
+    count = max(loop.accumulate, len(seen.windows[-1].batches) if seen.windows else 1)
+    bad = spoiling.found(loop, batch, count)
     if bad is None:
         return None
     with loop.held():
         made = bad.made(loop, 0)
     # Where calls are gathered, whoever counts only good ones would be out of step with us.
-    is_gone_on_from = policy == "skip" and made.keeps(policy) and max(loop.accumulate, count) == 1
+    is_gone_on_from = policy == "skip" and made.keeps(policy) and count == 1
     return bad.made(loop, number) if is_gone_on_from else made

@@ -56,14 +56,18 @@ def _raw(run: Run, asked: Sequence[Update]) -> list[Finding]:
 
 
 def _adds(update: Update, i: int) -> bool:
-    g = (update.received or ())[i]
+    g = _given(update, i)
     return g is None or bool(np.allclose(update.oracle[i], g, rtol=1e-6, atol=0))
 
 
 def _is_given(asked: Sequence[Update], i: int) -> bool:
     """Whether there is a gradient that is not zero."""
-    grads = ((u.received or ())[i] for u in asked)
+    grads = (_given(u, i) for u in asked)
     return any(g is not None and bool(np.any(g)) for g in grads)
+
+
+def _given(update: Update, i: int) -> np.ndarray | None:
+    return update.received[i]  # type: ignore[index]  # what was asked once more was seen
 
 
 def _is_near(

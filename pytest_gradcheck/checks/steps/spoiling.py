@@ -12,6 +12,7 @@ import numpy as np
 from pytest_gradcheck.backends import tree
 from pytest_gradcheck.backends.protocol import Leaf
 from pytest_gradcheck.backends.steps import Call, Loop
+from pytest_gradcheck.checks.steps.windows import are_finite
 from pytest_gradcheck.errors import UsageError
 
 FILLS = (float("inf"), float("nan"))  # a bound on its inputs may hide the first from a model
@@ -106,7 +107,7 @@ def _is_finite(loop: Loop, batch: Any, at: Sequence[np.ndarray] | None) -> bool:
         _, grads = loop.gradient(batch, at, loop.mark())
     except UsageError:
         return True
-    return all(g is None or bool(np.all(np.isfinite(g))) for g in grads)
+    return are_finite(grads)
 
 
 def _batches(batch: Any) -> Iterator[Any]:

@@ -14,6 +14,11 @@ from pytest_gradcheck.backends.steps import Update
 Grads = Sequence["np.ndarray | None"]
 
 
+def are_finite(grads: Grads) -> bool:
+    """Whether all gradients are finite, those apart that are not there."""
+    return all(g is None or bool(np.all(np.isfinite(g))) for g in grads)
+
+
 @dataclass(slots=True, eq=False)
 class Window:
     """The calls that led to an update.
