@@ -15,7 +15,9 @@ from torch.optim.optimizer import (
 )
 
 from pytest_gradcheck.backends import torch_optimizers
+from pytest_gradcheck.backends.steps import Call
 from pytest_gradcheck.backends.torch_state import guard
+from pytest_gradcheck.backends.torch_values import are_near
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -33,11 +35,12 @@ def must_be(optimizers: Sequence[Any]) -> bool:
 def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
     """The optimizer of a model that a step over some batches calls; all is set back afterwards.
 
-    None where there are several, which may have losses of their own, or where the step moves
-    trainable parameters beside it: half of an update is not judged.
+    None where there are several, which may have losses of their own, where the step moves
+    trainable parameters beside it (half of an update is not judged), or where the optimizer
+    handed over moves them before it calls the one inside (schedule-free).
     """
     found: dict[int, Any] = {}
-    calls = []
+    calls: list[Call] = []
     with ExitStack() as stack:
         ear = _Ear(loop, found, stack)
         stack.callback(register_optimizer_step_pre_hook(ear.before).remove)
@@ -47,7 +50,7 @@ def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
             calls.append(loop.call(batch))
             if calls[-1].error:
                 break
-    if len(found) != 1:
+    if len(found) != 1 or _is_moved_inside(calls, ear.starts):
         return []
     held = torch_optimizers.holders(list(found.values()))
     for i, p in enumerate(loop.tensors):
@@ -57,12 +60,20 @@ def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
     return list(found.values())
 
 
+def _is_moved_inside(calls: Sequence[Call], starts: Sequence[list[np.ndarray]]) -> bool:
+    """Whether an optimizer that was handed over calls another one at parameters of its own."""
+    updates = [update for call in calls for update in call.updates]
+    pairs = zip(updates, starts, strict=False)
+    return len(updates) == len(starts) and any(not are_near(u.before, s) for u, s in pairs)
+
+
 class _Ear:
     """Hears the steps of optimizers, and sees to it that each is set back in the end."""
 
     def __init__(self, loop: Any, found: dict[int, Any], stack: ExitStack) -> None:
         self._ours = {id(p) for p in loop.tensors}
-        self._found, self._stack = found, stack
+        self._found, self._stack, self._loop = found, stack, loop
+        self.starts: list[list[np.ndarray]] = []  # parameters at which optimizers began to step
         self.depth = 0  # of the optimizers that are stepping: one may have another inside
         # One that a step makes anew in every call is another one the next time. By the type:
         # isinstance asks proxies what they are, and some answer with an import.
@@ -72,6 +83,8 @@ class _Ear:
     def before(self, optimizer: Any, *_: Any) -> None:
         """An optimizer is about to step."""
         self.depth += 1
+        if self.depth == 1:
+            self.starts.append(self._loop.now())
         if self.depth > 1 or id(optimizer) in self._found or id(optimizer) not in self._there:
             return
         self._stack.enter_context(guard((optimizer,)))

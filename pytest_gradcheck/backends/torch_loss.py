@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,9 +71,29 @@ def of_training(loss: Callable[..., Any], given: Sequence[Any]) -> Tensor:
 
 
 class ReentrantError(Exception):
-    """A checkpoint of the older kind, which only ``backward`` can go through."""
+    """A graph that only ``backward`` can go through, such as a checkpoint of the older kind."""
 
 
+@contextmanager
+def _welcome() -> Iterator[None]:
+    """Backward passes that are not Lightning Fabric's own, whose modules would refuse them."""
+    name = "_in_fabric_backward"
+    modules = [sys.modules.get(f"lightning{dot}fabric.wrappers") for dot in "._"]
+    held = [
+        (module, vars(module)[name])
+        for module in modules
+        if name in getattr(module, "__dict__", {})
+    ]
+    for module, _ in held:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for module, value in held:
+            setattr(module, name, value)
+
+
+@_welcome()
 def alone(value: Tensor, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
     """Gradients of which nobody hears who watches what a step differentiates."""
     if not value.requires_grad or not wanted:
@@ -81,11 +103,12 @@ def alone(value: Tensor, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
     return grads
 
 
+@_welcome()
 def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients without touching ``.grad`` and the hooks that wait for it.
 
     Raises:
-        ReentrantError: A checkpoint asks for ``backward``; the graph is used up.
+        ReentrantError: A checkpoint, or a hook of the loss, goes on by ``backward``.
         UsageError: The loss ran ``backward`` itself, or a backward of the user's raises.
     """
     if not value.requires_grad or not wanted:
@@ -97,7 +120,7 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
             raise ReentrantError from error
         raise _refused(error) from error
     # Parameters inside of a checkpoint are in no graph, and then nobody complains.
-    if any(g is None for g in found) and _has_checkpoint(value):
+    if any(g is None for g in found) and _goes_on(value):
         raise ReentrantError
     return found
 
@@ -113,9 +136,15 @@ def nodes(*roots: Any) -> Iterator[Any]:
             yield node
 
 
-def _has_checkpoint(value: Tensor) -> bool:
-    """Whether a graph passes through a checkpoint of the older kind."""
-    return any("CheckpointFunction" in node.name() for node in nodes(value.grad_fn))
+def _goes_on(value: Tensor) -> bool:
+    """Whether a graph goes on in a checkpoint of the older kind, or in the hook of a leaf.
+
+    So do losses that cache the gradients of embeddings (GradCache).
+    """
+    return any(
+        "CheckpointFunction" in node.name() or getattr(node, "variable", value)._backward_hooks
+        for node in nodes(value.grad_fn)
+    )
 
 
 def own_functions(value: Tensor) -> list[str]:
@@ -152,6 +181,7 @@ def tokens(value: Tensor) -> float | None:
     return float(found[0]._saved_total_weight)
 
 
+@_welcome()
 def accumulated(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients by ``backward``; ``.grad`` is set back."""
     waiting = [p._post_accumulate_grad_hooks or {} for p in wanted]

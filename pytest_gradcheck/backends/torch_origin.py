@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from pytest_gradcheck.backends.layers import Origin
 from pytest_gradcheck.backends.torch_flow import watched
-from pytest_gradcheck.backends.torch_loss import Loss, value_of
+from pytest_gradcheck.backends.torch_loss import Loss, alone, value_of
 
 __tracebackhide__ = True  # pytest shows the user's own frames; --full-trace shows these
 
@@ -119,7 +119,7 @@ def _backward(model: nn.Module, value: Tensor, ops: _Ops) -> tuple[Birth | None,
     handles = [node.register_hook(_look(node, ops, born)) for node in _nodes(value.grad_fn)]
     wanted = [p for p in model.parameters() if p.requires_grad]
     try:
-        pulled = torch.autograd.grad(value, wanted, allow_unused=True) if wanted else ()
+        pulled = alone(value, wanted)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,8 +13,7 @@ from torch import Tensor
 from pytest_gradcheck.backends.seen import Clip
 from pytest_gradcheck.backends.steps import Update
 from pytest_gradcheck.backends.torch_moments import Moments, Taken
-
-NEAR = 1e-6  # of a parameter: what is moved and moved back is rounded
+from pytest_gradcheck.backends.torch_values import are_near
 
 
 class Record:
@@ -105,7 +104,7 @@ class Record:
 
         What a step moves, differentiates there and puts back (SAM) means the gradient there.
         """
-        if self._shifted is None or not _are_near(before, self._right()):
+        if self._shifted is None or not are_near(before, self._right()):
             return self.fresh
         self._loop.is_shifted = True
         return self._shifted
@@ -158,10 +157,3 @@ def _norm(grads: Sequence[Tensor | None]) -> float:
         return math.hypot(*(x.item() for x in sizes))
     except (NotImplementedError, RuntimeError, TypeError):  # of a kind that has no norm
         return math.nan
-
-
-def _are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
-    return all(
-        bool(np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b))
-        for a, b in zip(one, other, strict=True)
-    )

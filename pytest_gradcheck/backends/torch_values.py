@@ -17,6 +17,8 @@ PART = 1 << 16  # elements that are compared at a time
 _OF_NUMPY = (torch.float32, torch.float64, torch.int16, torch.int32, torch.int64)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+NEAR = 1e-6  # of the norm of a parameter
+
 
 def as_numpy(x: Tensor) -> np.ndarray:
     """A copy on the CPU in float64."""
@@ -103,6 +105,14 @@ def is_like(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return bool(a.dtype == b.dtype and np.array_equal(a, b))
     return False
+
+
+def are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Whether parameters are others but for the rounding of a move and its way back."""
+    return all(
+        bool(np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b))
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def like(p: Tensor, g: np.ndarray) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import MutableMapping
+from types import ModuleType
 
 import pytest
 
@@ -291,3 +293,121 @@ def test_a_clip_that_never_bites_hides_nothing():
 
     found = check(squared, step=step)
     assert found.verdict == "pass", found.headline
+
+
+def cached(model, batch):
+    """A contrast between embeddings, whose gradients are kept and sent on by a hook (GradCache)."""
+    with torch.no_grad():
+        held = [model(x) for x in batch]
+    held = [h.requires_grad_() for h in held]
+    with torch.enable_grad():
+        value = F.cross_entropy(held[0] @ held[1].T, torch.arange(len(held[0])))
+    if not torch.is_grad_enabled():
+        return value.detach()
+    value.backward()
+
+    def goes_on(grad):
+        with torch.enable_grad():
+            for x, h in zip(batch, held, strict=True):
+                ((model(x) * h.grad).sum() * grad).backward()
+
+    value = value.detach().requires_grad_()
+    value.register_hook(goes_on)
+    return value
+
+
+def pairs(n):
+    return torch.randn(n, 4), torch.randn(n, 4)
+
+
+def test_a_loss_whose_hook_goes_on_by_backward():
+    found = check(cached, pairs)
+    assert found.verdict == "pass", found.headline
+
+    def twice(model, optimizer, loss):
+        optimizer.zero_grad()
+        (2.0 * loss).backward()
+        optimizer.step()
+
+    found = check(cached, pairs, step=twice)
+    assert found.findings[0].code == "step-gradient-scale", found.headline
+
+
+def test_a_backward_that_must_be_the_one_of_a_framework(monkeypatch):
+    """As Lightning Fabric has it: its modules refuse any other."""
+    wrappers = ModuleType("lightning.fabric.wrappers")
+    wrappers._in_fabric_backward = False
+    monkeypatch.setitem(sys.modules, "lightning.fabric.wrappers", wrappers)
+
+    def refuses(grad):
+        if not wrappers._in_fabric_backward:
+            raise RuntimeError("requires you to call `fabric.backward(loss)`")
+
+    def loss(model, batch):
+        answer = model(batch[0])
+        if answer.requires_grad:
+            answer.register_hook(refuses)
+        return F.mse_loss(answer, batch[1])
+
+    def stepped(factor):
+        def step(model, optimizer, loss):
+            optimizer.zero_grad()
+            wrappers._in_fabric_backward = True
+            (factor * loss).backward()
+            wrappers._in_fabric_backward = False
+            optimizer.step()
+
+        return step
+
+    assert check(loss, step=stepped(1.0)).verdict == "pass"
+    assert check(loss, step=stepped(3.0)).findings[0].code == "step-gradient-scale"
+
+
+class ScheduleFree:
+    """An optimizer around another, which works at parameters of its own (Defazio 2024)."""
+
+    def __init__(self, params, lr):
+        self.base, self.steps, self.kept = torch.optim.SGD(params, lr), 0, {}
+
+    @property
+    def param_groups(self):
+        return self.base.param_groups
+
+    @property
+    def state(self):
+        return self.base.state
+
+    def zero_grad(self):
+        self.base.zero_grad()
+
+    def state_dict(self):
+        return {"base": self.base.state_dict(), "steps": self.steps, "kept": dict(self.kept)}
+
+    def load_state_dict(self, state):
+        self.base.load_state_dict(state["base"])
+        self.steps, self.kept = state["steps"], dict(state["kept"])
+
+    @torch.no_grad()
+    def step(self):
+        params = [p for group in self.param_groups for p in group["params"]]
+        self.steps += 1
+        for p in params:
+            p.copy_(self.kept.get(p, (p, p))[0])
+        self.base.step()
+        for p in params:
+            mean = self.kept.get(p, (p, p))[1].lerp(p, 1 / self.steps)
+            self.kept[p] = p.clone(), mean
+            p.lerp_(mean, 0.9)
+
+
+def test_an_optimizer_that_swaps_weights_around_the_one_inside():
+    found = check(squared, make=lambda p, lr: ScheduleFree(p, 0.1))
+    assert found.verdict == "pass", found.headline
+    assert "ScheduleFree" in found.headline
+
+    def kept(model, optimizer, loss):
+        loss.backward()
+        optimizer.step()
+
+    found = check(squared, make=lambda p, lr: ScheduleFree(p, 0.1), step=kept)
+    assert found.findings[0].code == "step-gradient-accumulates", found.headline
