@@ -22,6 +22,7 @@ from pytest_gradcheck.checks.steps import (
     left,
     lessened,
     order,
+    perturbing,
     received,
     replaying,
     sharpness,
@@ -41,8 +42,10 @@ from pytest_gradcheck.results import Evidence, Finding
 
 # Other readings of a gradient that is wrong, by what is said of it.
 ADOPTED = {
-    "step-wrong-gradient": (examples.adopted, handmade.adopted),
-    **dict.fromkeys(("step-gradient-scale", "step-clip-varied"), (handmade.adopted,)),
+    "step-wrong-gradient": (examples.adopted, handmade.adopted, perturbing.adopted),
+    **dict.fromkeys(
+        ("step-gradient-scale", "step-clip-varied"), (handmade.adopted, perturbing.adopted)
+    ),
     "step-gradient-dropped": (lessened.adopted,),
 }
 

@@ -100,12 +100,18 @@ def _is_near(update: Update, fresh: Grads, sizes: Sizes) -> bool:
     return True
 
 
-def perturbed() -> Finding:
-    """What is told of a gradient that is right at other parameters only."""
+def perturbed(radius: float | None = None) -> Finding:
+    """What is told of a gradient that is right at other parameters only, so far uphill."""
+    how = (
+        "moves the parameters, differentiates there, and puts them back before the update: its"
+        if radius is None
+        else f"differentiates beside its parameters, moved along their gradient by {radius:.4g} at "
+        f"first: its"
+    )
     return Finding(
         code="step-perturbed",
         severity="warn",
-        message="the step moves the parameters, differentiates there, and puts them back before "
-        "the update: its gradient is right there; this is meant in sharpness-aware minimisation "
-        "(SAM) only",
+        message=f"the step {how} gradient is right there; this is meant in sharpness-aware "
+        f"minimisation (SAM) only",
+        numbers=() if radius is None else (("radius", radius),),
     )
