@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 endif
 RUN := $(BIN)/python -m
 
+# Compiled modules are kept, whatever the shell says: the tests start Python some hundred times.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.ready
@@ -21,6 +24,9 @@ test: export OMP_NUM_THREADS = 1
 test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/compiled
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
+# Kernels of programs that run a few times are not worth their compilation, the half of a test's time;
+# with `make test XLA_FLAGS=` they are compiled as users have them.
+test: export XLA_FLAGS ?= --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 test: lint
 	$(RUN) pytest -n 2 --dist loadfile
 
@@ -39,7 +45,7 @@ bench: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet "pip==26.3"
-	$(RUN) pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(RUN) pip install --quiet --no-compile --constraint constraints.txt --editable . --group dev
 	$(BIN)/python -c "open('$(VENV)/.ready', 'w').close()"
 
 clean:

@@ -278,8 +278,9 @@ SPIKES = [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)]
 @pytest.mark.parametrize(
     ("kind", "spikes"),
     [
-        *((kind, spikes) for kind in ("numpy", "jax") for spikes in SPIKES),
-        *(("optax", spikes) for spikes in ((0,), (1, 2))),  # every call is compiled anew
+        *(("numpy", spikes) for spikes in SPIKES),
+        *(("jax", spikes) for spikes in ((0,), (1, 2))),
+        ("optax", (0,)),  # every call is compiled anew
     ],
 )
 def test_a_functional_window_without_the_batches_that_spike(kind, spikes):
