@@ -255,3 +255,49 @@ def test_a_perceptron_begins_at_a_kink(claims, factor):
         assert found.verdict == "fail", found.headline
     else:
         assert "every update is 2 times the right gradient" in found.headline
+
+
+def rectified(window, clip, factor=1.0):
+    """Rectifiers, of which rows of padding and no biases leave each one exactly at its kink."""
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(4, 5)), "b": np.zeros(5), "v": rng.normal(size=(5, 1))}
+    batches = [(rng.normal(size=(n, 4)), rng.normal(size=(n, 1))) for n in (6, 6, 6, 3)]
+    for x, _ in batches:
+        x[0] = 0.0
+
+    def loss(p, batch):
+        x, y = batch
+        return np.mean((np.maximum(x @ p["w"] + p["b"], 0) @ p["v"] - y) ** 2)
+
+    def added(p, batch):
+        x, y = batch
+        z = x @ p["w"] + p["b"]
+        r = 2 * (np.maximum(z, 0) @ p["v"] - y)
+        d = (r @ p["v"].T) * (z > 0) * factor
+        return {"w": x.T @ d, "b": d.sum(0), "v": np.maximum(z, 0).T @ r}
+
+    def step(p, s, batch):
+        grads = added(p, batch)
+        total = {k: s["sum"][k] + grads[k] for k in grads}
+        s = {"sum": total, "n": s["n"] + len(batch[0]), "calls": s["calls"] + 1}
+        if s["calls"] % window:
+            return p, s
+        g = {k: x / s["n"] for k, x in total.items()}
+        size = np.sqrt(sum(np.sum(x**2) for x in g.values()))
+        share = min(1.0, clip / size) if clip else 1.0
+        cleared = {k: np.zeros_like(x) for k, x in p.items()}
+        new = {k: x - 0.05 * share * g[k] for k, x in p.items()}
+        return new, {"sum": cleared, "n": 0, "calls": s["calls"]}
+
+    start = {"sum": {k: np.zeros_like(x) for k, x in params.items()}, "n": 0, "calls": 0}
+    return Training(step=step, loss=loss, batches=batches, params=params, opt_state=start)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 50.0])
+@pytest.mark.parametrize("window", [1, 2])
+def test_kinks_are_doubted_in_windows_and_in_clips(window, clip):
+    claims = {"optimizer": "sgd", "lr": 0.05, "accumulate": window, "max_norm": clip}
+    right = check_step(lambda: rectified(window, clip), **claims)
+    assert right.verdict == "pass", right.headline
+    wrong = check_step(lambda: rectified(window, clip, 1.3), **claims)
+    assert wrong.verdict == "fail", wrong.headline

@@ -11,7 +11,7 @@ import numpy as np
 from pytest_gradcheck.backends.seen import Clip
 from pytest_gradcheck.checks.steps import weighing
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run
+from pytest_gradcheck.checks.steps.measure import Run, doubted
 from pytest_gradcheck.checks.steps.windows import Grads, Window
 from pytest_gradcheck.numerics import clipping
 
@@ -33,6 +33,8 @@ class Expected:
         is_guess: Whether nothing but their rows tells these shares, of batches of other shapes.
         inner: What the optimizer itself makes of it, where it is the optimizer that clips, so that
             ``clipped`` is ``raw``; None where it does not.
+        doubts: For each tensor the norm by which ``clipped`` may be off, where fresh gradients are
+            at a kink, each side of which has one of its own; empty where none is.
     """
 
     raw: Grads
@@ -43,6 +45,7 @@ class Expected:
     shares: tuple[float, ...]
     is_guess: bool = False
     inner: Grads | None = None
+    doubts: tuple[float, ...] = ()
 
 
 def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarray | None]:
@@ -83,6 +86,32 @@ def finished(
     run: Run, window: Window, contract: Contract, raw: Grads, shares: tuple[float, ...]
 ) -> Expected:
     """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
+    found = _finished(run, window, contract, raw, shares)
+    return replace(found, doubts=_doubts(run, window, found))
+
+
+def _doubts(run: Run, window: Window, found: Expected) -> tuple[float, ...]:
+    """The doubt in each tensor of a gradient, and what it makes of a norm that clips."""
+    columns = zip(*window.micro, strict=True)
+    pairs = zip(found.raw, columns, strict=True)
+    each = [
+        doubted(run, g)
+        or sum(w * doubted(run, x) for w, x in zip(found.shares, column, strict=False))
+        for g, column in pairs
+    ]
+    whole = math.hypot(*each)
+    if not whole or not math.isfinite(found.threshold):
+        return tuple(each) if whole else ()
+    sizes = [0.0 if g is None else run.sizes.of(g) for g in found.raw]
+    left = norm_of(run, found.clipped, 2.0) / max(norm_of(run, found.raw, 2.0), 1e-300)
+    is_near = found.norm + whole > found.threshold  # it may clip, and by another factor
+    turned = whole / max(found.norm, 1e-300) if is_near else 0.0
+    return tuple(left * (d + turned * size) for d, size in zip(each, sizes, strict=True))
+
+
+def _finished(
+    run: Run, window: Window, contract: Contract, raw: Grads, shares: tuple[float, ...]
+) -> Expected:
     if contract.max_norm is not None or contract.max_value is not None or not window.clips:
         threshold, is_value = _claimed(contract)
         given = run.clipping or _given(run, window)

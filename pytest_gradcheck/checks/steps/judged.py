@@ -34,7 +34,7 @@ from pytest_gradcheck.checks.steps import (
 )
 from pytest_gradcheck.checks.steps.contract import Contract
 from pytest_gradcheck.checks.steps.expected import flat
-from pytest_gradcheck.checks.steps.measure import Run, doubted
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import Pair
 from pytest_gradcheck.checks.steps.verdict import UNDECIDED, UNNAMED
 from pytest_gradcheck.limits import Limits
@@ -124,9 +124,9 @@ def _all(
         followed = following.findings(seen, pairs[0], contract, limits)
         if all(f.code == "weak-claim" for f in followed):
             followed = _hooked(seen, pairs, contract, limits) or followed
-        raw = [g for g in pairs[0].expected.raw if g is not None]
-        doubt = math.hypot(*(doubted(seen, g) for g in raw))
-        is_kinked = doubt > ladder.STEEP * pairs[0].expected.norm
+        meant = [g for g in pairs[0].expected.clipped if g is not None]
+        doubt = math.hypot(*pairs[0].expected.doubts)
+        is_kinked = doubt > ladder.STEEP * seen.sizes.whole(meant)
         if not is_kinked and not any(f.severity == "fail" for f in followed):
             followed += ladder.findings(pairs[0], climbed, contract, trusted)
         found += followed

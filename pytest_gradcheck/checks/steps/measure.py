@@ -149,7 +149,7 @@ def run(
     return seen
 
 
-def doubted(run: Run, g: np.ndarray) -> float:
+def doubted(run: Run, g: np.ndarray | None) -> float:
     """The norm by which a fresh gradient may be off: at a kink, each side has one of its own."""
     return float(getattr(run.loop, "kinks", {}).get(id(g), (g, 0.0))[1])
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_gradcheck.checks.steps.contract import Contract
-from pytest_gradcheck.checks.steps.measure import Run, doubted
+from pytest_gradcheck.checks.steps.measure import Run
 from pytest_gradcheck.checks.steps.received import LEAST, Pair
 from pytest_gradcheck.limits import Limits
 from pytest_gradcheck.numerics import clipping, precision
@@ -97,7 +97,7 @@ def _rates(run: Run, pair: Pair, limits: Limits) -> Rates | None:
         rate = -float(np.vdot(move, g)) / norm**2
         off = clipping.norm([move + rate * g], 2)
         share = limits.number("step_gradient", tracked.dtype) + run.loop.doubt
-        doubt = abs(rate) * doubted(run, g)
+        doubt = abs(rate) * pair.expected.doubts[i] if pair.expected.doubts else 0.0
         if rounding > LOST * size or off > share * size + rounding + doubt:
             return None
         if doubt > share * size:  # its rate is known no better than that
