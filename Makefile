@@ -26,7 +26,8 @@ test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 # Kernels of programs that run a few times are not worth their compilation, the half of a test's time;
 # with `make test XLA_FLAGS=` they are compiled as users have them.
-test: export XLA_FLAGS ?= --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+  --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false
 test: lint
 	$(RUN) pytest -n 2 --dist loadfile
 
@@ -41,6 +42,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/operators.py --list
 	$(BIN)/python benchmarks/derivatives.py --list
 	$(BIN)/python benchmarks/flow.py --list
+	$(BIN)/python benchmarks/steps.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

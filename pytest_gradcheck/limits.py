@@ -404,8 +404,10 @@ class Limits(NamedTuple):
         known = limits_of(self.check)
         unknown = sorted(set(values) - set(known))
         if unknown:
+            rest = f"; all else goes into the call of {self.check}" if source == "marker" else ""
             raise UsageError(
-                f"{place}: {self.check} has no argument {unknown[0]!r}; it takes {', '.join(known)}"
+                f"{place}: {self.check} has no argument {unknown[0]!r}; it takes "
+                f"{', '.join(known)}{rest}"
             )
         added = tuple(
             LimitUse(

@@ -147,7 +147,7 @@ def test_jax(is_wrong):
 
 
 @pytest.mark.parametrize("is_wrong", [True, False])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 2])
 def test_a_bend_does_not_make_up_for_what_is_missing(seed, is_wrong):
     """The longest step is off by as much as the gradient is, of outputs that are far too large."""
 

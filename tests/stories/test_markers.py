@@ -7,7 +7,8 @@ from pytest_gradcheck.limits import limits_of
 NAMES = ", ".join(limits_of("gradcheck"))
 PLACE = "@pytest.mark.gradcheck"
 MISUSES = {
-    "tol=1e-3": f"{PLACE}: gradcheck has no argument 'tol'; it takes {NAMES}",
+    "tol=1e-3": f"{PLACE}: gradcheck has no argument 'tol'; it takes {NAMES}; all else goes into "
+    "the call of gradcheck",
     "1e-3": f"{PLACE} takes keyword arguments only, got 0.001; it takes {NAMES}",
     "tolerance=5": f"{PLACE}: tolerance: 5 is not allowed; allowed: a number in (0, 1]",
 }

@@ -63,10 +63,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("way", [("-p", "no:xdist"), ("-n", "2")], ids=["no xdist", "n2"])
-def test_fixture_and_marker(project, way):
+def test_fixture_and_marker(project):
     project.file("test_steps.py", STEPS)
-    run = project.run_alone(f"--gradcheck-report=json:{project.report_path}", *way)
+    run = project.run_alone(f"--gradcheck-report=json:{project.report_path}")
     run.assert_outcomes(passed=2, failed=4)
     assert project.verdicts() == EXPECTED
     told = "*the optimizer received 1024 times (the loss scale) the right gradient*"
@@ -118,15 +117,8 @@ def test_all_by_marker():
 """
 
 
-@pytest.mark.parametrize(
-    ("flags", "held"),
-    [
-        ((), [1, 7, 7]),
-        (("--gradcheck-step-fresh=3",), [3, 7, 7]),
-    ],
-)
-def test_calls_at_which_a_large_training_is_held(project, flags, held):
+def test_calls_at_which_a_large_training_is_held(project):
     project.file("test_steps.py", LARGE)
-    run = project.run_alone("-s", *flags)
+    run = project.run_alone("-s", "--gradcheck-step-fresh=3")
     run.assert_outcomes(passed=3)
-    run.stdout.fnmatch_lines([f"*held at {number}" for number in held])
+    run.stdout.fnmatch_lines([f"*held at {number}" for number in (3, 7, 7)])
