@@ -120,7 +120,7 @@ def pulled(value: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
             raise ReentrantError from error
         raise _refused(error) from error
     # Parameters inside of a checkpoint are in no graph, and then nobody complains.
-    if any(g is None for g in found) and _goes_on(value):
+    if any(g is None for g in found) and _goes_on(value, wanted):
         raise ReentrantError
     return found
 
@@ -136,15 +136,18 @@ def nodes(*roots: Any) -> Iterator[Any]:
             yield node
 
 
-def _goes_on(value: Tensor) -> bool:
-    """Whether a graph goes on in a checkpoint of the older kind, or in the hook of a leaf.
+def _goes_on(value: Tensor, wanted: Sequence[Tensor]) -> bool:
+    """Whether a graph goes on in a checkpoint of the older kind, or in the hook of another leaf.
 
     So do losses that cache the gradients of embeddings (GradCache).
     """
-    return any(
-        "CheckpointFunction" in node.name() or getattr(node, "variable", value)._backward_hooks
-        for node in nodes(value.grad_fn)
-    )
+    known = {id(p) for p in wanted}
+    for node in nodes(value.grad_fn):
+        leaf: Any = getattr(node, "variable", None)
+        is_hooked = id(leaf) not in known and bool(getattr(leaf, "_backward_hooks", None))
+        if is_hooked or "CheckpointFunction" in node.name():
+            return True
+    return False
 
 
 def own_functions(value: Tensor) -> list[str]:
