@@ -35,7 +35,7 @@ def must_be(optimizers: Sequence[Any]) -> bool:
 def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
     """The optimizer of a model that a step over some batches calls; all is set back afterwards.
 
-    None where there are several, which may have losses of their own, where the step moves
+    Empty where there are several, which may have losses of their own, where the step moves
     trainable parameters beside it (half of an update is not judged), or where the optimizer
     handed over moves them before it calls the one inside (schedule-free).
     """
@@ -61,8 +61,11 @@ def heard(loop: Any, batches: Sequence[Any]) -> list[Any]:
 
 
 def _is_moved_inside(calls: Sequence[Call], starts: Sequence[list[np.ndarray]]) -> bool:
-    """Whether an optimizer that was handed over calls another one at parameters of its own."""
-    updates = [update for call in calls for update in call.updates]
+    """Whether an optimizer that was handed over calls another one at parameters of its own.
+
+    Where none was, a step may move parameters beside the one that it calls.
+    """
+    updates = [u for call in calls for u in call.updates if u.received is not None]
     pairs = zip(updates, starts, strict=False)
     return len(updates) == len(starts) and any(not are_near(u.before, s) for u, s in pairs)
 

@@ -79,8 +79,9 @@ def _is_same_bits(one: Tensor, other: Tensor) -> bool:
     """
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
-    pair = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (one, other)]
-    if all(x.device.type == "cpu" and x.is_contiguous() and not x.is_neg() for x in pair):
+    pair = [x.resolve_conj().resolve_neg() for x in (one, other)]
+    pair = [torch.view_as_real(x) if x.is_complex() else x for x in pair]
+    if all(map(_is_in_memory, pair)):
         size = pair[0].numel() * pair[0].element_size()
         if size <= FEW:
             first, second = (ctypes.string_at(x.data_ptr(), size) for x in pair)
@@ -89,6 +90,14 @@ def _is_same_bits(one: Tensor, other: Tensor) -> bool:
         return _are_equal(*(x if size % 8 else x.view(np.int64) for x in words))
     a, b = (x.view(_BITS[x.element_size()]) for x in pair)
     return bool(torch.equal(a, b))
+
+
+def _is_in_memory(x: Tensor) -> bool:
+    """Whether a tensor is one piece of memory of the processor, all of which is there."""
+    if type(x) is not Tensor or x.device.type != "cpu" or not x.is_contiguous():
+        return False
+    end = (x.storage_offset() + x.numel()) * x.element_size()
+    return bool(x.untyped_storage().nbytes() >= end)
 
 
 def _form(x: Tensor) -> tuple[Any, ...]:
@@ -122,7 +131,8 @@ def is_like(a: Any, b: Any) -> bool:
 def are_near(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
     """Whether parameters are others but for the rounding of a move and its way back."""
     return all(
-        bool(np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b))
+        np.array_equal(a, b, equal_nan=True)
+        or bool(np.linalg.norm(a - b) <= NEAR * np.linalg.norm(b))
         for a, b in zip(one, other, strict=True)
     )
 

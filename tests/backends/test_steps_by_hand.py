@@ -301,3 +301,26 @@ def test_kinks_are_doubted_in_windows_and_in_clips(window, clip):
     assert right.verdict == "pass", right.headline
     wrong = check_step(lambda: rectified(window, clip, 1.3), **claims)
     assert wrong.verdict == "fail", wrong.headline
+
+
+@pytest.mark.parametrize("bound", [0.1, 5.0])
+def test_kinks_are_doubted_in_clips_by_value(bound):
+    """Beside one that is far longer: a clip by value leaves what is small as it is."""
+
+    def built():
+        made = rectified(1, None)
+
+        def step(p, s, batch):
+            after, _ = made.step({k: p[k] for k in made.params}, made.opt_state, batch)
+            g = {k: (p[k] - x) / 0.05 for k, x in after.items()} | {"c": np.array([1e3, 5e2])}
+            return {k: x - 0.05 * np.clip(g[k], -bound, bound) for k, x in p.items()}, s
+
+        return Training(
+            step=step,
+            loss=lambda p, batch: made.loss(p, batch) + 1e3 * (p["c"][0] + p["c"][1] / 2),
+            batches=made.batches,
+            params={**made.params, "c": np.array([1.0, 2.0])},
+        )
+
+    result = check_step(built, optimizer="sgd", lr=0.05, max_value=bound)
+    assert result.verdict == "pass", result.headline

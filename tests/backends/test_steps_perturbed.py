@@ -113,6 +113,60 @@ def test_a_factor_where_each_point_uphill_has_but_another_length():
     assert result.verdict == "fail", result.headline
 
 
+@pytest.mark.parametrize("ridge", [0.5, 0.03])
+def test_a_factor_of_one_tensor_where_the_loss_is_linear_in_the_other(ridge):
+    """A support vector machine: uphill, its gradient is longer by a factor in the weights alone."""
+    rng = np.random.default_rng(1)
+    inputs = [rng.normal(size=(16, 3)) for _ in range(4)]
+
+    def margin(p, batch):
+        return 1 - batch[1] * (batch[0] @ p["w"] + p["b"])
+
+    def step(p, s, batch):
+        m = (margin(p, batch) > 0) * -batch[1] / len(batch[1])
+        g = {"w": 1.1 * (batch[0].T @ m + 2 * ridge * p["w"]), "b": m.sum() * np.ones(1)}
+        return moved(p, g, -0.05), s
+
+    training = Training(
+        step=step,
+        loss=lambda p, b: np.maximum(0, margin(p, b)).mean() + ridge * (p["w"] ** 2).sum(),
+        batches=[(x, np.sign(x @ [1.0, -1.0, 0.5] + 0.1)) for x in inputs],
+        params={"w": np.full(3, 0.01), "b": np.zeros(1)},
+    )
+    result = check_step(training, optimizer="sgd", lr=0.05)
+    assert result.verdict == "fail", result.headline
+
+
+def test_a_loss_that_raises_uphill_costs_no_verdict():
+    start, batches = parts()
+
+    def guarded(p, batch):
+        if norm(moved(p, start, -1.0)) > 0.02:
+            raise ValueError("too far")
+        return loss(p, batch)
+
+    training = Training(
+        step=lambda p, s, batch: (moved(p, half(p, batch), -1e-4), s),
+        loss=guarded,
+        batches=batches,
+        params=start,
+    )
+    result = check_step(training, optimizer="sgd", lr=1e-4)
+    assert result.verdict == "fail", result.headline
+
+
+@pytest.mark.parametrize("order", [1, np.inf])
+def test_what_is_frozen_and_what_is_clipped_by_another_norm(order):
+    def beside(p, batch):
+        free = {**gradient(p, batch), "b": np.zeros(5)}
+        return {**gradient(moved(p, free, 0.1), batch), "b": np.zeros(5)}
+
+    result = checked(beside, frozen=["b"])
+    assert result.verdict == "pass", result.headline
+    clipped = checked(uphill(0.1, False), 50.0, norm_type=order)
+    assert clipped.verdict == "pass", clipped.headline
+
+
 def test_a_gradient_uphill_in_jax():
     jax = pytest.importorskip("jax")
     optax = pytest.importorskip("optax")

@@ -411,3 +411,30 @@ def test_an_optimizer_that_swaps_weights_around_the_one_inside():
 
     found = check(squared, make=lambda p, lr: ScheduleFree(p, 0.1), step=kept)
     assert found.findings[0].code == "step-gradient-accumulates", found.headline
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_a_step_that_moves_parameters_before_an_optimizer_that_was_not_handed_over(factor):
+    """Weights that are clamped, beside a mask of minus infinity that is a parameter too."""
+
+    def training():
+        torch.manual_seed(0)
+        model = network()
+        model.mask = nn.Parameter(torch.full((3,), -torch.inf), requires_grad=False)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-2)
+
+        def loss(batch):
+            return squared(model, batch)
+
+        def step(batch):
+            optimizer.zero_grad()
+            (factor * loss(batch)).backward()
+            with torch.no_grad():
+                model[0].weight.clamp_(-0.3, 0.3)
+            optimizer.step()
+
+        made = [numbers(n) for n in (8, 8, 3)]
+        return Training(step=step, loss=loss, batches=made, model=model)
+
+    found = check_step(training)
+    assert found.verdict == ("pass" if factor == 1 else "fail"), found.headline

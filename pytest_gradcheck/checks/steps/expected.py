@@ -87,10 +87,10 @@ def finished(
 ) -> Expected:
     """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
     found = _finished(run, window, contract, raw, shares)
-    return replace(found, doubts=_doubts(run, window, found))
+    return replace(found, doubts=_doubts(run, window, contract, found))
 
 
-def _doubts(run: Run, window: Window, found: Expected) -> tuple[float, ...]:
+def _doubts(run: Run, window: Window, contract: Contract, found: Expected) -> tuple[float, ...]:
     """The doubt in each tensor of a gradient, and what it makes of a norm that clips."""
     columns = zip(*window.micro, strict=True)
     pairs = zip(found.raw, columns, strict=True)
@@ -100,7 +100,8 @@ def _doubts(run: Run, window: Window, found: Expected) -> tuple[float, ...]:
         for g, column in pairs
     ]
     whole = math.hypot(*each)
-    if not whole or not math.isfinite(found.threshold):
+    # A clip by value takes no two points further apart than they are.
+    if not whole or not math.isfinite(found.threshold) or contract.max_value is not None:
         return tuple(each) if whole else ()
     sizes = [0.0 if g is None else run.sizes.of(g) for g in found.raw]
     left = norm_of(run, found.clipped, 2.0) / max(norm_of(run, found.raw, 2.0), 1e-300)
