@@ -324,3 +324,26 @@ def test_kinks_are_doubted_in_clips_by_value(bound):
 
     result = check_step(built, optimizer="sgd", lr=0.05, max_value=bound)
     assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_a_parameter_that_stays_at_its_kink(scale):
+    """The rule of a rectifier at zero is zero; a gradient that is lost beside it is told."""
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(6, 4)), rng.normal(size=6)) for _ in range(4)]
+
+    def loss(p, batch):
+        x, y = batch
+        return 3 * np.maximum(p["a"], 0).sum() + np.mean((x @ p["w"] - y) ** 2)
+
+    def step(p, s, batch):
+        x, y = batch
+        g = {"a": 3.0 * (p["a"] > 0), "w": scale * 2 * x.T @ (x @ p["w"] - y) / len(y)}
+        return {k: v - 0.01 * g[k] for k, v in p.items()}, s
+
+    params = {"a": np.zeros(3), "w": rng.normal(size=4)}
+    training = Training(step=step, loss=loss, batches=batches, params=params)
+    result = check_step(training, optimizer="sgd", lr=0.01)
+    assert result.verdict == ("pass" if scale else "fail"), result.headline
+    told = {f.where: f.code for f in result.findings if f.severity == "warn"}
+    assert not scale or told["a"] == "step-unused"

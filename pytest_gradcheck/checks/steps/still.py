@@ -61,6 +61,9 @@ def findings(run: Run, pairs: Sequence[Pair], contract: Contract) -> list[Findin
                     message=f"{tracked.name} never moved: its learning rate was 0 in all updates",
                 )
             )
+        elif all(_is_at_kink(p, i) for p in pairs):
+            more = ", at which it stands"
+            found.append(_unused(tracked.name, "a gradient that is zero on a side of a kink", more))
         elif _is_told_to_rest(run, i):
             found.append(_unused(run.names[i], "no update by what the optimizer says", ""))
         else:
@@ -76,6 +79,12 @@ def _is_nothing(run: Run, pair: Pair, i: int) -> bool:
     others = [x for x in pair.expected.raw if x is not None]
     rounding = NOISE * precision.epsilon(run.coarsest)
     return clipping.norm([g], 2) <= rounding * clipping.norm(others, 2)
+
+
+def _is_at_kink(pair: Pair, i: int) -> bool:
+    """Whether a gradient of zero is between those on both sides of the point."""
+    g, doubts = pair.expected.clipped[i], pair.expected.doubts
+    return g is not None and bool(doubts) and clipping.norm([g], 2) <= doubts[i]
 
 
 def _rate_is_zero(run: Run, i: int, contract: Contract) -> bool:
