@@ -212,7 +212,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         Limits("gradcheck").narrowed("marker", "@pytest.mark.gradcheck", {"atol": 1.0})
     assert str(caught.value) == (
         "@pytest.mark.gradcheck: gradcheck has no argument 'atol'; "
-        f"it takes {', '.join(limits_of('gradcheck'))}"
+        f"it takes {', '.join(limits_of('gradcheck'))}; all else goes into the call of gradcheck"
     )
 
 

@@ -79,9 +79,14 @@ def twice(params, updates):
 @pytest.mark.parametrize("name", RULES)
 def test_rules_of_optax_are_replayed(name):
     make, claims = RULES[name]
-    claims = {"optimizer": name, **claims}
-    result = check_step(lambda: training(make(), batches=ALIKE), **claims)
+    result = check_step(lambda: training(make(), batches=ALIKE), **{"optimizer": name, **claims})
     assert result.verdict == "pass", result.headline
+
+
+@pytest.mark.parametrize("name", ["momentum", "scheduled", "radam", "adagrad", "lion", "lamb"])
+def test_a_factor_on_the_updates_of_optax_is_named(name):
+    make, claims = RULES[name]
+    claims = {"optimizer": name, **claims}
     wrong = check_step(lambda: training(make(), batches=ALIKE, apply=twice), **claims)
     assert codes(wrong) & {"step-rate", "step-optimizer", "step-decay"}, wrong.headline
 
@@ -90,7 +95,10 @@ def test_rules_of_optax_are_replayed(name):
 def test_rules_that_are_not_known_are_asked_once_more(make):
     result = check_step(lambda: training(make(1e-2), batches=ALIKE))
     assert result.verdict == "pass", result.headline
-    wrong = check_step(lambda: training(make(1e-2), batches=ALIKE, apply=twice))
+
+
+def test_a_factor_on_updates_of_a_rule_that_is_not_known():
+    wrong = check_step(lambda: training(optax.adan(1e-2), batches=ALIKE, apply=twice))
     assert "step-update" in codes(wrong)
 
 

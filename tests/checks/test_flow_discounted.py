@@ -117,7 +117,7 @@ def traced(factor, is_scan):
 @pytest.mark.parametrize("is_scan", [True, False])
 def test_jax_alike(is_scan):
     batch = jnp.asarray(STEPS.numpy())
-    for factor, gain, is_told in ((0.8, 1.0, False), (0.5, 1.0, False), (0.8, 6.0, True)):
+    for factor, gain, is_told in ((0.8, 1.0, False), (0.8, 6.0, True)):
         result = check_flow(None, traced(factor, is_scan), batch, make=drawn(gain), seed=0)
         assert ("flow-time-growing" in codes(result)) is is_told
         assert (result.verdict == "fail") is is_told

@@ -98,9 +98,9 @@ def test_a_misused_marker_is_an_error_of_its_test(project):
     run.assert_outcomes(errors=1)
     names = ", ".join(limits_of("gradflow"))
     assert (
-        f"@pytest.mark.gradflow: gradflow has no argument 'tolerance'; it takes {names}"
-        in run.stdout.lines
-    )
+        f"@pytest.mark.gradflow: gradflow has no argument 'tolerance'; it takes {names}; "
+        "all else goes into the call of gradflow"
+    ) in run.stdout.lines
 
 
 def test_tests_that_use_the_fixture_carry_the_marker(project):
