@@ -47,6 +47,10 @@ class Expected:
     inner: Grads | None = None
     doubts: tuple[float, ...] = ()
 
+    def doubt(self, i: int) -> float:
+        """The doubt in one tensor."""
+        return self.doubts[i] if self.doubts else 0.0
+
 
 def combined(micro: Sequence[Grads], weights: Sequence[float]) -> list[np.ndarray | None]:
     """A weighted sum of gradients; None for what has none in any of them."""
@@ -87,6 +91,8 @@ def finished(
 ) -> Expected:
     """A gradient with its clipping: as claimed, else as it was seen to be asked for."""
     found = _finished(run, window, contract, raw, shares)
+    if not getattr(run.loop, "kinks", {}):  # which are those of differences
+        return found
     return replace(found, doubts=_doubts(run, window, contract, found))
 
 

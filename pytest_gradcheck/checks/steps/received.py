@@ -200,7 +200,7 @@ def compared(
         if expected.bites:
             tolerance += TORCH_FLOOR / max(expected.norm, TORCH_FLOOR)
         base = max(sizes[i], LEAST * whole, precision.smallest(dtype))
-        tolerance += expected.doubts[i] / base if expected.doubts else 0.0
+        tolerance += expected.doubt(i) / base
         off = run.sizes.apart(a, b) / base  # type: ignore[arg-type]  # none is None here
         if not off <= tolerance + (min(doubts[i] / base, products.MOST) if doubts else 0.0):
             wrong.append(i)

@@ -133,7 +133,7 @@ def _move(
         share = limits.number("step_gradient", run.loop.parameters[i].dtype) + run.loop.doubt
         if pair.expected.bites:  # a clip may add a small number to its norm, or not
             share += TORCH_FLOOR / max(pair.expected.norm, TORCH_FLOOR)
-        slack = share * max(sizes) + (pair.expected.doubts[i] if pair.expected.doubts else 0.0)
+        slack = share * max(sizes) + pair.expected.doubt(i)
     return Move(update.before[i], update.after[i], g, hyper, slack)
 
 

@@ -97,7 +97,7 @@ def _rates(run: Run, pair: Pair, limits: Limits) -> Rates | None:
         rate = -float(np.vdot(move, g)) / norm**2
         off = clipping.norm([move + rate * g], 2)
         share = limits.number("step_gradient", tracked.dtype) + run.loop.doubt
-        doubt = abs(rate) * pair.expected.doubts[i] if pair.expected.doubts else 0.0
+        doubt = abs(rate) * pair.expected.doubt(i)
         if rounding > LOST * size or off > share * size + rounding + doubt:
             return None
         if doubt > share * size:  # its rate is known no better than that
